@@ -22,7 +22,7 @@ __all__ = [
     "save_config",
 ]
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DataFormat = Literal["auto", "folder", "webdataset", "parquet"]
 
 
@@ -31,14 +31,11 @@ class ReadingConfig:
     """How images are read and decoded; every command reads images."""
 
     num_workers: int = option(4, "loader workers a process; 0 reads in the main process")
-    decoder_resolution: int = option(384, "side in pixels of the square that the diffusion decoder sees")
-    encoder_resolution: int = option(768, "side in pixels of the square that the vision encoder sees")
     max_image_pixels: int = option(178_956_970, "images with more pixels than this are skipped as absurdly large")
 
     def __post_init__(self) -> None:
         require(self.num_workers >= 0, "num_workers", self.num_workers, "give 0 or more")
-        for key in ("decoder_resolution", "encoder_resolution", "max_image_pixels"):
-            require(getattr(self, key) > 0, key, getattr(self, key), "give a positive number of pixels")
+        require(self.max_image_pixels > 0, "max_image_pixels", self.max_image_pixels, "give a positive number")
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class DataConfig(ReadingConfig):
     caption_column: str = option("caption", "parquet column, or json field, with the caption")
     raw_image_size: list[int] = option([384, 384], "height and width of images stored as raw uint8 CHW bytes")
     shuffle_window: int = option(8192, "samples: permuted shards are pooled until they hold this many, then shuffled")
-    max_bad_share: float = option(0.1, "training stops when more than this share of samples, after 1,000, is unreadable")
+    max_bad_share: float = option(0.1, "training stops when more than this share of samples is unreadable")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,7 +67,7 @@ class OptimConfig:
     max_grad_norm: float = option(1.0, "gradients are clipped to this global norm; 0 switches clipping off")
     lr_schedule: Literal["cosine", "linear", "constant"] = option("cosine", "lr falls to 0 at the last optimizer step")
     warmup_steps: int = option(0, "optimizer steps over which lr rises linearly from 0")
-    precision: Precision = option("bf16", "number format of the computation, and of frozen weights (the VAE is fp32)")
+    precision: Precision = option("auto", "number format of the computation; auto is bf16 on a GPU, fp32 on the CPU")
     param_dtype: Literal["fp32", "bf16"] = option("fp32", "number format of the weights that train")
     max_micro_batch: int = option(64, "most samples a process takes at once; the rest is gradient accumulation")
     gradient_checkpointing: bool = option(False, "recompute activations in backward: less memory, slower")
@@ -127,6 +124,8 @@ class Stage1Config(RunConfig, OptimConfig, DataConfig):
         "./pretrained_checkpoints/stable-diffusion-2-1-base", "frozen diffusion decoder: diffusers folder or hub id"
     )
     florence2_model_path: str = option("./pretrained_checkpoints/Florence-2-large", "Florence-2: folder or hub id")
+    decoder_resolution: int = option(384, "side in pixels of the square that the diffusion decoder sees")
+    encoder_resolution: int = option(768, "side in pixels of the square that the vision encoder sees")
     num_queries: int = option(77, "learned queries, from 1 to the text encoder's limit")
     conditioning: Literal["text_encoder", "direct"] = option(
         "text_encoder", "embeddings pass the frozen text encoder, or go straight into cross-attention"
@@ -139,7 +138,7 @@ class Stage1Config(RunConfig, OptimConfig, DataConfig):
         RunConfig.__post_init__(self)
         OptimConfig.__post_init__(self)
         DataConfig.__post_init__(self)
-        for key in ("num_steps", "global_batch_size", "num_queries"):
+        for key in ("num_steps", "global_batch_size", "num_queries", "decoder_resolution", "encoder_resolution"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
 
 
@@ -198,7 +197,7 @@ class DrawingConfig(ReadingConfig):
     batch_size: int = option(8, "images a process takes at once")
     num_gpus: int = option(1, "number of processes")
     accelerate_config: str | None = option(None, "Accelerate YAML; null is one process a GPU, or one on the CPU")
-    precision: Precision = option("bf16", "number format of the computation (the VAE is fp32)")
+    precision: Precision = option("auto", "number format of the computation; auto is bf16 on a GPU, fp32 on the CPU")
     stable_diffusion_model_path: str | None = option(None, "the diffusion decoder, where it has moved since training")
     florence2_model_path: str | None = option(None, "Florence-2, where it has moved since training")
 
@@ -215,15 +214,16 @@ class CaptionConfig(DrawingConfig):
 
     output_path: str = option("./captions.json", "the JSON file that is written")
     num_beams: int = option(4, "beams of the caption search; 1 is greedy")
-    max_new_tokens: int = option(300, "longest caption, in tokens")
+    max_new_tokens: int | None = option(None, "longest caption in tokens; null is what the captioner was trained with")
     preview_dir: str | None = option(None, "also draw each image from its embeddings into an index.html here")
     stage1_path: str | None = option(None, "the stage-1 model that previews draw with, where it has moved")
     seed: int = option(42, "seed of the preview pictures")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("num_beams", "max_new_tokens"):
-            require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
+        require(self.num_beams >= 1, "num_beams", self.num_beams, "give at least 1")
+        if self.max_new_tokens is not None:
+            require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "give at least 1, or null")
 
 
 @dataclass(frozen=True)
