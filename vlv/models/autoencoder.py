@@ -1,0 +1,270 @@
+"""Stage 1's model: image -> caption embeddings -> frozen diffusion decoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Generator, Tensor
+
+from vlv.models.decoders import Conditioning, DiffusionDecoder, DiffusionDraws, load_decoder
+from vlv.models.encoder import EncoderPart, VLVEncoder
+from vlv.models.frozen import FrozenStaysEval, set_dtypes
+from vlv.models.identity import (
+    CONFIG_NAME,
+    STAGE1_TYPE,
+    WEIGHTS_NAME,
+    CheckpointError,
+    component_identity,
+    read_json,
+    require_checkpoint,
+    require_same_component,
+)
+from vlv.models.image_processor import VLVImageProcessor
+from vlv.models.pretrained import build_encoder, resolve_component
+from vlv.sampling import mix_seed
+
+
+class VLVAutoEncoder(FrozenStaysEval):
+    """An encoder that trains and a diffusion decoder that never does.
+
+    Shapes: B images, R and E decoder and encoder pixels, Q queries, C, h, w the latents'.
+    """
+
+    def __init__(
+        self,
+        encoder: VLVEncoder,
+        decoder: DiffusionDecoder,
+        image_processor: VLVImageProcessor,
+        bases: dict[str, dict[str, str]],
+        conditioning: str,
+        trained: EncoderPart = "language_model",
+    ) -> None:
+        """Hold the parts and choose what trains.
+
+        Args:
+            bases: identity of the frozen bases, `florence2` and `decoder` (see `component_identity`).
+            conditioning: text_encoder or direct.
+            trained: what of the encoder trains.
+        """
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.image_processor = image_processor
+        self.bases = bases
+        self.conditioning = conditioning
+        self.trained: EncoderPart = trained
+        self.compute_dtype = torch.float32
+        encoder.set_trained(trained)
+        self.eval()
+
+    def embed(self, encoder_pixels: Tensor) -> Conditioning:
+        """Conditioning ([B, Q, D] states) of uint8 encoder pixels [B, 3, E, E]."""
+        return self.decoder.conditioner(self.encoder(encoder_pixels))
+
+    def forward(self, encoder_pixels: Tensor, decoder_pixels: Tensor, draws: DiffusionDraws) -> Tensor:
+        """Denoising loss of each image, [B] fp32, from uint8 pixels [B, 3, E, E] and [B, 3, R, R]."""
+        latents = self.decoder.encode_images(decoder_pixels, draws.posterior_noise)  # [B, C, h, w]
+        return self.decoder.denoising_loss(latents, self.embed(encoder_pixels), draws)
+
+    def set_dtypes(self, compute_dtype: torch.dtype, param_dtype: torch.dtype) -> VLVAutoEncoder:
+        """Number formats of frozen and of trained weights; the VAE stays in fp32."""
+        set_dtypes(self, compute_dtype, param_dtype)
+        self.compute_dtype = compute_dtype
+        return self
+
+    @torch.no_grad()
+    def reconstruct_pixels(
+        self,
+        encoder_pixels: Tensor,
+        *,
+        guidance_scale: float,
+        num_inference_steps: int,
+        generators: Sequence[Generator],
+        scheduler: str = "ddpm",
+    ) -> Tensor:
+        """Draw images back, uint8 [B, 3, R, R], from uint8 encoder pixels [B, 3, E, E].
+
+        Args:
+            generators: one CPU generator an image; the noise depends on it alone.
+        """
+        device = next(self.encoder.parameters()).device
+        mixed = self.compute_dtype != torch.float32
+        with torch.autocast(device.type, self.compute_dtype if mixed else torch.bfloat16, enabled=mixed):
+            return self.decoder.draw_images(
+                self.embed(encoder_pixels.to(device)),
+                guidance_scale=guidance_scale,
+                num_inference_steps=num_inference_steps,
+                generators=generators,
+                scheduler=scheduler,
+            )
+
+    def reconstruct(
+        self,
+        images: list[Image.Image],
+        guidance_scale: float = 2.0,
+        num_inference_steps: int = 50,
+        seeds: int | list[int] = 42,
+        scheduler: str = "ddpm",
+    ) -> list[Image.Image]:
+        """Draw images back from their embeddings.
+
+        Args:
+            images: PIL images of any size and mode.
+            seeds: one seed an image, or one for all; image i then draws from (seed, i).
+
+        Returns:
+            RGB images of the decoder's resolution.
+        """
+        if isinstance(seeds, int):
+            seeds = [mix_seed(seeds, row) for row in range(len(images))]
+        if len(seeds) != len(images):
+            raise ValueError(f"{len(seeds)} seeds for {len(images)} images: give one an image, or a single one")
+        pixels = self.reconstruct_pixels(
+            self.image_processor.batch(images)["encoder_pixels"],
+            guidance_scale=guidance_scale,
+            num_inference_steps=num_inference_steps,
+            generators=[Generator().manual_seed(seed) for seed in seeds],
+            scheduler=scheduler,
+        )
+        return [Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()) for picture in pixels]
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The trained weights by name, each once."""
+        return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
+
+    def save_pretrained(self, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
+        """Write config.json, preprocessor_config.json and model.safetensors with the trained weights alone.
+
+        Args:
+            state: the trained weights, where they were gathered from several processes.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.contiguous().cpu() for name, value in (state or self.trained_state()).items()}
+        save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+        self.image_processor.save_pretrained(folder)
+        (folder / CONFIG_NAME).write_text(json.dumps(self.describe(), indent=2) + "\n")
+
+    def describe(self) -> dict[str, Any]:
+        """What config.json says: how the model is built again from its bases."""
+        config = self.encoder.config
+        return {
+            "model_type": STAGE1_TYPE,
+            "trained": self.trained,
+            "conditioning": self.conditioning,
+            "num_queries": config.num_queries,
+            "prompt_ids": config.prompt_ids,
+            "spaces": config.spaces,
+            "bases": self.bases,
+        }
+
+    @classmethod
+    def from_components(
+        cls,
+        stable_diffusion: str,
+        florence2: str,
+        *,
+        conditioning: str = "text_encoder",
+        decoder_resolution: int = 384,
+        encoder_resolution: int = 768,
+        num_queries: int = 77,
+        trained: EncoderPart = "language_model",
+        prompt_ids: list[int] | None = None,
+    ) -> VLVAutoEncoder:
+        """A new model on pretrained components (folders or hub ids), in fp32 on the CPU.
+
+        Raises:
+            ValueError: a component that is missing or does not fit.
+        """
+        decoder_folder = resolve_component(stable_diffusion, "stable_diffusion_model_path")
+        florence2_folder = resolve_component(florence2, "florence2_model_path")
+        decoder = load_decoder(decoder_folder, conditioning, decoder_resolution)
+        encoder = build_encoder(florence2_folder, decoder.conditioner.spaces, num_queries, prompt_ids=prompt_ids)
+        bases = {
+            "florence2": component_identity(florence2_folder, florence2),
+            "decoder": component_identity(decoder_folder, stable_diffusion),
+        }
+        image_processor = VLVImageProcessor(decoder_resolution, encoder_resolution)
+        return cls(encoder, decoder, image_processor, bases, conditioning, trained)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, stable_diffusion: str | None = None, florence2: str | None = None
+    ) -> VLVAutoEncoder:
+        """Load a stage-1 checkpoint onto its frozen bases, in fp32 on the CPU.
+
+        Args:
+            folder: what `save_pretrained` wrote.
+            stable_diffusion, florence2: where the bases lie, if they have moved since training.
+
+        Raises:
+            ValueError: not a stage-1 checkpoint, a missing base, other bases than it was trained with,
+                or weights that do not fit.
+        """
+        folder = require_checkpoint(folder, "stage1")
+        config = read_json(folder / CONFIG_NAME)
+        sources = {
+            "decoder": resolve_base(
+                config["bases"]["decoder"], stable_diffusion, "stable_diffusion_model_path", folder
+            ),
+            "florence2": resolve_base(config["bases"]["florence2"], florence2, "florence2_model_path", folder),
+        }
+        image_processor = VLVImageProcessor.from_pretrained(folder)
+        model = cls.from_components(
+            sources["decoder"],
+            sources["florence2"],
+            conditioning=config["conditioning"],
+            num_queries=config["num_queries"],
+            trained=config["trained"],
+            prompt_ids=config["prompt_ids"],
+            **image_processor.to_dict(),
+        )
+        load_trained(model, folder / WEIGHTS_NAME)
+        return model.eval()
+
+
+def resolve_base(identity: dict[str, str], given: str | None, option: str, checkpoint: Path) -> str:
+    """The place of a frozen base: the given one, or where training found it; checked to be the same.
+
+    Raises:
+        CheckpointError: it is not there, or is another component.
+    """
+    source = given or identity["source"]
+    try:
+        folder = resolve_component(source, option)
+    except CheckpointError:
+        if given:
+            raise
+        raise CheckpointError(
+            f"{checkpoint} was trained on {source}, which is not there any more: set {option} to where it lies now"
+        ) from None
+    require_same_component(option.removesuffix("_model_path"), folder, identity, option)
+    return source
+
+
+def load_trained(model: torch.nn.Module, path: Path) -> None:
+    """Fill a model's trained parameters from a safetensors file that holds exactly them.
+
+    Raises:
+        CheckpointError: a name or a shape that does not fit.
+    """
+    weights = load_file(path)
+    wanted = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    missing, unexpected = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{path} does not fit the model: {len(missing)} weights missing {missing[:2]}, "
+            f"{len(unexpected)} unexpected {unexpected[:2]}"
+        )
+    for name, value in wanted.items():
+        if value.shape != weights[name].shape:
+            raise CheckpointError(
+                f"{path}: {name} has shape {tuple(weights[name].shape)}, the model wants {tuple(value.shape)}"
+            )
+        value.data.copy_(weights[name])

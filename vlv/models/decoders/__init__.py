@@ -1,0 +1,67 @@
+"""The diffusion decoders: one interface, one file a family, and the table that picks the family.
+
+To add a family: write its file with `load_decoder`, `load_conditioner` and `build_conditioner`, and
+enter it in `_FAMILIES` under its diffusers pipeline class.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from vlv.models.decoders.interface import Conditioner, Conditioning, DiffusionDecoder, DiffusionDraws, EmbeddingSpace
+
+__all__ = [
+    "Conditioner",
+    "Conditioning",
+    "DiffusionDecoder",
+    "DiffusionDraws",
+    "EmbeddingSpace",
+    "build_conditioner",
+    "load_conditioner",
+    "load_decoder",
+]
+
+_FAMILIES = {"StableDiffusionPipeline": "stable_diffusion"}
+
+
+def load_decoder(folder: Path, conditioning: str, resolution: int) -> DiffusionDecoder:
+    """The frozen decoder in a diffusers folder, in fp32 on the CPU.
+
+    Args:
+        folder: local diffusers folder with model_index.json.
+        conditioning: text_encoder (through the frozen text encoders) or direct (into cross-attention).
+        resolution: side of the images in pixels.
+
+    Raises:
+        ValueError: a folder of an unknown family, or parts that do not fit together.
+    """
+    return _family(folder).load_decoder(folder, conditioning, resolution)
+
+
+def load_conditioner(folder: Path, conditioning: str, dtype: torch.dtype) -> Conditioner:
+    """The conditioner alone, without denoiser and VAE: what stage 2 needs."""
+    return _family(folder).load_conditioner(folder, conditioning, dtype)
+
+
+def build_conditioner(description: dict[str, Any]) -> Conditioner:
+    """The module that `Conditioner.to_dict` described, with weights still to be loaded."""
+    return import_module(f"vlv.models.decoders.{description['family']}").build_conditioner(description)
+
+
+def _family(folder: Path) -> ModuleType:
+    index = folder / "model_index.json"
+    if index.is_file():
+        pipeline = json.loads(index.read_text()).get("_class_name")
+    elif (folder / "unet").is_dir() and not (folder / "text_encoder_2").exists():
+        pipeline = "StableDiffusionPipeline"  # single components without an index
+    else:
+        raise ValueError(f"{folder} has no model_index.json: give a diffusers folder of a text-to-image model")
+    if pipeline not in _FAMILIES:
+        raise ValueError(f"{folder} is a {pipeline}; the decoders here are {', '.join(_FAMILIES)}")
+    return import_module(f"vlv.models.decoders.{_FAMILIES[pipeline]}")

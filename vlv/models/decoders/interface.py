@@ -1,0 +1,107 @@
+"""What a diffusion decoder is to the rest of the code. A new family is one file that fills this in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+
+from vlv.models.frozen import FrozenStaysEval
+
+
+@dataclass(frozen=True)
+class EmbeddingSpace:
+    """A space that the encoder has to produce: its name, its width, and how many rows fit."""
+
+    name: str
+    width: int
+    max_length: int
+
+
+class Conditioning(NamedTuple):
+    """What the denoiser is conditioned on.
+
+    states: [B, rows, width], the cross-attention states.
+    pooled: [B, pooled width] where the family has a pooled vector, else None.
+    """
+
+    states: Tensor
+    pooled: Tensor | None = None
+
+
+class DiffusionDraws(NamedTuple):
+    """The random numbers of one training step, each row a function of its sample's generator.
+
+    posterior_noise: [B, C, h, w], for the VAE's posterior.
+    timesteps: [B], whatever the family's objective means by it.
+    noise: [B, C, h, w], what is added to the latents.
+    """
+
+    posterior_noise: Tensor
+    timesteps: Tensor
+    noise: Tensor
+
+    def to(self, device: torch.device) -> DiffusionDraws:
+        """Move all three to a device."""
+        return DiffusionDraws(*(value.to(device, non_blocking=True) for value in self))
+
+
+class Conditioner(nn.Module, ABC):
+    """Frozen: turns the encoder's embeddings into conditioning. Stage 2 keeps it without the denoiser."""
+
+    @property
+    @abstractmethod
+    def spaces(self) -> tuple[EmbeddingSpace, ...]:
+        """The embedding spaces that `forward` wants."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Width of `Conditioning.states`."""
+
+    @abstractmethod
+    def forward(self, embeddings: dict[str, Tensor]) -> Conditioning:
+        """Conditioning of embeddings [B, Q, width], one for each space by name."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON description from which `vlv.models.decoders.build_conditioner` builds the same module."""
+
+
+class DiffusionDecoder(FrozenStaysEval, ABC):
+    """A frozen text-to-image model: the only teacher of stage 1."""
+
+    conditioner: Conditioner
+
+    @property
+    @abstractmethod
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of the latents at the decoder's resolution, from the components' configs."""
+
+    @abstractmethod
+    def encode_images(self, decoder_pixels: Tensor, posterior_noise: Tensor) -> Tensor:
+        """Scaled latents [B, C, h, w] (fp32) of uint8 pixels [B, 3, R, R]."""
+
+    @abstractmethod
+    def sample_draws(self, generators: Sequence[Generator]) -> DiffusionDraws:
+        """The random numbers of one training step, on the CPU, one generator a sample."""
+
+    @abstractmethod
+    def denoising_loss(self, latents: Tensor, conditioning: Conditioning, draws: DiffusionDraws) -> Tensor:
+        """The family's training loss of each sample, [B] in fp32."""
+
+    @abstractmethod
+    def draw_images(
+        self,
+        conditioning: Conditioning,
+        *,
+        guidance_scale: float,
+        num_inference_steps: int,
+        generators: Sequence[Generator],
+        scheduler: str,
+    ) -> Tensor:
+        """Images uint8 [B, 3, R, R], drawn from noise that each image's CPU generator gives."""

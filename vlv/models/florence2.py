@@ -1,0 +1,107 @@
+"""Florence-2 from either layout on disk: transformers-native, or the original remote-code naming.
+
+The native config class reads an original config.json without complaint and silently keeps its
+default widths, so the original one is converted here, and its weights renamed.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModel, Florence2Config, Florence2Model
+
+# Original name -> name inside Florence2Model. None: not needed, as `lm_head` is tied to the embedding natively.
+_RENAMES: tuple[tuple[str, str | None], ...] = (
+    (r"^vision_tower\.convs\.(\d+)\.proj\.", r"vision_tower.convs.\1.conv."),
+    (
+        r"^vision_tower\.blocks\.(\d+)\.(\d+)\.(\w+)_block\.(conv[12])\.fn\.dw\.",
+        r"vision_tower.blocks.\1.\2.\3_block.\4.",
+    ),
+    (
+        r"^vision_tower\.blocks\.(\d+)\.(\d+)\.(\w+)_block\.(window|channel)_attn\.norm\.",
+        r"vision_tower.blocks.\1.\2.\3_block.norm1.",
+    ),
+    (
+        r"^vision_tower\.blocks\.(\d+)\.(\d+)\.(\w+)_block\.(window|channel)_attn\.fn\.",
+        r"vision_tower.blocks.\1.\2.\3_block.\4_attn.",
+    ),
+    (r"^vision_tower\.blocks\.(\d+)\.(\d+)\.(\w+)_block\.ffn\.norm\.", r"vision_tower.blocks.\1.\2.\3_block.norm2."),
+    (r"^vision_tower\.blocks\.(\d+)\.(\d+)\.(\w+)_block\.ffn\.fn\.net\.", r"vision_tower.blocks.\1.\2.\3_block.ffn."),
+    (r"^image_projection$", "multi_modal_projector.image_projection.weight"),
+    (r"^image_proj_norm\.", "multi_modal_projector.image_proj_norm."),
+    (r"^image_pos_embed\.", "multi_modal_projector.image_position_embed."),
+    (r"^visual_temporal_embed\.", "multi_modal_projector.visual_temporal_embed."),
+    (r"^language_model\.model\.", "language_model."),
+    (r"^language_model\.lm_head\.", None),
+    (r"^language_model\.final_logits_bias$", None),
+)
+
+
+def is_original_config(config: dict[str, Any]) -> bool:
+    """Whether a Florence-2 config.json is the original remote-code one."""
+    return "dim_embed" in config.get("vision_config", {})
+
+
+def convert_config(original: dict[str, Any]) -> Florence2Config:
+    """Turn an original Florence-2 config.json into the native config."""
+    vision = dict(original["vision_config"])
+    vision["embed_dim"] = vision.pop("dim_embed")
+    vision["max_position_embeddings"] = vision.pop("image_pos_embed")["max_pos_embeddings"]
+    vision["max_temporal_embeddings"] = vision.pop("visual_temporal_embedding")["max_temporal_embeddings"]
+    for key in ("model_type", "enable_checkpoint", "image_feature_source"):
+        vision.pop(key, None)
+    known = ("activation", "attention", "bos", "classifier_dropout", "d_model", "decoder", "dropout", "encoder", "eos")
+    known += ("init_std", "max_position_embeddings", "num_hidden_layers", "pad_token_id", "scale_embedding", "vocab")
+    text = {key: value for key, value in original["text_config"].items() if key.startswith(known)}
+    text.update(model_type="bart", tie_word_embeddings=True)
+    return Florence2Config(text_config=text, vision_config=vision)
+
+
+def rename_original(name: str) -> str | None:
+    """Map an original weight name to its name in Florence2Model; None where it is dropped on purpose."""
+    for pattern, replacement in _RENAMES:
+        if re.match(pattern, name):
+            return None if replacement is None else re.sub(pattern, replacement, name)
+    return name
+
+
+def convert_weights(original: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename original Florence-2 weights for Florence2Model; `image_projection` is transposed to a Linear's."""
+    converted = {}
+    for name, value in original.items():
+        renamed = rename_original(name)
+        if renamed is not None:
+            converted[renamed] = value.t().contiguous() if name == "image_projection" else value
+    return converted
+
+
+def new_florence2(config: Florence2Config) -> Florence2Model:
+    """Florence2Model with new weights.
+
+    Not by its constructor: that leaves the attention implementation unset, and BART's decoder is then
+    silently not causal.
+    """
+    return AutoModel.from_config(config)
+
+
+def load_original(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Florence2Model:
+    """Load a folder in the original layout (model.safetensors or pytorch_model.bin) as Florence2Model."""
+    safetensors, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
+    if safetensors.is_file():
+        weights = load_file(safetensors)
+    elif pickled.is_file():
+        weights = torch.load(pickled, map_location="cpu", weights_only=True)
+    else:
+        raise ValueError(f"{folder} holds neither model.safetensors nor pytorch_model.bin")
+    model = new_florence2(convert_config(config)).to(dtype)
+    missing, unexpected = model.load_state_dict(convert_weights(weights), strict=False)
+    absent = [name for name in missing if not name.endswith("embed_tokens.weight")]  # tied to `shared`
+    if absent or unexpected:
+        raise ValueError(f"{folder} is not an original Florence-2: missing {absent[:3]}, unexpected {unexpected[:3]}")
+    model.tie_weights()
+    return model

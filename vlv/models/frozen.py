@@ -1,0 +1,53 @@
+"""Freezing: what does not train stays in eval mode, whatever `.train()` says."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import nn
+
+
+class FrozenStaysEval(nn.Module):
+    """Mixin of every composite model: `.train()` wakes only the parts that hold a trained parameter.
+
+    Otherwise `.train()` on the whole would switch on dropout and drop-path inside the frozen parts.
+    """
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; modules whose parameters are all frozen stay in eval mode."""
+        super().train(mode)
+        if mode:
+            _eval_frozen(self)
+        return self
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """Put a module in eval mode, without gradients for its own parameters; gradients still pass through."""
+    return module.eval().requires_grad_(False)
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether none of the module's parameters trains."""
+    return not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def set_dtypes(model: nn.Module, compute_dtype: torch.dtype, param_dtype: torch.dtype) -> None:
+    """Cast trained parameters to `param_dtype` and frozen ones to `compute_dtype`, in place.
+
+    A part that must stay in fp32 (a VAE overflows in fp16) sets `keep_fp32 = True` on its module.
+    """
+    kept = {id(p) for module in model.modules() if getattr(module, "keep_fp32", False) for p in module.parameters()}
+    for parameter in model.parameters():
+        if id(parameter) not in kept:
+            parameter.data = parameter.data.to(param_dtype if parameter.requires_grad else compute_dtype)
+
+
+def _eval_frozen(module: nn.Module) -> bool:
+    """Put every wholly frozen subtree in eval mode; returns whether this one holds a trained parameter."""
+    trained = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+    children = [(child, _eval_frozen(child)) for child in module.children()]
+    trained = trained or any(awake for _, awake in children)
+    if not trained and any(True for _ in module.parameters()):
+        module.eval()
+    return trained

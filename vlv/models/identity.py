@@ -1,0 +1,112 @@
+"""What a folder is, and whether two components are the same. Reads JSON only: quick, no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+TRAINER_STATE_NAME = "trainer_state.json"
+STAGE1_TYPE = "vlv_autoencoder"
+STAGE2_TYPE = "vlv_captioner"
+
+_WHAT = {"stage1": "a stage-1 checkpoint (VLVAutoEncoder)", "stage2": "a captioner (stage 2, VLVCaptioner)"}
+_WANTED = {
+    "stage1": "a stage-1 checkpoint is needed here: give <output_dir of train_stage1.sh>/final",
+    "stage2": "a captioner is needed here: give <output_dir of train_stage2.sh>/final",
+}
+# Keys of a config.json that say who wrote it or where it lay, not what the component computes.
+_VOLATILE = {"_name_or_path", "_diffusers_version", "transformers_version", "torch_dtype", "dtype"}
+
+
+class CheckpointError(ValueError):
+    """A folder that is not what was asked for; the message names it and what to give."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        CheckpointError: the file is missing or broken.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not there")
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error})") from None
+
+
+def require_checkpoint(folder: str | Path, wanted: Literal["stage1", "stage2"]) -> Path:
+    """Return the folder if it is a finished model of the wanted stage.
+
+    Raises:
+        CheckpointError: anything else; says what the folder is and what to give instead.
+    """
+    folder = Path(folder)
+    need = _WANTED[wanted]
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder; {need}")
+    if (folder / "model_index.json").is_file():
+        raise CheckpointError(f"{folder} is a diffusers model; {need}")
+    if not (folder / CONFIG_NAME).is_file():
+        if (folder / "final" / CONFIG_NAME).is_file():
+            raise CheckpointError(f"{folder} is the folder of a run: give {folder / 'final'}")
+        if (folder / TRAINER_STATE_NAME).is_file():
+            raise CheckpointError(f"{folder} is for resuming stage 2 and holds the trained weights alone; {need}")
+        raise CheckpointError(f"{folder} holds no {CONFIG_NAME}, so it is no VLV checkpoint; {need}")
+    kind = {STAGE1_TYPE: "stage1", STAGE2_TYPE: "stage2"}.get(read_json(folder / CONFIG_NAME).get("model_type", ""))
+    if kind is None:
+        found = read_json(folder / CONFIG_NAME).get("model_type", "unknown")
+        raise CheckpointError(f"{folder} is a model of type {found}; {need}")
+    if kind != wanted:
+        raise CheckpointError(f"{folder} is {_WHAT[kind]}; {need}")
+    if not any(folder.glob("model*.safetensors")):
+        raise CheckpointError(f"{folder} holds no model.safetensors: the checkpoint is not complete")
+    return folder
+
+
+def component_identity(folder: Path, source: str) -> dict[str, str]:
+    """Where a frozen component came from, and a hash over the configs in its folder."""
+    where = str(folder.resolve()) if Path(source).is_dir() else source
+    return {"source": where, "config_sha256": config_hash(folder)}
+
+
+def config_hash(folder: Path) -> str:
+    """SHA-256 over the model configs of a component folder, without what changes from save to save."""
+    paths = [folder / CONFIG_NAME, folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"]
+    paths += sorted(folder.glob(f"*/{CONFIG_NAME}"))
+    digest = hashlib.sha256()
+    for path in paths:
+        if path.is_file():
+            digest.update(f"{path.relative_to(folder)}\n".encode())
+            digest.update(json.dumps(_stable(read_json(path)), sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def require_same_component(name: str, folder: Path, identity: dict[str, str], option: str) -> None:
+    """Check that a frozen component is the one that a checkpoint was trained with.
+
+    Raises:
+        CheckpointError: its configs differ; names the component, both places and the option.
+    """
+    if config_hash(folder) != identity["config_sha256"]:
+        raise CheckpointError(
+            f"{name} in {folder} is not the one that the checkpoint was trained with ({identity['source']}): "
+            f"their configs differ; set {option} to that one"
+        )
+
+
+def _stable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _stable(item) for key, item in value.items() if key not in _VOLATILE}
+    return value

@@ -1,0 +1,107 @@
+"""The one pixel path: a PIL image becomes the decoder's pixels and the encoder's pixels.
+
+The loader's workers and the Python API both call it. Both outputs stay uint8: the crossing from
+worker to device is a quarter of the size, and the encoder normalises on its device, to the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+CONFIG_NAME = "preprocessor_config.json"
+
+
+class VLVImageProcessor:
+    """Short side to `decoder_resolution`, centre crop; that crop, resized again, is the encoder's view.
+
+    The first resize is bilinear with antialiasing, the second bicubic, both by Pillow on uint8, as in
+    the published preprocessing.
+    """
+
+    def __init__(self, decoder_resolution: int, encoder_resolution: int) -> None:
+        self.decoder_resolution = decoder_resolution
+        self.encoder_resolution = encoder_resolution
+
+    def __call__(self, image: Image.Image) -> dict[str, Tensor]:
+        """Turn one image into `decoder_pixels` uint8 [3, R, R] and `encoder_pixels` uint8 [3, E, E]."""
+        crop = self.crop(image)
+        size = (self.encoder_resolution, self.encoder_resolution)
+        view = crop if crop.size == size else crop.resize(size, Image.Resampling.BICUBIC)
+        return {"decoder_pixels": _to_tensor(crop), "encoder_pixels": _to_tensor(view)}
+
+    def batch(self, images: list[Image.Image]) -> dict[str, Tensor]:
+        """Stack several images: uint8 [B, 3, R, R] and uint8 [B, 3, E, E]."""
+        made = [self(image) for image in images]
+        return {key: torch.stack([item[key] for item in made]) for key in ("decoder_pixels", "encoder_pixels")}
+
+    def crop(self, image: Image.Image) -> Image.Image:
+        """Return the RGB square of `decoder_resolution` pixels that the decoder is shown."""
+        image = self.to_rgb(image)
+        size = self.decoder_resolution
+        width, height = image.size
+        if width <= height:
+            resized = (size, max(size, int(size * height / width)))
+        else:
+            resized = (max(size, int(size * width / height)), size)
+        if resized != image.size:
+            image = image.resize(resized, Image.Resampling.BILINEAR)
+        left, top = round((resized[0] - size) / 2), round((resized[1] - size) / 2)
+        return image.crop((left, top, left + size, top + size))
+
+    @staticmethod
+    def to_rgb(image: Image.Image) -> Image.Image:
+        """Apply the EXIF orientation and convert any mode to RGB: alpha over white, 16 bit to 8 bit."""
+        image = ImageOps.exif_transpose(image)
+        if image.mode == "RGB":
+            return image
+        if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+            return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
+        if image.has_transparency_data:
+            rgba = image.convert("RGBA")
+            white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+            return Image.alpha_composite(white, rgba).convert("RGB")
+        return image.convert("RGB")
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write preprocessor_config.json into `folder`."""
+        values = {"image_processor_type": type(self).__name__, **self.to_dict()}
+        (Path(folder) / CONFIG_NAME).write_text(json.dumps(values, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> VLVImageProcessor:
+        """Read preprocessor_config.json from `folder`.
+
+        Raises:
+            ValueError: the file is missing or is another model's.
+        """
+        path = Path(folder) / CONFIG_NAME
+        if not path.is_file():
+            raise ValueError(f"{path} is not there: {folder} is not a complete VLV checkpoint")
+        values = json.loads(path.read_text())
+        if values.get("image_processor_type") != cls.__name__:
+            raise ValueError(f"{path} is for {values.get('image_processor_type')}, not for {cls.__name__}")
+        return cls(values["decoder_resolution"], values["encoder_resolution"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as they are saved."""
+        return {"decoder_resolution": self.decoder_resolution, "encoder_resolution": self.encoder_resolution}
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _to_8_bit(values: np.ndarray) -> np.ndarray:
+    """Scale a 16- or 32-bit grey image to 8 bits; the range is told by the largest value."""
+    values = values.astype(np.float64)
+    top = float(values.max(initial=0))
+    scale = 255 if top <= 1 else 1 if top <= 255 else 65535 / 255
+    scaled = values * scale if top <= 1 else values / scale
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)

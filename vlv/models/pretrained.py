@@ -1,0 +1,119 @@
+"""Components from a local folder or a hub id, in the hub's own layouts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Florence2Model,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from vlv.models.decoders.interface import EmbeddingSpace
+from vlv.models.encoder import VLVEncoder, VLVEncoderConfig, prompt_token_ids
+from vlv.models.florence2 import is_original_config, load_original
+from vlv.models.identity import CheckpointError, read_json
+
+# What Florence-2's task token <MORE_DETAILED_CAPTION> stands for.
+TASK_PROMPT = "Describe with a paragraph what is shown in the image."
+_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*/*.json", "*/*.txt", "*/*.safetensors"]
+
+
+def resolve_component(source: str, option: str) -> Path:
+    """The local folder of a component: `source` itself, or the hub's snapshot of that id.
+
+    Args:
+        source: a folder, or a hub id such as `Qwen/Qwen2.5-3B`.
+        option: name of the setting, for the message.
+
+    Raises:
+        CheckpointError: no such folder, and no hub id that can be fetched.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if not is_hub_id(source):
+        raise CheckpointError(
+            f"{option}={source} is not there: scripts/download_pretrained.sh fetches the components, or name a folder"
+        )
+    try:
+        return Path(snapshot_download(source, allow_patterns=_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{option}={source} is neither a folder nor a hub model that can be fetched ({reason})"
+        ) from None
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a name has the form owner/name and is not a path."""
+    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not Path(source.split("/")[0]).is_dir()
+
+
+def load_florence2(folder: Path, dtype: torch.dtype) -> Florence2Model:
+    """Florence-2 without its language head, from the native or the original layout.
+
+    The dtype is always given: the native config says float16, which would be taken otherwise.
+    """
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != "florence2":
+        raise CheckpointError(f"{folder} holds a model of type {config.get('model_type')}, not Florence-2")
+    if is_original_config(config):
+        return load_original(folder, config, dtype)
+    return Florence2Model.from_pretrained(folder, dtype=dtype)
+
+
+def build_encoder(
+    florence2_folder: Path,
+    spaces: tuple[EmbeddingSpace, ...],
+    num_queries: int,
+    dtype: torch.dtype = torch.float32,
+    prompt_ids: list[int] | None = None,
+) -> VLVEncoder:
+    """A new encoder on pretrained Florence-2: queries and projection are random, from torch's seed.
+
+    Raises:
+        ValueError: more queries than an embedding space or Florence-2's decoder has positions for.
+    """
+    florence2 = load_florence2(florence2_folder, dtype)
+    positions = florence2.config.text_config.max_position_embeddings
+    limit = min([positions, *(space.max_length for space in spaces)])
+    if not 1 <= num_queries <= limit:
+        raise ValueError(f"num_queries={num_queries} cannot be used: give 1 to {limit}, the text encoder's limit")
+    if prompt_ids is None:
+        prompt_ids = prompt_token_ids(load_tokenizer(florence2_folder, "florence2_model_path"), TASK_PROMPT)
+    config = VLVEncoderConfig(
+        # A copy: a config that holds the loaded model's own would reset its attention implementation.
+        florence2_config=florence2.config.to_dict(),
+        spaces={space.name: space.width for space in spaces},
+        num_queries=num_queries,
+        prompt_ids=prompt_ids,
+    )
+    return VLVEncoder(config, florence2)
+
+
+def load_language_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Any causal language model that transformers loads."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+
+
+def load_tokenizer(folder: Path, option: str) -> PreTrainedTokenizerBase:
+    """The tokenizer in a component's folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    names = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
+    if not any((folder / name).is_file() for name in names):
+        raise CheckpointError(f"{option}: {folder} holds no tokenizer (tokenizer.json or vocab.json)")
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{option}: the tokenizer in {folder} cannot be read ({error})") from None

@@ -1,0 +1,75 @@
+"""Random draws that depend on a sample's place alone, and the denoising loop. Pure torch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+_MASK = (1 << 64) - 1
+
+
+def mix_seed(*numbers: int) -> int:
+    """Mix integers into one 63-bit seed (splitmix64), so that neighbours get unrelated streams."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state >> 1
+
+
+def sample_generators(seed: int, positions: Sequence[int]) -> list[Generator]:
+    """One CPU generator a sample, a function of (seed, position in the data order) alone.
+
+    Drawing on the CPU makes the numbers the same on every device and for every number of processes.
+    """
+    return [Generator().manual_seed(mix_seed(seed, position)) for position in positions]
+
+
+def sample_noise(shape: Sequence[int], generators: Sequence[Generator]) -> Tensor:
+    """Standard normal noise [B, *shape] on the CPU, row b from generator b."""
+    return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators])
+
+
+def sample_timesteps(num_timesteps: int, generators: Sequence[Generator]) -> Tensor:
+    """Timesteps [B] (int64, CPU), uniform over 0..num_timesteps-1, row b from generator b."""
+    return torch.stack([torch.randint(num_timesteps, (), generator=generator) for generator in generators])
+
+
+def denoise(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    scheduler: Any,
+    latents: Tensor,
+    num_inference_steps: int,
+    generators: Sequence[Generator],
+) -> Tensor:
+    """Run a diffusers scheduler from noise to clean latents.
+
+    Args:
+        predict: (scaled latents [B, C, h, w], timestep []) -> prediction [B, C, h, w], guidance included.
+        scheduler: a diffusers scheduler that `set_timesteps` may be called on.
+        latents: [B, C, h, w], standard normal noise.
+        num_inference_steps: denoising steps.
+        generators: one an image, for samplers that add noise on the way.
+
+    Returns:
+        [B, C, h, w], the clean latents.
+    """
+    scheduler.set_timesteps(num_inference_steps, device=latents.device)
+    latents = latents * scheduler.init_noise_sigma
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+    extra = {"generator": list(generators)} if takes_generator else {}
+    for timestep in scheduler.timesteps:
+        model_pred = predict(scheduler.scale_model_input(latents, timestep), timestep)
+        latents = scheduler.step(model_pred, timestep, latents, **extra).prev_sample
+    return latents
+
+
+def guide(unconditional: Tensor, conditional: Tensor, guidance_scale: float) -> Tensor:
+    """Classifier-free guidance: u + g * (c - u)."""
+    return unconditional + guidance_scale * (conditional - unconditional)
