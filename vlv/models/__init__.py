@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vlv.models.autoencoder import VLVAutoEncoder
-    from vlv.models.captioner import VLVCaptioner, preview_autoencoder
+    from vlv.models.captioner import VLVCaptioner
     from vlv.models.encoder import VLVEncoder
     from vlv.models.image_processor import VLVImageProcessor
+    from vlv.models.stage2 import preview_autoencoder
 
 __all__ = ["VLVAutoEncoder", "VLVCaptioner", "VLVEncoder", "VLVImageProcessor", "preview_autoencoder"]
 
@@ -18,7 +19,7 @@ _HOMES = {
     "VLVCaptioner": "captioner",
     "VLVEncoder": "encoder",
     "VLVImageProcessor": "image_processor",
-    "preview_autoencoder": "captioner",
+    "preview_autoencoder": "stage2",
 }
 
 

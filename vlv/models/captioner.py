@@ -1,0 +1,208 @@
+"""Stage 2's model: image -> caption embeddings -> projector -> causal language model -> caption."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.configuration_utils import SubConfigSpec
+
+from vlv.losses import caption_loss
+from vlv.models.decoders import Conditioner, build_conditioner
+from vlv.models.decoders.interface import Conditioning
+from vlv.models.encoder import VLVEncoder, VLVEncoderConfig
+from vlv.models.frozen import FrozenStaysEval, freeze, is_frozen, set_dtypes
+from vlv.models.identity import STAGE2_TYPE, require_checkpoint
+from vlv.models.image_processor import VLVImageProcessor
+from vlv.models.pretrained import load_tokenizer
+from vlv.models.projector import Projector
+
+
+class VLVCaptionerConfig(PreTrainedConfig):
+    """Shape and origin of a captioner.
+
+    Args:
+        encoder_config, llm_config: configs of the encoder and of the language model.
+        conditioner: what `Conditioner.to_dict` gave.
+        max_caption_tokens: captions were cut here in training; the default length of generation.
+        eos_token_id, pad_token_id: of the language model's tokenizer.
+        origin: the stage-1 model that this one came from, the identity of the diffusion decoder, what
+            trained, and whether it draws with its own weights.
+    """
+
+    model_type = STAGE2_TYPE
+    sub_configs_defaults = {  # noqa: RUF012
+        "encoder_config": SubConfigSpec(config_class=VLVEncoderConfig),
+        "llm_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2"),
+    }
+
+    encoder_config: dict | PreTrainedConfig | None = None
+    llm_config: dict | PreTrainedConfig | None = None
+    conditioner: dict[str, Any] | None = None
+    max_caption_tokens: int = 300
+    eos_token_id: int | None = None
+    pad_token_id: int | None = None
+    origin: dict[str, Any] | None = None
+
+
+class VLVCaptioner(FrozenStaysEval, PreTrainedModel):
+    """Encoder, frozen text encoder, projector and language model.
+
+    Shapes: B images, E encoder pixels, Q rows of conditioning, D and H widths, L caption tokens, V vocabulary.
+    """
+
+    config_class = VLVCaptionerConfig
+    config: VLVCaptionerConfig
+    base_model_prefix = "captioner"
+    main_input_name = "encoder_pixels"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: VLVImageProcessor
+
+    def __init__(
+        self,
+        config: VLVCaptionerConfig,
+        encoder: VLVEncoder | None = None,
+        conditioner: Conditioner | None = None,
+        llm: PreTrainedModel | None = None,
+    ) -> None:
+        """Build from the config; parts that are given are taken as they are."""
+        super().__init__(config)
+        assert isinstance(config.encoder_config, VLVEncoderConfig)
+        self.encoder = VLVEncoder(config.encoder_config) if encoder is None else encoder
+        self.conditioner = build_conditioner(config.conditioner or {}) if conditioner is None else conditioner
+        self.llm: Any = AutoModelForCausalLM.from_config(config.llm_config) if llm is None else llm
+        self.mlp = Projector(self.conditioner.width, self.llm.get_input_embeddings().embedding_dim)
+        self.compute_dtype = torch.float32
+        freeze(self.conditioner)
+        self.post_init()
+
+    def set_trained(self, parts: list[str]) -> None:
+        """Choose what trains: any of `mlp`, `llm`, `encoder` (Florence's BART alone); the rest is frozen."""
+        self.requires_grad_(False)
+        self.encoder.set_trained("bart" if "encoder" in parts else "none")
+        self.mlp.requires_grad_("mlp" in parts)
+        self.llm.requires_grad_("llm" in parts)
+        self.train(self.training)
+
+    def set_dropout(self, dropout: float) -> None:
+        """Set every dropout of the encoder and of the language model to one share."""
+        self.encoder.set_dropout(dropout)
+        for module in self.llm.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+            for name in ("dropout", "attention_dropout", "activation_dropout"):
+                if isinstance(getattr(module, name, None), float):
+                    setattr(module, name, dropout)
+
+    def set_dtypes(self, compute_dtype: torch.dtype, param_dtype: torch.dtype) -> VLVCaptioner:
+        """Number formats of frozen and of trained weights."""
+        set_dtypes(self, compute_dtype, param_dtype)
+        self.compute_dtype = compute_dtype
+        return self
+
+    def embed(self, encoder_pixels: Tensor) -> Conditioning:
+        """Conditioning ([B, Q, D] states) of uint8 encoder pixels [B, 3, E, E]."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.encoder)):
+            return self.conditioner(self.encoder(encoder_pixels))
+
+    def forward(self, conditioning: Conditioning, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy summed over the caption tokens, fp32 scalar.
+
+        Args:
+            conditioning: states [B, Q, D].
+            input_ids, attention_mask, labels: [B, L], right padded; labels are -100 where nothing is learned.
+        """
+        prefix = self.mlp(conditioning.states)  # [B, Q, H]
+        caption = self.llm.get_input_embeddings()(input_ids).to(prefix.dtype)  # [B, L, H]
+        prefix_mask = attention_mask.new_ones(prefix.shape[:2])
+        length = input_ids.shape[1]
+        output = self.llm(
+            inputs_embeds=torch.cat([prefix, caption], dim=1),  # [B, Q + L, H]
+            attention_mask=torch.cat([prefix_mask, attention_mask], dim=1),
+            use_cache=False,
+            **self._keep_logits(length + 1),
+        )
+        # The last prefix row predicts the first caption token; the last token's own prediction is unused.
+        return caption_loss(output.logits[:, -length - 1 : -1], labels)
+
+    def _keep_logits(self, count: int) -> dict[str, int]:
+        """Ask for the last `count` rows of logits alone, where the language model can do that."""
+        can = "logits_to_keep" in inspect.signature(self.llm.forward).parameters
+        return {"logits_to_keep": count} if can else {}
+
+    @torch.no_grad()
+    def generate_ids(self, encoder_pixels: Tensor, num_beams: int = 4, max_new_tokens: int | None = None) -> Tensor:
+        """Caption token ids [B, <= max_new_tokens] of uint8 encoder pixels [B, 3, E, E], by beam search."""
+        device = next(self.mlp.parameters()).device
+        mixed = self.compute_dtype != torch.float32
+        with torch.autocast(device.type, self.compute_dtype if mixed else torch.bfloat16, enabled=mixed):
+            prefix = self.mlp(self.embed(encoder_pixels.to(device)).states)  # [B, Q, H]
+            return self.llm.generate(
+                inputs_embeds=prefix.to(self.llm.dtype),
+                attention_mask=torch.ones(prefix.shape[:2], dtype=torch.long, device=device),
+                generation_config=GenerationConfig(
+                    num_beams=num_beams,
+                    max_new_tokens=max_new_tokens or self.config.max_caption_tokens + 1,
+                    do_sample=False,
+                    early_stopping=num_beams > 1,
+                    eos_token_id=self.config.eos_token_id,
+                    pad_token_id=self.config.pad_token_id,
+                ),
+            )
+
+    def caption_pixels(
+        self, encoder_pixels: Tensor, num_beams: int = 4, max_new_tokens: int | None = None
+    ) -> list[str]:
+        """Captions of uint8 encoder pixels [B, 3, E, E]."""
+        ids = self.generate_ids(encoder_pixels, num_beams, max_new_tokens)
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def caption(self, images: list[Image.Image], num_beams: int = 4, max_new_tokens: int | None = None) -> list[str]:
+        """Captions of PIL images of any size and mode.
+
+        Args:
+            num_beams: beams of the search; 1 is greedy.
+            max_new_tokens: longest caption; None is what the captioner was trained with.
+        """
+        pixels = self.image_processor.batch(images)["encoder_pixels"]
+        return self.caption_pixels(pixels, num_beams, max_new_tokens)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+        """Write the whole captioner: weights, config, tokenizer and image processor. It needs no other folder."""
+        super().save_pretrained(save_directory, **kwargs)
+        if kwargs.get("is_main_process", True):
+            self.tokenizer.save_pretrained(save_directory)
+            self.image_processor.save_pretrained(save_directory)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> VLVCaptioner:  # type: ignore[override]
+        """Load a captioner's folder; fp32 unless `dtype` is given.
+
+        Raises:
+            ValueError: not a captioner's folder; says what it is.
+        """
+        path = require_checkpoint(folder, "stage2")
+        kwargs.setdefault("dtype", torch.float32)
+        model = super().from_pretrained(path, **kwargs)
+        model.tokenizer = load_tokenizer(path, "ckpt_dir")
+        model.image_processor = VLVImageProcessor.from_pretrained(path)
+        return model.eval()
+
+
+AutoConfig.register(VLVEncoderConfig.model_type, VLVEncoderConfig, exist_ok=True)
+AutoConfig.register(VLVCaptionerConfig.model_type, VLVCaptionerConfig, exist_ok=True)

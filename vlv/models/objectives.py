@@ -1,0 +1,84 @@
+"""What is minimised: modules that turn a batch of the loader into sums of losses and what they count.
+
+The trainer divides each sum by its count over the whole global batch, so a mean does not depend on how
+the batch was split. Every objective holds its model as `model`; the trained weights are found there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from vlv.losses import IGNORED, weighted_sum
+from vlv.models.autoencoder import VLVAutoEncoder
+from vlv.models.captioner import VLVCaptioner
+from vlv.models.decoders import DiffusionDecoder
+from vlv.models.frozen import FrozenStaysEval
+from vlv.sampling import sample_generators
+
+Batch = dict[str, Any]
+
+
+class DenoisingObjective(FrozenStaysEval):
+    """Stage 1: the decoder's denoising loss; the count is of real samples."""
+
+    def __init__(self, model: VLVAutoEncoder, seed: int) -> None:
+        super().__init__()
+        self.model = model
+        self.seed = seed
+        self.loss_weights = {"diffusion": 1.0}
+
+    @staticmethod
+    def counts(batch: Batch) -> dict[str, Tensor]:
+        """How many samples the batch's sum is over; padded and unreadable ones do not count."""
+        return {"diffusion": batch["weights"].sum()}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Sum of the loss over the batch's real samples; the noise of each depends on its position alone."""
+        draws = self.model.decoder.sample_draws(sample_generators(self.seed, batch["positions"]))
+        weights: Tensor = batch["weights"]
+        losses = self.model(batch["encoder_pixels"], batch["decoder_pixels"], draws.to(weights.device))
+        return {"diffusion": weighted_sum(losses, weights)}
+
+
+class CaptionObjective(FrozenStaysEval):
+    """Stage 2: cross-entropy over caption tokens, with the denoising loss beside it where it has a weight."""
+
+    def __init__(
+        self, model: VLVCaptioner, seed: int, decoder: DiffusionDecoder | None = None, diffusion_weight: float = 0.0
+    ) -> None:
+        """Hold the model.
+
+        Args:
+            decoder: the diffusion decoder of the model's embeddings; None leaves the denoising loss out.
+            diffusion_weight: its weight beside the caption loss, which has 1.
+        """
+        super().__init__()
+        self.model = model
+        self.seed = seed
+        self.decoder = decoder
+        self.loss_weights = {"caption": 1.0}
+        if decoder is not None:
+            self.loss_weights["diffusion"] = diffusion_weight
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """How many caption tokens, and real samples, the batch's sums are over."""
+        counts = {"caption": (batch["labels"] != IGNORED).sum().float()}
+        if self.decoder is not None:
+            counts["diffusion"] = batch["weights"].sum()
+        return counts
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Sums of the losses over the batch."""
+        conditioning = self.model.embed(batch["encoder_pixels"])
+        sums = {
+            "caption": self.model(conditioning, batch["input_ids"], batch["attention_mask"], batch["labels"]),
+        }
+        if self.decoder is not None:
+            weights: Tensor = batch["weights"]
+            draws = self.decoder.sample_draws(sample_generators(self.seed, batch["positions"])).to(weights.device)
+            latents = self.decoder.encode_images(batch["decoder_pixels"], draws.posterior_noise)
+            losses = self.decoder.denoising_loss(latents, conditioning, draws)
+            sums["diffusion"] = weighted_sum(losses, weights)
+        return sums

@@ -1,0 +1,156 @@
+"""How a captioner comes out of a stage-1 model, and how it finds back to one that draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from vlv.models.autoencoder import VLVAutoEncoder, load_trained, resolve_base
+from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
+from vlv.models.decoders import DiffusionDecoder, load_conditioner, load_decoder
+from vlv.models.identity import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    CheckpointError,
+    file_hash,
+    read_json,
+    require_checkpoint,
+)
+from vlv.models.image_processor import VLVImageProcessor
+from vlv.models.pretrained import build_encoder, load_language_model, load_tokenizer, resolve_component
+
+
+def captioner_from_stage1(
+    stage1: str | Path,
+    language_model: str,
+    *,
+    trained: list[str],
+    max_caption_tokens: int,
+    draws_with_own_weights: bool,
+    stable_diffusion: str | None = None,
+    florence2: str | None = None,
+    llm_dtype: torch.dtype = torch.float32,
+) -> VLVCaptioner:
+    """A new captioner on a finished stage 1 and a pretrained language model, on the CPU.
+
+    The encoder's weights are stage 1's, the projector is random from torch's seed. UNet and VAE are not read.
+
+    Raises:
+        ValueError: a folder that is missing or is something else; bases other than stage 1's.
+    """
+    folder = require_checkpoint(stage1, "stage1")
+    config = read_json(folder / CONFIG_NAME)
+    bases = config["bases"]
+    decoder_source = resolve_base(bases["decoder"], stable_diffusion, "stable_diffusion_model_path", folder)
+    florence2_source = resolve_base(bases["florence2"], florence2, "florence2_model_path", folder)
+    llm_folder = resolve_component(language_model, "qwen_model")
+    tokenizer = load_tokenizer(llm_folder, "qwen_model")
+
+    decoder_folder = resolve_component(decoder_source, "stable_diffusion_model_path")
+    conditioner = load_conditioner(decoder_folder, config["conditioning"], torch.float32)
+    encoder = build_encoder(
+        resolve_component(florence2_source, "florence2_model_path"),
+        conditioner.spaces,
+        config["num_queries"],
+        prompt_ids=config["prompt_ids"],
+    )
+    encoder.set_trained(config["trained"])
+    load_trained(torch.nn.ModuleDict({"encoder": encoder}), folder / WEIGHTS_NAME)
+    llm = load_language_model(llm_folder, llm_dtype)
+    eos_token_id, pad_token_id = end_and_pad_ids(tokenizer, llm_folder)
+    captioner_config = VLVCaptionerConfig(
+        # Copies: a config that holds a loaded model's own would reset its attention implementation.
+        encoder_config=encoder.config.to_dict(),
+        llm_config=llm.config.to_dict(),
+        conditioner=conditioner.to_dict(),
+        max_caption_tokens=max_caption_tokens,
+        eos_token_id=eos_token_id,
+        pad_token_id=pad_token_id,
+        tie_word_embeddings=llm.config.tie_word_embeddings,
+        origin={
+            "stage1": {"source": str(folder.resolve()), "weights_sha256": file_hash(folder / WEIGHTS_NAME)},
+            "decoder": {**bases["decoder"], "source": decoder_source},
+            "florence2": {**bases["florence2"], "source": florence2_source},
+            "conditioning": config["conditioning"],
+            "trained": trained,
+            "draws_with_own_weights": draws_with_own_weights,
+        },
+    )
+    captioner = VLVCaptioner(captioner_config, encoder, conditioner, llm)
+    captioner.tokenizer = tokenizer
+    captioner.image_processor = VLVImageProcessor.from_pretrained(folder)
+    captioner.set_trained(trained)
+    return captioner.eval()
+
+
+def decoder_of(captioner: VLVCaptioner, stable_diffusion: str | None = None) -> DiffusionDecoder:
+    """The frozen diffusion decoder that a captioner's embeddings belong to, sharing its text encoder."""
+    origin = _origin(captioner)
+    source = resolve_base(
+        origin["decoder"], stable_diffusion, "stable_diffusion_model_path", Path(captioner.name_or_path or "captioner")
+    )
+    folder = resolve_component(source, "stable_diffusion_model_path")
+    decoder = load_decoder(folder, origin["conditioning"], captioner.image_processor.decoder_resolution)
+    decoder.conditioner = captioner.conditioner
+    return decoder
+
+
+def preview_autoencoder(
+    captioner_dir: str | Path,
+    stage1_path: str | None = None,
+    stable_diffusion: str | None = None,
+    florence2: str | None = None,
+) -> VLVAutoEncoder:
+    """The model that draws a captioner's pictures.
+
+    Captions alone move an encoder out of the decoder's space, so drawing uses the weights of the stage-1
+    model that the captioner came from; one trained with the denoising loss on draws with its own.
+
+    Raises:
+        CheckpointError: the stage-1 model is not there, or is another one.
+    """
+    captioner_dir = require_checkpoint(captioner_dir, "stage2")
+    config = read_json(captioner_dir / CONFIG_NAME)
+    origin = config.get("origin")
+    if not origin:
+        raise CheckpointError(f"{captioner_dir} does not say which stage-1 model it came from: set stage1_path")
+    if origin["draws_with_own_weights"] and stage1_path is None:
+        captioner = VLVCaptioner.from_pretrained(captioner_dir)
+        decoder = decoder_of(captioner, stable_diffusion)
+        bases = {"florence2": origin["florence2"], "decoder": origin["decoder"]}
+        conditioning: str = origin["conditioning"]
+        return VLVAutoEncoder(captioner.encoder, decoder, captioner.image_processor, bases, conditioning, "none")
+    stage1 = Path(stage1_path or origin["stage1"]["source"])
+    if not stage1.is_dir():
+        raise CheckpointError(
+            f"{captioner_dir} draws through its stage-1 model, {stage1}, which is not there: "
+            "set stage1_path to where it lies now, or leave preview_dir empty"
+        )
+    stage1 = require_checkpoint(stage1, "stage1")
+    if file_hash(stage1 / WEIGHTS_NAME) != origin["stage1"]["weights_sha256"]:
+        raise CheckpointError(
+            f"{stage1} is not the stage-1 model that {captioner_dir} came from: its weights differ; "
+            "set stage1_path to that one"
+        )
+    return VLVAutoEncoder.from_pretrained(stage1, stable_diffusion, florence2)
+
+
+def end_and_pad_ids(tokenizer: PreTrainedTokenizerBase, folder: Path) -> tuple[int, int]:
+    """The end token that captions close with, and the padding token (the end token where there is none).
+
+    Raises:
+        CheckpointError: the tokenizer has no end token.
+    """
+    eos: Any = tokenizer.eos_token_id
+    pad: Any = tokenizer.pad_token_id
+    if eos is None:
+        raise CheckpointError(f"qwen_model: the tokenizer in {folder} has no eos_token, so captions could not end")
+    return int(eos), int(eos if pad is None else pad)
+
+
+def _origin(captioner: VLVCaptioner) -> dict[str, Any]:
+    assert captioner.config.origin is not None, "a captioner made by captioner_from_stage1 has its origin"
+    return captioner.config.origin

@@ -1,0 +1,175 @@
+"""Checkpoints for resuming: written to a temporary place, renamed when whole, metadata last."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+from vlv.training.state import TrainState
+
+STATE_NAME = "trainer_state.json"
+_WEIGHTS, _OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+_PREFIX = "model."  # an objective holds its model under this name
+
+
+class Checkpointer:
+    """Saves and restores weights, optimizer and `TrainState`; keeps the newest few on disk."""
+
+    def __init__(
+        self,
+        folder: Path,
+        accelerator: Accelerator,
+        *,
+        keep: int,
+        identity: dict[str, Any],
+        write_extras: Callable[[Path], None],
+    ) -> None:
+        """Hold the settings.
+
+        Args:
+            folder: where the `step_*` folders go.
+            keep: how many of the newest stay; 0 keeps all.
+            identity: what a checkpoint must agree on to be resumed (the frozen bases, what trains).
+            write_extras: writes the config and whatever else belongs into a checkpoint, on process 0.
+        """
+        self.folder = folder
+        self.accelerator = accelerator
+        self.keep = keep
+        self.identity = identity
+        self.write_extras = write_extras
+
+    def trained_state(self, objective: nn.Module) -> dict[str, Tensor]:
+        """The model's trained weights by name, each once, gathered to the CPU of process 0."""
+        module = self.accelerator.unwrap_model(objective)
+        names = {name for name, value in module.named_parameters() if value.requires_grad}
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            state = self.accelerator.get_state_dict(objective)
+        else:
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+            state = get_model_state_dict(module, options=options)
+        return {name.removeprefix(_PREFIX): state[name].contiguous() for name in sorted(names) if name in state}
+
+    def save(self, objective: nn.Module, optimizer: Any, state: TrainState) -> Path:
+        """Write one checkpoint; every process calls it."""
+        target = self.folder / f"step_{state.step:08d}"
+        temporary = self.folder / f".writing-{target.name}"
+        weights = self.trained_state(objective)
+        slots = self._optimizer_state(objective, optimizer)
+        if self.accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            save_file(weights, temporary / _WEIGHTS, metadata={"format": "pt"})
+            if slots:
+                save_file(slots, temporary / _OPTIMIZER)
+            self.write_extras(temporary)
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            self.accelerator.wait_for_everyone()
+            self.accelerator.save_state(str(temporary / "deepspeed"))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self._finish(temporary, target, state)
+        self.accelerator.wait_for_everyone()
+        return target
+
+    def load(self, path: Path, objective: nn.Module, optimizer: Any) -> TrainState:
+        """Restore weights and optimizer from a checkpoint; returns where it stood.
+
+        Raises:
+            ValueError: a checkpoint that is incomplete, or of another model or other frozen bases.
+        """
+        if not (path / STATE_NAME).is_file():
+            raise ValueError(f"resume={path} is no checkpoint of a run: {STATE_NAME} is missing")
+        saved = json.loads((path / STATE_NAME).read_text())
+        for key, value in self.identity.items():
+            if saved["identity"].get(key) != value:
+                raise ValueError(
+                    f"resume={path} was trained with {key}={saved['identity'].get(key)}, this run has {value}: "
+                    "give the same, or start a run of another name"
+                )
+        module = self.accelerator.unwrap_model(objective)
+        weights = {f"{_PREFIX}{name}": value for name, value in load_file(path / _WEIGHTS).items()}
+        names = {name for name, value in module.named_parameters() if value.requires_grad}
+        if names != weights.keys():
+            raise ValueError(f"resume={path} does not fit: {len(names ^ weights.keys())} trained weights differ")
+        set_model_state_dict(module, weights, options=StateDictOptions(full_state_dict=True, strict=False))
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            self.accelerator.load_state(str(path / "deepspeed"))
+        else:
+            self._load_optimizer(path, module, optimizer)
+        if saved.get("scaler") and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(saved["scaler"])
+        return TrainState(step=saved["step"], samples=saved["samples"])
+
+    def _optimizer_state(self, objective: nn.Module, optimizer: Any) -> dict[str, Tensor]:
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            return {}
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        module = self.accelerator.unwrap_model(objective)
+        state = get_optimizer_state_dict(module, optimizer.optimizer, options=options)["state"]
+        return {
+            f"{slot}.{name}": torch.as_tensor(value).contiguous()
+            for name, slots in state.items()
+            for slot, value in slots.items()  # type: ignore[union-attr]
+        }
+
+    def _load_optimizer(self, path: Path, module: nn.Module, optimizer: Any) -> None:
+        state: dict[str, dict[str, Tensor]] = {}
+        for key, value in load_file(path / _OPTIMIZER).items():
+            slot, name = key.split(".", 1)
+            state.setdefault(name, {})[slot] = value
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        template = get_optimizer_state_dict(module, optimizer.optimizer, options=options)
+        set_optimizer_state_dict(
+            module,
+            optimizer.optimizer,
+            {"state": state, "param_groups": template["param_groups"]},
+            options=StateDictOptions(full_state_dict=True),
+        )
+
+    def _finish(self, temporary: Path, target: Path, state: TrainState) -> None:
+        scaler = self.accelerator.scaler
+        values = {**state.to_dict(), "identity": self.identity, "scaler": scaler.state_dict() if scaler else None}
+        (temporary / STATE_NAME).write_text(json.dumps(values, indent=2) + "\n")
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(temporary, target)
+        if self.keep:
+            for old in list_checkpoints(self.folder)[: -self.keep]:
+                shutil.rmtree(old)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints in a folder, oldest first."""
+    return sorted(path.parent for path in folder.glob(f"step_*/{STATE_NAME}"))
+
+
+def find_checkpoint(resume: str | None, folder: Path) -> Path | None:
+    """The checkpoint that `resume` means: None, the newest in `folder` for `latest`, or the path itself.
+
+    Raises:
+        ValueError: a path that holds no checkpoint.
+    """
+    if resume is None:
+        return None
+    if resume == "latest":
+        return next(iter(reversed(list_checkpoints(folder))), None)
+    path = Path(resume)
+    if not (path / STATE_NAME).is_file():
+        raise ValueError(f"resume={resume} is no checkpoint of a run: give latest, or a folder checkpoints/step_*")
+    return path

@@ -1,0 +1,124 @@
+"""What a run tells: metrics.jsonl always, a progress bar or lines, and W&B where it is asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+
+class MetricLogger:
+    """Writes on process 0; on every other process each method does nothing."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        enabled: bool,
+        num_steps: int,
+        first_step: int = 0,
+        run_name: str = "run",
+        config: dict[str, Any] | None = None,
+        wandb_mode: str = "off",
+        wandb_project: str = "vlv",
+    ) -> None:
+        """Open metrics.jsonl for appending and start the progress bar.
+
+        Args:
+            enabled: whether this process writes.
+            wandb_mode: off, online or offline; the key comes from the environment or from `wandb login`.
+        """
+        self.enabled = enabled
+        self.num_steps = num_steps
+        self.path = folder / "metrics.jsonl"
+        self._wandb: Any = None
+        self._started, self._first_step = time.monotonic(), first_step
+        self._bar: tqdm | None = None
+        if not enabled:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=num_steps, initial=first_step, dynamic_ncols=True, unit="step")
+        if wandb_mode != "off":
+            self._try_wandb(lambda: self._start_wandb(folder, wandb_mode, wandb_project, run_name, config or {}))
+
+    def advance(self, step: int) -> None:
+        """Move the bar to `step`."""
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Write one line of metrics, and show the main ones."""
+        if not self.enabled:
+            return
+        with self.path.open("a") as handle:
+            handle.write(json.dumps({"step": step, **metrics}) + "\n")
+        if self._wandb is not None:
+            self._try_wandb(lambda: self._wandb.log(metrics, step=step))
+        text = "  ".join(f"{_short(key)} {_format(value)}" for key, value in metrics.items())
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+        else:
+            self.say(f"step {step}/{self.num_steps}  {text}  ETA {self._remaining(step)}")
+
+    def pictures(self, step: int, name: str, paths: list[Path], captions: list[str] | None = None) -> None:
+        """Send pictures, with captions where given, to W&B; the files themselves are in the run folder."""
+        if self._wandb is None:
+            return
+        import wandb
+
+        texts = captions or [path.stem for path in paths]
+        shown = [wandb.Image(str(path), caption=text) for path, text in zip(paths, texts, strict=True)]
+        self._try_wandb(lambda: self._wandb.log({name: shown}, step=step))
+
+    def table(self, step: int, name: str, columns: list[str], rows: list[list[str]]) -> None:
+        """Send a table to W&B."""
+        if self._wandb is None:
+            return
+        import wandb
+
+        self._try_wandb(lambda: self._wandb.log({name: wandb.Table(columns=columns, data=rows)}, step=step))
+
+    def say(self, text: str) -> None:
+        """Print a line without breaking the progress bar."""
+        if self.enabled:
+            tqdm.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """End the bar and the W&B run."""
+        if self._bar is not None:
+            self._bar.close()
+        if self._wandb is not None:
+            self._try_wandb(lambda: self._wandb.finish())
+
+    def _start_wandb(self, folder: Path, mode: str, project: str, name: str, config: dict[str, Any]) -> None:
+        import wandb
+
+        self._wandb = wandb.init(project=project, name=name, mode=mode, config=config, dir=str(folder))  # type: ignore[arg-type]
+
+    def _try_wandb(self, call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001 - whatever W&B raises must not end a training
+            self._wandb = None
+            reason = (str(error).splitlines() or [""])[0]
+            self.say(f"W&B is off from here ({type(error).__name__}: {reason}); metrics go on to {self.path}")
+
+    def _remaining(self, step: int) -> str:
+        done = step - self._first_step
+        if done <= 0:
+            return "?"
+        return tqdm.format_interval((time.monotonic() - self._started) / done * (self.num_steps - step))
+
+
+def _short(key: str) -> str:
+    return key.removeprefix("train/").replace("images_per_second", "img/s").replace("data_wait_share", "wait")
+
+
+def _format(value: float) -> str:
+    return f"{value:.3e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"

@@ -1,0 +1,65 @@
+"""The processes of a run: Accelerate set up once, with what it must not guess."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import DistributedType
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_precision(precision: str) -> str:
+    """Turn `auto` into bf16 on a GPU that has it, fp16 on an older one, fp32 on the CPU.
+
+    Raises:
+        ValueError: fp16 without a GPU.
+    """
+    on_gpu = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() != "true"
+    if precision == "auto":
+        return ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if on_gpu else "fp32"
+    if precision == "fp16" and not on_gpu:
+        raise ValueError("precision=fp16 needs a GPU: set precision=bf16 or fp32")
+    return precision
+
+
+def torch_dtype(precision: str) -> torch.dtype:
+    """The dtype of a resolved precision."""
+    return _DTYPES[precision]
+
+
+def start_processes(precision: str, accumulation: int = 1, micro_batch_size: int = 1) -> Accelerator:
+    """Accelerate, with the number of processes checked against what the launcher started.
+
+    Args:
+        precision: fp32, bf16 or fp16 (resolved).
+        accumulation: forward passes of one optimizer step.
+        micro_batch_size: samples of one forward pass of one process; DeepSpeed wants to know.
+
+    Raises:
+        RuntimeError: processes that do not know each other.
+    """
+    mixed = {"fp32": "no"}.get(precision, precision)
+    accelerator = Accelerator(
+        mixed_precision=mixed,
+        gradient_accumulation_steps=accumulation,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+    )
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != world_size:
+        raise RuntimeError(
+            f"{world_size} processes were started but Accelerate sees {accelerator.num_processes}: start them with "
+            "the launchers, or with torchrun and ACCELERATE_USE_CPU=true on the CPU"
+        )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        plugin: Any = accelerator.state.deepspeed_plugin
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = micro_batch_size
+    return accelerator
+
+
+def seed_step(seed: int, step: int, process_index: int) -> None:
+    """Seed dropout for one optimizer step, so that a resumed run draws what the first one would have."""
+    torch.manual_seed((seed * 1_000_003 + step) * 4_099 + process_index)

@@ -1,0 +1,22 @@
+"""All that a run is, beside its weights and its optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass
+class TrainState:
+    """Where a run stands. Dropout's random stream is a function of (seed, step, process), so it is not stored.
+
+    step: optimizer steps done.
+    samples: number of the next sample in the data order; the loader starts there.
+    """
+
+    step: int = 0
+    samples: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return asdict(self)
