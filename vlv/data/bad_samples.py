@@ -1,0 +1,73 @@
+"""Bad samples are counted, written down with their reason, and too many of them end the run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+_JUDGED_FROM = 1000  # samples over all processes before a share means anything
+
+
+class TooManyBadSamples(ValueError):  # noqa: N818  (the message is the error; the name says what it is about)
+    """The share of unreadable samples is above the limit."""
+
+
+class BadSampleLog:
+    """Watches a loader: one JSON line a bad sample, in a file that several processes may share."""
+
+    def __init__(self, path: Path, num_processes: int, max_share: float | None) -> None:
+        """Log to `path` (bad_samples.jsonl of the run).
+
+        Args:
+            path: appended to, and made at the first bad sample.
+            num_processes: processes that read the same order; each watches its own loader.
+            max_share: above this share of bad samples the watch ends in TooManyBadSamples; None never does.
+        """
+        self._path, self._num_processes, self._max_share = path, num_processes, max_share
+        self.seen = 0
+        self.bad = 0
+        self._written: set[str] = set()
+        self._reasons: Counter[str] = Counter()
+
+    def watch(self, loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield the loader's batches.
+
+        Raises:
+            TooManyBadSamples: after the first 1,000 samples of all processes, the share is above the limit.
+        """
+        for batch in loader:
+            self._count(batch)
+            yield batch
+
+    def _count(self, batch: dict[str, Any]) -> None:
+        places = zip(batch["names"], batch["positions"], batch["errors"], batch["weights"].tolist(), strict=True)
+        for name, position, reason, weight in places:
+            self.seen += weight > 0 or reason is not None
+            if reason is not None:
+                self.bad += 1
+                self._reasons[reason.split(":")[0]] += 1
+                self._write(name, position, reason)
+        share = self.bad / max(1, self.seen)
+        if self._max_share is not None and self.seen * self._num_processes >= _JUDGED_FROM and share > self._max_share:
+            raise TooManyBadSamples(
+                f"{self.bad} of {self.seen} samples ({share:.1%}) are unreadable and at most {self._max_share:.1%} may "
+                f"be; mostly: {self._reasons.most_common(1)[0][0]}. {self._path} lists them: repair the data or raise "
+                "max_bad_share"
+            )
+
+    def _write(self, name: str, position: int, reason: str) -> None:
+        if name in self._written:
+            return
+        self._written.add(name)
+        line = json.dumps({"name": name, "position": position, "reason": reason}, ensure_ascii=False) + "\n"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # One write to a file opened for appending: lines of several processes never mix.
+        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(file, line.encode("utf-8", "backslashreplace"))
+        finally:
+            os.close(file)

@@ -1,0 +1,103 @@
+"""The captions of a folder of images: captions.json or captions.jsonl beside them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import posixpath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vlv.data.files import display_name
+
+_NAME_FIELDS = ("file_name", "image", "filename", "path", "name")
+_CAPTION_FIELDS = ("caption", "text")
+_log = logging.getLogger(__name__)
+
+
+def match_captions(
+    folder: str, names: pa.LargeBinaryArray, image_column: str, caption_column: str
+) -> tuple[pa.LargeBinaryArray, pa.LargeStringArray]:
+    """Keep the images that have a caption, and give the captions in the same order.
+
+    Images without a caption, and captions without an image, are counted in a warning.
+
+    Raises:
+        ValueError: no caption file, a broken one, or none of its names is an image of the folder.
+    """
+    path = _find(folder)
+    captions = _read(path, (image_column, *_NAME_FIELDS), (caption_column, *_CAPTION_FIELDS))
+    relative = {_relative(name, folder): caption for name, caption in captions.items()}
+    keys = pa.array([os.fsencode(name) for name in relative], type=pa.large_binary())
+    all_rows = pc.index_in(names, value_set=keys)  # pyright: ignore[reportAttributeAccessIssue]
+    matched, rows = names.filter(all_rows.is_valid()), all_rows.drop_null()
+    if not len(matched):
+        example = next(iter(relative), "nothing")
+        raise ValueError(
+            f"{path} names none of the {len(names)} images of {folder}: it has {example!r}, and an image there is "
+            f"{display_name(names[0].as_py())!r}; names are relative to the folder"
+        )
+    _warn(path, len(names), "images have no caption and are left out", names.filter(all_rows.is_null()))
+    used = np.zeros(len(keys), dtype=bool)
+    used[rows.to_numpy()] = True
+    _warn(path, len(keys), "captions have no image", keys.filter(pa.array(~used)))
+    return matched, pa.array(list(relative.values()), type=pa.large_string()).take(rows)
+
+
+def _warn(path: str, total: int, what: str, names: pa.LargeBinaryArray) -> None:
+    if len(names):
+        _log.warning("%s: %d of %d %s, as %s", path, len(names), total, what, display_name(names[0].as_py()))
+
+
+def _find(folder: str) -> str:
+    for name in ("captions.json", "captions.jsonl"):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            return path
+    raise ValueError(
+        f'{folder} has no captions: put captions.json ({{"a.jpg": "its caption"}}) or captions.jsonl '
+        '(lines of {"file_name": "a.jpg", "caption": "..."}) beside the images'
+    )
+
+
+def _read(path: str, name_fields: tuple[str, ...], caption_fields: tuple[str, ...]) -> dict[str, str]:
+    """Read {name: caption}; entries without a text as caption are left out."""
+    with open(path, encoding="utf-8-sig") as file:
+        try:
+            records: Any = [_line(path, n, text) for n, text in enumerate(file, 1) if text.strip()] if (
+                path.endswith("l")
+            ) else json.load(file)  # fmt: skip
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not valid JSON: {error}") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"{path} is not UTF-8: save it as UTF-8") from None
+    if isinstance(records, dict):
+        pairs = list(records.items())
+    elif isinstance(records, list):
+        pairs = [(_first(record, name_fields), _first(record, caption_fields)) for record in records]
+    else:
+        raise ValueError(f'{path} holds {type(records).__name__}: wanted {{"a.jpg": "its caption", ...}}')
+    return {name: caption for name, caption in pairs if isinstance(name, str) and isinstance(caption, str)}
+
+
+def _line(path: str, number: int, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {number} is not valid JSON: {error}") from None
+
+
+def _first(record: Any, fields: tuple[str, ...]) -> Any:
+    if not isinstance(record, dict):
+        return None
+    return next((record[field] for field in fields if isinstance(record.get(field), str)), None)
+
+
+def _relative(name: str, folder: str) -> str:
+    if os.path.isabs(name):
+        name = os.path.relpath(name, os.path.abspath(folder))
+    return posixpath.normpath(name)

@@ -1,0 +1,64 @@
+"""Captions become token ids, and token ids a padded batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlv.data.sample import BadSample
+
+IGNORED = -100  # the label that cross-entropy leaves out
+
+
+class CaptionTokenizer:
+    """Caption -> token ids: cut at `max_caption_tokens`, one end token after each whole caption.
+
+    The end token comes on top of the limit; a cut caption has none, since it does not end there.
+    """
+
+    def __init__(
+        self, tokenizer: Callable[..., Any], max_caption_tokens: int, supervise_eos: bool, eos_token_id: int
+    ) -> None:
+        """Wrap a tokenizer of transformers; with supervise_eos=False no caption gets an end token."""
+        self._tokenizer = tokenizer
+        self._max_tokens = max_caption_tokens
+        self._supervise_eos = supervise_eos
+        self._eos_token_id = eos_token_id
+        pad = getattr(tokenizer, "pad_token_id", None)
+        self.pad_token_id = eos_token_id if pad is None else int(pad)
+
+    def __call__(self, caption: str) -> list[int]:
+        """Return the ids, at least one.
+
+        Raises:
+            BadSample: the caption is empty.
+        """
+        if not caption.strip():
+            raise BadSample("the caption is empty")
+        # A caption is text: "<|endoftext|>" written in it must not become the end token.
+        encoded = self._tokenizer(caption, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        ids = list(encoded["input_ids"])
+        if not ids:
+            raise BadSample("the caption has no tokens")
+        if len(ids) > self._max_tokens:
+            return ids[: self._max_tokens]
+        return [*ids, self._eos_token_id] if self._supervise_eos else ids
+
+
+def pad_captions(captions: list[list[int]], pad_token_id: int) -> dict[str, Tensor]:
+    """Right-pad B captions to the longest: input_ids, attention_mask and labels, int64 [B, L], L >= 1.
+
+    Labels are -100 on padding. An empty caption (a place without a sample) is padding throughout.
+    """
+    length = max(1, *(len(ids) for ids in captions))
+    shape = (len(captions), length)
+    input_ids = torch.full(shape, pad_token_id, dtype=torch.long)
+    attention_mask = torch.zeros(shape, dtype=torch.long)
+    for row, ids in enumerate(captions):
+        input_ids[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
+        attention_mask[row, : len(ids)] = 1
+    labels = input_ids.masked_fill(attention_mask == 0, IGNORED)
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

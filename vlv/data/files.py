@@ -1,0 +1,191 @@
+"""What lies under a path: folders, globs and brace patterns become sorted lists of names.
+
+Names are kept as the file system's bytes in Arrow arrays: millions take megabytes, and forked workers
+share them. Hidden files and folders (.cache, ._copy.jpg) are not data and are left out.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import pyarrow as pa
+
+IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"})
+TAR_EXTENSIONS = frozenset({"tar"})
+PARQUET_EXTENSIONS = frozenset({"parquet"})
+KINDS = {"folder": IMAGE_EXTENSIONS, "webdataset": TAR_EXTENSIONS, "parquet": PARQUET_EXTENSIONS}
+ACCEPTED = (
+    "accepted are a folder of images (.jpg .jpeg .png .webp .bmp .gif .tif .tiff), .tar shards (webdataset) "
+    "or .parquet files"
+)
+_CHUNK = 100_000
+_MAGIC = re.compile(r"[*?\[{]")
+
+
+def extension(name: str) -> str:
+    """Return the last extension in lower case, without its dot."""
+    return os.path.splitext(name)[1][1:].lower()
+
+
+def kind_of(name: str) -> str | None:
+    """Return the format that a file's extension stands for: folder (an image), webdataset or parquet."""
+    ending = extension(name)
+    return next((kind for kind, endings in KINDS.items() if ending in endings), None)
+
+
+def display_name(name: bytes) -> str:
+    """Turn a file name into text that can always be written as UTF-8."""
+    return name.decode("utf-8", "backslashreplace")
+
+
+def pack_names(names: Sequence[str]) -> pa.LargeBinaryArray:
+    """Pack names, as `os` gives them, into one array."""
+    return pa.array([os.fsencode(name) for name in names], type=pa.large_binary())
+
+
+def scan_folder(root: str) -> dict[str, pa.LargeBinaryArray]:
+    """List a folder recursively: for each format the names relative to `root`, sorted.
+
+    Links to folders are followed, but not back into a folder that is being walked. A link to nothing
+    counts as a file, so that it is reported as unreadable instead of vanishing.
+
+    Raises:
+        ValueError: a folder cannot be listed.
+    """
+    fresh: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    packed: dict[str, list[pa.Array]] = {kind: [] for kind in KINDS}
+    stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while stack:
+        folder, above = stack.pop()
+        folders, names = _list_folder(os.path.join(root, folder) if folder else root)
+        identity = _identity(os.path.join(root, folder))
+        if identity in above:
+            continue
+        stack.extend((os.path.join(folder, name), above | {identity}) for name in folders)
+        for name in names:
+            kind = kind_of(name)
+            if kind is not None:
+                fresh[kind].append(os.path.join(folder, name))
+        for kind, found in fresh.items():
+            if len(found) > _CHUNK:
+                packed[kind].append(pack_names(found))
+                fresh[kind] = []
+    return {kind: _sorted([*chunks, pack_names(fresh[kind])]) for kind, chunks in packed.items()}
+
+
+def expand_pattern(path: str) -> list[str]:
+    """Expand commas, {000..010}, {a,b}, and the glob characters * ? [ ] ** into paths; globs come sorted.
+
+    Raises:
+        ValueError: a part names nothing that exists.
+    """
+    found: list[str] = []
+    for part in expand_braces(path):
+        matches = (
+            sorted(glob.glob(part, recursive=True)) if glob.has_magic(part) and not os.path.exists(part) else [part]
+        )
+        missing = [match for match in matches if not os.path.lexists(match)] if matches else [part]
+        if missing:
+            raise ValueError(f"{path}: there is no {missing[0]}; {ACCEPTED}")
+        found.extend(matches)
+    return list(dict.fromkeys(found))
+
+
+def expand_braces(text: str) -> list[str]:
+    """Expand {a,b}, {000..010} and commas outside of braces: "x-{0..1}.tar" -> ["x-0.tar", "x-1.tar"]."""
+    pieces = re.findall(r"\{[^{}]*\}|[^{},]+|[{},]", text)
+    parts, start = [], 0
+    for at, piece in enumerate([*pieces, ","]):
+        if piece == ",":
+            parts.append(pieces[start:at])
+            start = at + 1
+    return ["".join(choice).strip() for part in parts if part for choice in product(*map(_alternatives, part))]
+
+
+def find_images(path: str) -> tuple[str, list[str]]:
+    """Find the images of a file, a folder (recursive) or a glob.
+
+    Returns:
+        (root, names): names are relative to `root`, sorted. `FolderSource(root, names)` reads them.
+
+    Raises:
+        ValueError: nothing is there, or nothing of it is an image.
+    """
+    path = os.path.expanduser(path)
+    wanted = "give an image, a folder of images or a glob; images are " + " ".join(
+        f".{ending}" for ending in sorted(IMAGE_EXTENSIONS)
+    )
+    if os.path.isdir(path):
+        names = scan_folder(path)["folder"]
+        if not len(names):
+            raise ValueError(f"{path} holds no image: {wanted}")
+        return path, [os.fsdecode(name) for name in names.to_pylist()]
+    if os.path.lexists(path):
+        return os.path.dirname(path) or ".", [os.path.basename(path)]
+    if not _MAGIC.search(path):
+        raise ValueError(f"{path} does not exist: {wanted}")
+    files = [name for part in expand_braces(path) for name in glob.glob(part, recursive=True)]
+    root = glob_root(path)
+    images = [os.path.relpath(name, root) for name in files if kind_of(name) == "folder" and not os.path.isdir(name)]
+    if not images:
+        raise ValueError(f"{path} matches no image: {wanted}")
+    return root, sorted(set(images), key=os.fsencode)
+
+
+def glob_root(pattern: str) -> str:
+    """Return the folder that a pattern starts from: everything before the first part with a special character."""
+    fixed = _MAGIC.split(pattern)[0].split(",")[0]
+    return os.path.dirname(fixed) or ("/" if fixed.startswith("/") else ".")
+
+
+def _alternatives(piece: str) -> list[str]:
+    if len(piece) < 2 or not piece.startswith("{"):
+        return [piece]
+    numbers = re.fullmatch(r"\{(\d+)\.\.(\d+)\}", piece)
+    if numbers:
+        first, last = numbers.groups()
+        width = len(first) if first.startswith("0") or len(first) == len(last) else 0
+        return [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
+    return piece[1:-1].split(",") if "," in piece else [piece]
+
+
+def _list_folder(folder: str) -> tuple[list[str], list[str]]:
+    folders, files = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    folders.append(entry.name)
+                elif entry.is_file() or entry.is_symlink():
+                    files.append(entry.name)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be listed: {error.strerror}") from None
+    return folders, files
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    status = os.stat(folder or ".")
+    return status.st_dev, status.st_ino
+
+
+def _sorted(chunks: list[pa.Array]) -> pa.LargeBinaryArray:
+    names = pa.concat_arrays(chunks)
+    return names.sort()
+
+
+def split_evenly(total: int, largest: int) -> np.ndarray:
+    """Split `total` samples into the fewest shards of at most `largest`: int64 [shards]."""
+    shards = max(1, -(-total // largest))
+    return np.diff(np.linspace(0, total, shards + 1).astype(np.int64))
+
+
+def is_stream(path: str) -> bool:
+    """Whether a path names what can only be read from start to end: a command's output or a URL."""
+    return path.lstrip().startswith(("pipe:", "http://", "https://"))

@@ -1,0 +1,184 @@
+"""Reading samples by index from parquet files; a row group is a shard."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vlv.data.sample import BadSample, RawSample
+
+_MIN_CACHE = 1 << 30
+_NOTED_CACHE = 2 << 30
+# Long enough that raw pixels cannot start so by chance; BMP's two letters are not.
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\x93NUMPY", b"GIF89a", b"GIF87a")
+_log = logging.getLogger(__name__)
+
+
+class ParquetSource:
+    """Rows of parquet files. The image is encoded bytes, {bytes, path}, raw uint8 CHW bytes, or .npy bytes.
+
+    A row is read by decoding its row group, which stays in memory while the order is around it: in each
+    process, up to the decoded size of `pool_samples` rows.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        files: Sequence[str],
+        image_column: str,
+        caption_column: str | None,
+        raw_image_size: tuple[int, int],
+        pool_samples: int,
+        num_workers: int = 1,
+    ) -> None:
+        """Read the footers of `files` (relative to `root`); no caption column, no captions.
+
+        Raises:
+            ValueError: a file is no parquet file, or has not the columns or their types.
+        """
+        self._files = list(files)
+        self._root = root
+        self._image, self._caption = image_column, caption_column
+        self._raw_size = raw_image_size
+        with ThreadPoolExecutor(max(1, num_workers)) as pool:
+            sizes, weights = zip(*pool.map(self._read_footer, self._files), strict=True)
+        groups = [len(per_file) for per_file in sizes]
+        self.shard_sizes = np.concatenate(sizes)
+        self._ends = np.cumsum(self.shard_sizes)
+        self._file_of = np.repeat(np.arange(len(files)), groups)
+        self._group_of = np.concatenate([np.arange(count) for count in groups])
+        file_starts = np.cumsum([per_file.sum() for per_file in sizes])
+        self._file_starts = file_starts - [per_file.sum() for per_file in sizes]
+        self._cache_bytes = self._size_cache(int(np.sum(weights)), pool_samples)
+        self._process = os.getpid()
+        self._groups: OrderedDict[int, pa.Table] = OrderedDict()
+        self._broken: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def name(self, index: int) -> str:
+        """Return file:row, as in a/train-00000.parquet:17."""
+        group = self._group(index)
+        file = int(self._file_of[group])
+        return f"{self._files[file]}:{index - int(self._file_starts[file])}"
+
+    def read(self, index: int) -> RawSample:
+        """Read one row."""
+        group = self._group(index)
+        table = self._table(group)
+        row = index - int(self._ends[group] - self.shard_sizes[group])
+        image = self._image_of(table.column(self._image)[row])
+        if self._caption is None:
+            return RawSample(image, None)
+        caption = table.column(self._caption)[row].as_py()
+        if caption is None:
+            raise BadSample("the caption is missing")
+        return RawSample(image, caption)
+
+    def _group(self, index: int) -> int:
+        return int(np.searchsorted(self._ends, index, side="right"))
+
+    def _path(self, file: int) -> str:
+        return os.path.join(self._root, self._files[file])
+
+    def _columns(self) -> list[str]:
+        return [self._image] if self._caption is None else [self._image, self._caption]
+
+    def _read_footer(self, file: str) -> tuple[np.ndarray, int]:
+        """Check a file's columns; returns the rows of its row groups (int64) and its decoded bytes."""
+        path = os.path.join(self._root, file)
+        try:
+            footer = pq.read_metadata(path)
+            schema = footer.schema.to_arrow_schema()
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from None
+        missing = [column for column in self._columns() if column not in schema.names]
+        if missing:
+            raise ValueError(
+                f"{path} has no column {' and no '.join(map(repr, missing))}; its columns are "
+                f"{', '.join(schema.names)}: set image_column and caption_column to two of them"
+            )
+        _check_types(path, schema, self._image, self._caption)
+        groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+        wanted = [n for n in range(footer.num_columns) if _top_level(footer, n) in self._columns()]
+        first_rows = groups[0].num_rows if groups else 0
+        decoded = sum(groups[0].column(n).total_uncompressed_size for n in wanted) if first_rows else 0
+        rows = np.array([group.num_rows for group in groups], dtype=np.int64)
+        return rows, decoded * int(rows.sum()) // max(1, first_rows)
+
+    def _size_cache(self, total_bytes: int, pool_samples: int) -> int:
+        """Return the bytes that a pool of the order may span, whose row groups must all stay in memory."""
+        samples = pool_samples + 2 * int(self.shard_sizes.max(initial=0))
+        needed = int(1.25 * total_bytes / max(1, len(self)) * min(samples, len(self)))
+        if needed > _NOTED_CACHE:
+            _log.warning(
+                "%s: each loader worker keeps up to %.1f GiB of decoded row groups (a shuffle window of %d samples); "
+                "lower shuffle_window or num_workers if memory is short",
+                self._root, needed / 2**30, pool_samples,
+            )  # fmt: skip
+        return max(_MIN_CACHE, needed)
+
+    def _table(self, group: int) -> pa.Table:
+        if self._process != os.getpid():  # a forked worker starts with an empty cache, the parent's is not its own
+            self._process = os.getpid()
+            self._groups.clear()
+        if group in self._broken:
+            raise BadSample(self._broken[group])
+        if group not in self._groups:
+            self._groups[group] = self._read_group(group)
+            held = sum(table.nbytes for table in self._groups.values())
+            while held > self._cache_bytes and len(self._groups) > 1:
+                held -= self._groups.popitem(last=False)[1].nbytes
+        self._groups.move_to_end(group)
+        return self._groups[group]
+
+    def _read_group(self, group: int) -> pa.Table:
+        path, number = self._path(int(self._file_of[group])), int(self._group_of[group])
+        try:
+            with pq.ParquetFile(path) as file:
+                return file.read_row_group(number, columns=self._columns(), use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            self._broken[group] = f"row group {number} cannot be read: {' '.join(str(error).split())[:200]}"
+            raise BadSample(self._broken[group]) from None
+
+    def _image_of(self, cell: Any) -> bytes | np.ndarray:
+        """Turn an image cell into file bytes, or into uint8 [3, H, W] where its length says that it is raw."""
+        if pa.types.is_struct(cell.type):
+            if not cell.is_valid or not cell["bytes"].is_valid:
+                raise BadSample("the image bytes are missing (the row has a path at most)")
+            cell = cell["bytes"]
+        if not cell.is_valid:
+            raise BadSample("the image is missing")
+        data = cell.as_py()
+        height, width = self._raw_size
+        if len(data) == 3 * height * width and not data.startswith(_SIGNATURES):
+            return np.frombuffer(data, dtype=np.uint8).reshape(3, height, width)
+        return data
+
+
+def _top_level(footer: pq.FileMetaData, column: int) -> str:
+    return footer.schema.column(column).path.split(".")[0]
+
+
+def _check_types(path: str, schema: pa.Schema, image: str, caption: str | None) -> None:
+    kind = schema.field(image).type
+    if pa.types.is_struct(kind):
+        names = [kind.field(n).name for n in range(kind.num_fields)]
+        kind = kind.field("bytes").type if "bytes" in names else kind
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)):
+        raise ValueError(f"{path}: column {image!r} is {kind}, wanted binary or a struct with binary field 'bytes'")
+    if caption is not None:
+        kind = schema.field(caption).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise ValueError(f"{path}: column {caption!r} is {kind}, wanted string")

@@ -1,0 +1,40 @@
+"""What a source of samples is."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+
+class BadSample(ValueError):  # noqa: N818  (it names the sample, which is skipped; nothing fails)
+    """A sample that cannot be used; the message is the reason, as a user reads it in bad_samples.jsonl."""
+
+
+class RawSample(NamedTuple):
+    """A sample as it is stored."""
+
+    image: bytes | np.ndarray  # an encoded image file, .npy bytes, or uint8 CHW, HWC or HW
+    caption: str | None
+
+
+class SampleSource(Protocol):
+    """Samples that are read by index, in shards that are cheap to read through one after another."""
+
+    shard_sizes: np.ndarray  # int64 [shards]
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Return the sample's name, relative to the dataset and unique in it."""
+        ...
+
+    def read(self, index: int) -> RawSample:
+        """Read one sample.
+
+        Raises:
+            BadSample: it cannot be read, or has no caption where captions are wanted.
+        """
+        ...

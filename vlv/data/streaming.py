@@ -1,0 +1,155 @@
+"""Tar shards that can only be streamed: `pipe:` commands and http(s) URLs, read by webdataset's pipeline.
+
+The positions are those of any other source, so batches and resuming are the same. The price: nothing can
+be read by index, so every process reads the whole stream and keeps its own samples, and resuming at n
+reads past n samples. Copy the shards to a disk where there is room.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+from webdataset import filters
+from webdataset.pipeline import DataPipeline
+from webdataset.shardlists import SimpleShardList, expand_urls
+from webdataset.tariterators import tarfile_to_samples
+
+from vlv.data.captions import CaptionTokenizer
+from vlv.data.dataset import Batch, SamplePreparation, start_worker
+from vlv.data.files import IMAGE_EXTENSIONS
+from vlv.data.order import permutation
+from vlv.data.reading import caption_field
+from vlv.data.sample import BadSample, RawSample
+from vlv.data.transforms import MAX_IMAGE_PIXELS
+
+_log = logging.getLogger(__name__)
+_Sample = dict[str, Any]
+
+
+def expand_stream(path: str) -> list[str]:
+    """Expand braces, `::` and, between URLs, commas: "https://a/{0..1}.tar" -> two URLs."""
+    parts = re.split(r",(?=\s*(?:pipe:|https?://))", path)
+    return [url for part in parts for url in expand_urls(part.strip())]
+
+
+class StreamedDataset(IterableDataset):
+    """The micro-batches of a stream, decoded by threads while the stream is read on.
+
+    Shard order and the shuffle of `window` samples are a function of (seed, epoch).
+    """
+
+    def __init__(
+        self,
+        path: str,
+        micro_batches: Iterable[list[int]],
+        image_processor: Callable[[Image.Image], dict[str, Tensor]],
+        *,
+        seed: int,
+        window: int = 1000,
+        caption_tokenizer: CaptionTokenizer | None = None,
+        caption_column: str = "caption",
+        num_threads: int = 1,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
+    ) -> None:
+        """Take this process's micro-batches of rising positions; `window` encoded samples stay in memory.
+
+        Raises:
+            ValueError: no shard of the stream gives a sample.
+        """
+        super().__init__()
+        self._path, self._urls = path, expand_stream(path)
+        self._micro_batches = micro_batches
+        self._seed, self._window, self._num_threads = seed, window, max(1, num_threads)
+        self._caption_column = caption_column
+        self._prepare = SamplePreparation(image_processor, caption_tokenizer, max_image_pixels)
+        if next(self._epoch(0, window=1), None) is None:
+            raise ValueError(f"{path}: no shard of the stream gives an image; check the URL or the command by hand")
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield this process's batches, endlessly or as long as there are micro-batches."""
+        samples = enumerate(self._endless())
+        with ThreadPoolExecutor(self._num_threads) as pool:
+            ahead: list[Future] = []
+            for positions in self._micro_batches:
+                coming = [pool.submit(self._place, *sample) for sample in _take(samples, positions)]
+                if ahead:
+                    yield self._prepare.collate([place.result() for place in ahead])
+                ahead = coming
+            if ahead:
+                yield self._prepare.collate([place.result() for place in ahead])
+
+    def _endless(self) -> Iterator[_Sample]:
+        epoch = 0
+        while True:
+            yield from self._epoch(epoch, self._window)
+            epoch += 1
+
+    def _epoch(self, epoch: int, window: int) -> Iterator[_Sample]:
+        urls = [self._urls[n] for n in permutation(len(self._urls), self._seed, epoch, 0)]
+        pipeline = DataPipeline(
+            SimpleShardList(urls),
+            tarfile_to_samples(handler=_warn_and_go_on),
+            filters.select(_image_key),
+            filters.shuffle(window, initial=window, rng=random.Random(f"{self._seed} {epoch}")),
+        )
+        yield from pipeline
+
+    def _place(self, position: int, sample: _Sample) -> dict[str, Any]:
+        shard = re.findall(r"[^/\s?]+\.tar", sample["__url__"])
+        key = _image_key(sample)
+        name = "/".join([*shard[-1:], f"{sample['__key__']}.{key}"])
+        return self._prepare(position, name, lambda: RawSample(sample[key], self._caption(sample)))
+
+    def _caption(self, sample: _Sample) -> str | None:
+        if self._prepare.caption_tokenizer is None:
+            return None
+        try:
+            if "txt" in sample:
+                return sample["txt"].decode("utf-8-sig").strip()
+            if "json" in sample:
+                return caption_field(json.loads(sample["json"]), self._caption_column)
+        except ValueError as error:
+            raise BadSample(f"the caption is damaged: {error}") from None
+        raise BadSample("no .txt or .json caption has the image's key")
+
+
+def build_stream_loader(dataset: StreamedDataset, pin_memory: bool) -> DataLoader:
+    """Load a stream's micro-batches in one worker process, which reads; its threads decode."""
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=1,
+        pin_memory=pin_memory,
+        worker_init_fn=start_worker,
+        multiprocessing_context="fork",
+    )
+
+
+def _take(samples: Iterator[tuple[int, _Sample]], positions: list[int]) -> Iterator[tuple[int, _Sample]]:
+    """Read on to each of the positions; what lies between belongs to others."""
+    wanted = iter(positions)
+    position = next(wanted, None)
+    while position is not None:
+        number, sample = next(samples)
+        if number == position:
+            yield number, sample
+            position = next(wanted, None)
+
+
+def _image_key(sample: _Sample) -> str:
+    """Return the first key that is an image's extension, or ""."""
+    return next((key for key in sample if key.rpartition(".")[2] in IMAGE_EXTENSIONS), "")
+
+
+def _warn_and_go_on(error: Exception) -> bool:
+    _log.warning("a shard of the stream is damaged or cannot be opened; what came before is used: %s", error)
+    return True

@@ -1,0 +1,103 @@
+"""Stored bytes become a PIL image, or a reason why they cannot."""
+
+from __future__ import annotations
+
+import io
+import struct
+import threading
+import zlib
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from vlv.data.sample import BadSample
+
+MAX_IMAGE_PIXELS = 178_956_970
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+# What Pillow raises on broken files, as fuzzing shows it. A MemoryError is ours to see, so not in here.
+DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    ArithmeticError,
+    LookupError,
+    NotImplementedError,
+    Image.DecompressionBombError,
+)
+_NPY_MAGIC = b"\x93NUMPY"
+_limit_lock = threading.Lock()
+
+
+def decode_image(raw: bytes | np.ndarray, max_image_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+    """Decode an image file, .npy bytes or a uint8 array (CHW, HWC or HW); the mode stays what it is.
+
+    The size is checked in the header, before anything is decoded. Of an animation the first frame counts.
+
+    Raises:
+        BadSample: empty, truncated, damaged, not an image, or of more than `max_image_pixels` pixels.
+    """
+    if isinstance(raw, np.ndarray):
+        return _from_array(raw, max_image_pixels)
+    if not raw:
+        raise BadSample("the file is empty")
+    if raw.startswith(_NPY_MAGIC):
+        return _from_array(_load_npy(raw), max_image_pixels)
+    try:
+        image = _open(raw)
+        _check_size(*image.size, max_image_pixels)
+        image.load()
+    except BadSample:
+        raise
+    except UnidentifiedImageError:
+        raise BadSample(f"not an image of a known format ({', '.join(FORMATS)})") from None
+    except DECODE_ERRORS as error:
+        raise BadSample(damage(error)) from None
+    return image
+
+
+def damage(error: BaseException) -> str:
+    """Put what Pillow raised on a broken image into one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    kind = "truncated image" if "truncated" in text.lower() else "damaged image"
+    return f"{kind}: {text[:200]}"
+
+
+def _open(raw: bytes) -> Image.Image:
+    """Open without Pillow's own limit, which would warn below ours and could not be raised above it."""
+    with _limit_lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(raw), formats=FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_size(width: int, height: int, max_image_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise BadSample(f"an image without pixels ({width} x {height})")
+    if width * height > max_image_pixels:
+        raise BadSample(f"too large: {width} x {height} pixels, the limit is {max_image_pixels} in all")
+
+
+def _load_npy(raw: bytes) -> np.ndarray:
+    try:
+        array = np.load(io.BytesIO(raw), allow_pickle=False)
+    except (*DECODE_ERRORS, TypeError) as error:
+        raise BadSample(f"damaged .npy array: {' '.join(str(error).split())[:200]}") from None
+    return array
+
+
+def _from_array(array: np.ndarray, max_image_pixels: int) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3):
+        raise BadSample(f"an array of {array.dtype} with shape {list(array.shape)}: wanted uint8 CHW, HWC or HW")
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim == 3 and array.shape[2] not in (3, 4):
+        raise BadSample(f"an array with shape {list(array.shape)}: wanted 1, 3 or 4 channels")
+    _check_size(array.shape[1], array.shape[0], max_image_pixels)
+    return Image.fromarray(np.ascontiguousarray(array))
