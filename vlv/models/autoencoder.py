@@ -148,8 +148,17 @@ class VLVAutoEncoder(FrozenStaysEval):
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: value.contiguous().cpu() for name, value in (state or self.trained_state()).items()}
         save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+        self.save_description(folder)
+
+    def save_description(self, folder: Path) -> None:
+        """Write config.json and preprocessor_config.json: all of a checkpoint but the weights."""
         self.image_processor.save_pretrained(folder)
         (folder / CONFIG_NAME).write_text(json.dumps(self.describe(), indent=2) + "\n")
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations in backward, in the encoder and in the decoder's denoiser."""
+        self.encoder.gradient_checkpointing_enable()
+        self.decoder.enable_gradient_checkpointing()
 
     def describe(self) -> dict[str, Any]:
         """What config.json says: how the model is built again from its bases."""

@@ -69,6 +69,11 @@ def require_checkpoint(folder: str | Path, wanted: Literal["stage1", "stage2"]) 
     return folder
 
 
+def is_hub_id(source: str) -> bool:
+    """Whether a name has the form owner/name and is not a path."""
+    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not Path(source.split("/")[0]).is_dir()
+
+
 def component_identity(folder: Path, source: str) -> dict[str, str]:
     """Where a frozen component came from, and a hash over the configs in its folder."""
     where = str(folder.resolve()) if Path(source).is_dir() else source

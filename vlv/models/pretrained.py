@@ -19,7 +19,7 @@ from transformers import (
 from vlv.models.decoders.interface import EmbeddingSpace
 from vlv.models.encoder import VLVEncoder, VLVEncoderConfig, prompt_token_ids
 from vlv.models.florence2 import is_original_config, load_original
-from vlv.models.identity import CheckpointError, read_json
+from vlv.models.identity import CheckpointError, is_hub_id, read_json
 
 # What Florence-2's task token <MORE_DETAILED_CAPTION> stands for.
 TASK_PROMPT = "Describe with a paragraph what is shown in the image."
@@ -50,11 +50,6 @@ def resolve_component(source: str, option: str) -> Path:
         raise CheckpointError(
             f"{option}={source} is neither a folder nor a hub model that can be fetched ({reason})"
         ) from None
-
-
-def is_hub_id(source: str) -> bool:
-    """Whether a name has the form owner/name and is not a path."""
-    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not Path(source.split("/")[0]).is_dir()
 
 
 def load_florence2(folder: Path, dtype: torch.dtype) -> Florence2Model:

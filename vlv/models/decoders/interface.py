@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from vlv.models.frozen import FrozenStaysEval
+from vlv.models.frozen import FrozenStaysEval, set_dtypes
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,14 @@ class DiffusionDecoder(FrozenStaysEval, ABC):
     @abstractmethod
     def denoising_loss(self, latents: Tensor, conditioning: Conditioning, draws: DiffusionDraws) -> Tensor:
         """The family's training loss of each sample, [B] in fp32."""
+
+    @abstractmethod
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute the denoiser's activations in backward: gradients pass through it to the embeddings."""
+
+    def set_dtypes(self, compute_dtype: torch.dtype) -> None:
+        """Cast the frozen weights; what must stay in fp32 does."""
+        set_dtypes(self, compute_dtype, compute_dtype)
 
     @abstractmethod
     def draw_images(

@@ -153,6 +153,9 @@ class StableDiffusionDecoder(DiffusionDecoder):
             target = draws.noise
         return diffusion_loss(model_pred, target)
 
+    def enable_gradient_checkpointing(self) -> None:
+        self.unet.enable_gradient_checkpointing()
+
     def _predict(self, noisy_latents: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
         dtype = self.unet.dtype
         return self.unet(noisy_latents.to(dtype), timesteps, encoder_hidden_states=states.to(dtype)).sample

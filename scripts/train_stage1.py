@@ -1,0 +1,77 @@
+"""Stage 1: the vision encoder learns, from images alone, to drive a frozen text-to-image model.
+
+`bash train_stage1.sh` checks the call and starts the processes; this is the work of one of them.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from scripts.entry import parse, run_process
+from vlv.config import Stage1Config
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the call and train."""
+    config = parse(Stage1Config, "python -m scripts.train_stage1", __doc__ or "", arguments or sys.argv[1:])
+    run_process(run, config)
+
+
+def run(config: Stage1Config) -> None:
+    """Build the parts and fit."""
+    import torch
+
+    from scripts import assembly
+    from vlv.inference.validation import DrawnShowcase
+    from vlv.models.autoencoder import VLVAutoEncoder
+    from vlv.models.objectives import DenoisingObjective
+    from vlv.training.processes import resolve_precision, start_processes, torch_dtype
+
+    precision = resolve_precision(config.precision)
+    torch.manual_seed(config.seed)
+    model = VLVAutoEncoder.from_components(
+        config.stable_diffusion_model_path,
+        config.florence2_model_path,
+        conditioning=config.conditioning,
+        decoder_resolution=config.decoder_resolution,
+        encoder_resolution=config.encoder_resolution,
+        num_queries=config.num_queries,
+        trained=config.train,
+    ).set_dtypes(torch_dtype(precision), torch_dtype(config.param_dtype))
+    if config.dropout is not None:
+        model.encoder.set_dropout(config.dropout)
+    if config.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    objective = DenoisingObjective(model, config.seed)
+    if config.dry_run:
+        return assembly.print_dry_run(config, objective, assembly.BatchSizes.of(config, config.num_gpus))
+
+    sizes = assembly.BatchSizes.of(config, assembly.world_size())
+    accelerator = start_processes(precision, sizes.accumulation, sizes.micro_batch_size)
+    assembly.start_run_folder(config, accelerator)
+    weights = assembly.fit(
+        config,
+        accelerator,
+        objective,
+        assembly.open_training_data(config, accelerator, sizes),
+        sizes,
+        image_processor=model.image_processor,
+        caption_tokenizer=None,
+        identity=model.describe(),
+        write_extras=model.save_description,
+        show=DrawnShowcase(
+            assembly.showcase(config, accelerator),
+            model,
+            config.val_guidance_scale,
+            config.val_inference_steps,
+            config.seed,
+        ),
+    )
+    if accelerator.is_main_process:
+        assembly.save_final(config, lambda folder: model.save_pretrained(folder, weights))
+    accelerator.end_training()
+    return None
+
+
+if __name__ == "__main__":
+    main()

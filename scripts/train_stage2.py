@@ -1,0 +1,80 @@
+"""Stage 2: a projector and a causal language model learn to read stage 1's embeddings as captions.
+
+`bash train_stage2.sh` checks the call and starts the processes; this is the work of one of them.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from scripts.entry import parse, run_process
+from vlv.config import Stage2Config
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the call and train."""
+    config = parse(Stage2Config, "python -m scripts.train_stage2", __doc__ or "", arguments or sys.argv[1:])
+    run_process(run, config)
+
+
+def run(config: Stage2Config) -> None:
+    """Build the parts and fit."""
+    import torch
+
+    from scripts import assembly
+    from vlv.data.captions import CaptionTokenizer
+    from vlv.inference.validation import CaptionedShowcase
+    from vlv.models.objectives import CaptionObjective
+    from vlv.models.stage2 import captioner_from_stage1, decoder_of
+    from vlv.training.processes import resolve_precision, start_processes, torch_dtype
+
+    precision = resolve_precision(config.precision)
+    compute_dtype, param_dtype = torch_dtype(precision), torch_dtype(config.param_dtype)
+    torch.manual_seed(config.seed)
+    model = captioner_from_stage1(
+        config.diffusion_model_path,
+        config.qwen_model,
+        trained=config.train,
+        max_caption_tokens=config.max_caption_tokens,
+        draws_with_own_weights=config.diffusion_weight > 0,
+        stable_diffusion=config.stable_diffusion_model_path,
+        florence2=config.florence2_model_path,
+        llm_dtype=param_dtype if "llm" in config.train else compute_dtype,
+    ).set_dtypes(compute_dtype, param_dtype)
+    if config.dropout is not None:
+        model.set_dropout(config.dropout)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    decoder = decoder_of(model, config.stable_diffusion_model_path) if config.diffusion_weight > 0 else None
+    if decoder is not None:
+        decoder.set_dtypes(compute_dtype)
+    objective = CaptionObjective(model, config.seed, decoder, config.diffusion_weight)
+    if config.dry_run:
+        return assembly.print_dry_run(config, objective, assembly.BatchSizes.of(config, config.num_gpus))
+
+    sizes = assembly.BatchSizes.of(config, assembly.world_size())
+    accelerator = start_processes(precision, sizes.accumulation, sizes.micro_batch_size)
+    assembly.start_run_folder(config, accelerator)
+    weights = assembly.fit(
+        config,
+        accelerator,
+        objective,
+        assembly.open_training_data(config, accelerator, sizes),
+        sizes,
+        image_processor=model.image_processor,
+        caption_tokenizer=CaptionTokenizer(
+            model.tokenizer, config.max_caption_tokens, config.supervise_eos, model.config.eos_token_id
+        ),
+        identity=model.config.origin,
+        write_extras=lambda folder: None,
+        show=CaptionedShowcase(assembly.showcase(config, accelerator), model),
+    )
+    if accelerator.is_main_process:
+        model.load_state_dict(weights, strict=False)
+        assembly.save_final(config, model.save_pretrained)
+    accelerator.end_training()
+    return None
+
+
+if __name__ == "__main__":
+    main()
