@@ -18,9 +18,16 @@ from accelerate import Accelerator
 from vlv.config import Stage1Config, Stage2Config, save_config
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.captions import CaptionTokenizer
-from vlv.data.dataset import OrderedDataset, build_loader, training_positions, validation_positions
-from vlv.data.index import SampleSource, open_source
-from vlv.data.order import BatchPlan, SampleOrder, largest_micro_batch
+from vlv.data.dataset import OrderedDataset, build_loader
+from vlv.data.index import open_source
+from vlv.data.order import (
+    BatchPlan,
+    SampleOrder,
+    largest_micro_batch,
+    training_positions,
+    validation_positions,
+)
+from vlv.data.sample import SampleSource
 from vlv.inference.validation import Showcase
 from vlv.training.checkpoint import Checkpointer, find_checkpoint
 from vlv.training.metrics import MetricLogger

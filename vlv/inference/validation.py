@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from vlv.inference.reconstruction import image_generator, side_by_side
+from vlv.inference.pictures import image_generator, side_by_side
 
 Batch = dict[str, Any]
 

@@ -122,10 +122,10 @@ class Checkpointer:
             return {}
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         module = self.accelerator.unwrap_model(objective)
-        state = get_optimizer_state_dict(module, optimizer.optimizer, options=options)["state"]
+        state = get_optimizer_state_dict(module, optimizer.optimizer, options=options)  # empty but on process 0
         return {
             f"{slot}.{name}": torch.as_tensor(value).contiguous()
-            for name, slots in state.items()
+            for name, slots in state.get("state", {}).items()
             for slot, value in slots.items()  # type: ignore[union-attr]
         }
 
@@ -134,13 +134,13 @@ class Checkpointer:
         for key, value in load_file(path / _OPTIMIZER).items():
             slot, name = key.split(".", 1)
             state.setdefault(name, {})[slot] = value
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        options = StateDictOptions(full_state_dict=True)
         template = get_optimizer_state_dict(module, optimizer.optimizer, options=options)
         set_optimizer_state_dict(
             module,
             optimizer.optimizer,
             {"state": state, "param_groups": template["param_groups"]},
-            options=StateDictOptions(full_state_dict=True),
+            options=options,
         )
 
     def _finish(self, temporary: Path, target: Path, state: TrainState) -> None:

@@ -64,7 +64,8 @@ class MetricLogger:
         if self._bar is not None:
             self._bar.set_postfix_str(text)
         else:
-            self.say(f"step {step}/{self.num_steps}  {text}  ETA {self._remaining(step)}")
+            remaining = f"  ETA {self._remaining(step)}" if step < self.num_steps else ""
+            self.say(f"step {step}/{self.num_steps}  {text}{remaining}")
 
     def pictures(self, step: int, name: str, paths: list[Path], captions: list[str] | None = None) -> None:
         """Send pictures, with captions where given, to W&B; the files themselves are in the run folder."""
