@@ -62,7 +62,8 @@ class VLVImageProcessor:
         if image.mode == "RGB":
             return image
         if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-            return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
+            full_range = 65535.0 if image.mode.startswith("I;16") else None
+            return Image.fromarray(_to_8_bit(np.asarray(image), full_range)).convert("RGB")
         if image.has_transparency_data:
             rgba = image.convert("RGBA")
             white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
@@ -98,10 +99,10 @@ def _to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def _to_8_bit(values: np.ndarray) -> np.ndarray:
-    """Scale a 16- or 32-bit grey image to 8 bits; the range is told by the largest value."""
+def _to_8_bit(values: np.ndarray, full_range: float | None) -> np.ndarray:
+    """Scale a grey image to 8 bits; without a range (32 bit, float) the largest value tells it."""
     values = values.astype(np.float64)
-    top = float(values.max(initial=0))
-    scale = 255 if top <= 1 else 1 if top <= 255 else 65535 / 255
-    scaled = values * scale if top <= 1 else values / scale
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    if full_range is None:
+        top = float(values.max(initial=0))
+        full_range = next((limit for limit in (1.0, 255.0, 65535.0) if top <= limit), top)
+    return np.clip(np.rint(values * (255 / full_range)), 0, 255).astype(np.uint8)

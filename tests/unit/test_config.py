@@ -1,0 +1,107 @@
+import dataclasses
+
+import pytest
+
+from vlv.config import (
+    CaptionConfig,
+    ConfigError,
+    ReconstructConfig,
+    Stage1Config,
+    Stage2Config,
+    describe,
+    load_config,
+    save_config,
+)
+
+KINDS = [Stage1Config, Stage2Config, CaptionConfig, ReconstructConfig]
+
+
+def test_command_line_beats_yaml_beats_default(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("lr: 1.0e-3\nnum_steps: 7\n")
+    config = load_config(Stage1Config, path, ["num_steps=9"])
+    assert (config.lr, config.num_steps, config.global_batch_size) == (1e-3, 9, 64)
+
+
+def test_environment_is_read_where_yaml_asks_for_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_RUN", "from_env")
+    path = tmp_path / "c.yaml"
+    path.write_text("run_name: ${oc.env:MY_RUN,none}\n")
+    assert load_config(Stage1Config, path, []).run_name == "from_env"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("lrr=1", ["'lrr'", "lr?", "command line"]),
+        ("lr=fast", ["lr", "fast"]),
+        ("lr=-1", ["lr=-1", "positive"]),
+        ("train=half", ["train", "half", "decoder_only"]),
+        ("num_steps", ["num_steps", "key=value"]),
+        ("betas=[0.9]", ["betas"]),
+        ("dropout=1.5", ["dropout"]),
+    ],
+)
+def test_a_bad_setting_is_one_line_that_names_it(override, words):
+    with pytest.raises(ConfigError) as failure:
+        load_config(Stage1Config, None, [override])
+    message = str(failure.value)
+    assert "\n" not in message
+    assert all(word in message for word in words)
+
+
+def test_unknown_key_in_yaml_names_the_file(tmp_path):
+    path = tmp_path / "typo.yaml"
+    path.write_text("global_batchsize: 8\n")
+    with pytest.raises(ConfigError, match=r"typo\.yaml.*did you mean global_batch_size"):
+        load_config(Stage1Config, path, [])
+
+
+def test_missing_and_broken_files(tmp_path):
+    with pytest.raises(ConfigError, match="is not there"):
+        load_config(Stage1Config, tmp_path / "none.yaml", [])
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("lr: [1\n")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(Stage1Config, broken, [])
+
+
+def test_paths_are_taken_as_they_stand():
+    config = load_config(Stage1Config, None, ["train_dataset_path=/data/a=b, [c]{d}", "run_name=007"])
+    assert config.train_dataset_path == "/data/a=b, [c]{d}"
+    assert config.run_name == "007"
+
+
+def test_null_and_lists():
+    config = load_config(Stage2Config, None, ["epochs=null", "train=[mlp,llm]", "resume=null"])
+    assert (config.epochs, config.train, config.resume) == (None, ["mlp", "llm"], None)
+
+
+def test_stage2_refuses_a_denoising_loss_that_trains_nothing():
+    with pytest.raises(ConfigError, match="add encoder to train"):
+        load_config(Stage2Config, None, ["diffusion_weight=3", "train=[mlp]"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_config_loads_to_the_same(kind, tmp_path):
+    config = load_config(kind, None, [])
+    save_config(config, tmp_path / "c.yaml")
+    assert load_config(kind, tmp_path / "c.yaml", []) == config
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_setting_is_documented(kind):
+    text = describe(kind)
+    for field in dataclasses.fields(kind):
+        assert f"{field.name}=" in text
+        assert len(field.metadata["doc"]) > 10
+
+
+@pytest.mark.parametrize("name", ["stage1", "stage1_tiny", "stage1_paper"])
+def test_stage1_recipes_load(name):
+    assert load_config(Stage1Config, f"configs/{name}.yaml", []).num_steps > 0
+
+
+@pytest.mark.parametrize("name", ["stage2", "stage2_tiny", "stage2_paper"])
+def test_stage2_recipes_load(name):
+    assert load_config(Stage2Config, f"configs/{name}.yaml", []).total_steps > 0

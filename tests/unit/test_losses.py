@@ -1,0 +1,28 @@
+import math
+
+import torch
+
+from vlv.losses import IGNORED, caption_loss, diffusion_loss, weighted_sum
+
+
+def test_diffusion_loss_by_hand():
+    pred, target = torch.zeros(2, 1, 1, 2), torch.tensor([[[[1.0, 3.0]]], [[[0.0, 2.0]]]])
+    assert diffusion_loss(pred, target).tolist() == [5.0, 2.0]
+
+
+def test_caption_loss_by_hand():
+    logits = torch.zeros(1, 3, 4)  # uniform: each counted token costs log 4
+    labels = torch.tensor([[1, IGNORED, 2]])
+    assert math.isclose(caption_loss(logits, labels).item(), 2 * math.log(4), rel_tol=1e-6)
+
+
+def test_caption_loss_of_no_token_is_zero():
+    assert caption_loss(torch.randn(1, 2, 4), torch.full((1, 2), IGNORED)).item() == 0.0
+
+
+def test_weight_zero_leaves_out_even_nan_and_its_gradient():
+    values = torch.tensor([2.0, float("nan")], requires_grad=True)
+    total = weighted_sum(values, torch.tensor([1.0, 0.0]))
+    total.backward()
+    assert total.item() == 2.0
+    assert values.grad.tolist() == [1.0, 0.0]
