@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -124,7 +126,12 @@ def build_loader(
 
 
 def start_worker(_: int) -> None:
-    """Set up a loader worker: one thread, no parallel tokenizer; Ctrl-C is for the main process to handle."""
+    """Set up a loader worker: one thread, no parallel tokenizer, no remarks of Pillow's on odd metadata.
+
+    Ctrl-C is for the main process to handle.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what cannot be decoded is told as a bad sample
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

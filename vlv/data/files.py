@@ -91,7 +91,7 @@ def expand_pattern(path: str) -> list[str]:
         )
         missing = [match for match in matches if not os.path.lexists(match)] if matches else [part]
         if missing:
-            raise ValueError(f"{path}: there is no {missing[0]}; {ACCEPTED}")
+            raise ValueError(f"{path} {_absence(path, missing[0])}; {ACCEPTED}")
         found.extend(matches)
     return list(dict.fromkeys(found))
 
@@ -141,6 +141,10 @@ def glob_root(pattern: str) -> str:
     """Return the folder that a pattern starts from: everything before the first part with a special character."""
     fixed = _MAGIC.split(pattern)[0].split(",")[0]
     return os.path.dirname(fixed) or ("/" if fixed.startswith("/") else ".")
+
+
+def _absence(path: str, missing: str) -> str:
+    return "does not exist" if missing == path else f"names {missing}, which does not exist"
 
 
 def _alternatives(piece: str) -> list[str]:

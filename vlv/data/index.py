@@ -94,8 +94,6 @@ def _look(path: str) -> tuple[str, Listing]:
     files = [path] if os.path.lexists(path) else expand_pattern(path)
     if len(files) == 1 and os.path.isdir(files[0]):
         return files[0], scan_folder(files[0])
-    if not files:
-        raise ValueError(f"{path} does not exist; {ACCEPTED}")
     root = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
     listing: dict[str, list[str]] = {kind: [] for kind in KINDS}
     for file in files:

@@ -1,0 +1,114 @@
+import os
+import time
+
+import pytest
+
+from vlv.data.files import display_name, expand_braces, expand_pattern, find_images, is_stream, pack_names, scan_folder
+from vlv.data.reading import FolderSource
+
+from .pictures import encode, picture
+
+
+def names_of(array):
+    return [display_name(name) for name in array.to_pylist()]
+
+
+def test_scan_is_recursive_sorted_and_by_kind(folder):
+    (folder / "x.tar").write_bytes(b"")
+    found = scan_folder(str(folder))
+    assert names_of(found["folder"]) == ["a.jpg", "b.png", "e.tiff", "sub/c.PNG", "sub/deep/d.webp"]
+    assert names_of(found["webdataset"]) == ["x.tar"]
+    assert len(found["parquet"]) == 0
+
+
+def test_scan_follows_links_but_not_in_circles(folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "f.png").write_bytes(b"")
+    (folder / "link").symlink_to(elsewhere)
+    (folder / "sub" / "circle").symlink_to(folder)
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere")
+    names = names_of(scan_folder(str(folder))["folder"])
+    assert {"link/f.png", "gone.png"} <= set(names)
+    assert len(names) == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.tar", ["a.tar"]),
+        ("a-{08..10}.tar", ["a-08.tar", "a-09.tar", "a-10.tar"]),
+        ("a-{9..11}", ["a-9", "a-10", "a-11"]),
+        ("{a,b}{0..1}, c", ["a0", "a1", "b0", "b1", "c"]),
+        ("odd{name}.tar", ["odd{name}.tar"]),
+    ],
+)
+def test_expand_braces(text, expected):
+    assert expand_braces(text) == expected
+
+
+def test_expand_pattern(folder):
+    assert expand_pattern(f"{folder}/*.png") == [f"{folder}/b.png"]
+    assert expand_pattern(f"{folder}/{{b.png,a.jpg}}") == [f"{folder}/b.png", f"{folder}/a.jpg"]
+    with pytest.raises(ValueError, match=r"names .*/z\.png, which does not exist; accepted are a folder"):
+        expand_pattern(f"{folder}/{{b,z}}.png")
+    with pytest.raises(ValueError, match="does not exist"):
+        expand_pattern(f"{folder}/*.gif")
+
+
+def test_find_images(folder):
+    everything = ["a.jpg", "b.png", "e.tiff", "sub/c.PNG", "sub/deep/d.webp"]
+    assert find_images(str(folder)) == (str(folder), everything)
+    assert find_images(str(folder / "b.png")) == (str(folder), ["b.png"])
+    assert find_images(f"{folder}/**/*") == (str(folder), everything)
+    assert find_images(f"{folder}/su*/*.PNG") == (str(folder), ["sub/c.PNG"])
+    assert find_images(f"{folder}/{{b.png,a.jpg}}") == (str(folder), ["a.jpg", "b.png"])
+
+
+def test_find_images_reads_a_subset(folder):
+    root, names = find_images(str(folder))
+    source = FolderSource(root, names[1:3])
+    assert [source.name(index) for index in range(len(source))] == ["b.png", "e.tiff"]
+    assert source.read(0).image == (folder / "b.png").read_bytes()
+
+
+def test_find_images_in_the_current_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert find_images("a.jpg") == (".", ["a.jpg"])
+    assert find_images("*.png") == (".", ["b.png"])
+
+
+@pytest.mark.parametrize(("path", "match"), [("gone", "does not exist"), ("none*", "matches no image"), ("", "exist")])
+def test_find_images_refuses(tmp_path, path, match):
+    with pytest.raises(ValueError, match=f"{path.replace('*', '.')}.*{match}"):
+        find_images(str(tmp_path / path) if path else "")
+
+
+def test_find_images_refuses_a_folder_without_images(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(ValueError, match="holds no image: give an image, a folder"):
+        find_images(str(tmp_path))
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    with open(os.path.join(os.fsencode(tmp_path), b"\xff.png"), "wb") as file:
+        file.write(encode(picture()))
+    source = FolderSource(*find_images(str(tmp_path)))
+    assert source.name(0) == "\\xff.png"
+    assert source.read(0).image
+
+
+def test_two_million_names_are_compact_and_quick():
+    names = [f"{number // 1000:05d}/{number:09d}.jpg" for number in range(2_000_000)]
+    start = time.perf_counter()
+    source = FolderSource("/data", pack_names(names))
+    assert time.perf_counter() - start < 15
+    assert source._names.nbytes < 70_000_000
+    assert source.shard_sizes.tolist() == [1_000_000, 1_000_000]
+    assert source.name(1_999_999) == names[-1]
+
+
+def test_streams():
+    assert is_stream("pipe:cat a.tar")
+    assert is_stream("https://host/{0..3}.tar")
+    assert not is_stream("data/a.tar")

@@ -1,0 +1,87 @@
+import itertools
+
+import pytest
+import torch
+
+from vlv.data.captions import CaptionTokenizer
+from vlv.data.order import BatchPlan, training_positions
+from vlv.data.streaming import StreamedDataset, build_stream_loader, expand_stream
+
+from .pictures import encode, picture, write_tar
+from .test_captions import EOS, Words
+
+
+@pytest.fixture
+def shards(tmp_path):
+    for shard in range(3):
+        members = []
+        for number in range(4):
+            key = f"{shard}{number}"
+            members += [(f"{key}.png", encode(picture(int(key)))), (f"{key}.txt", b"one two")]
+        write_tar(tmp_path / f"{shard}.tar", members)
+    return f"pipe:cat {tmp_path}/{{0..2}}.tar"
+
+
+def stream(path, processor, plan, start=0, steps=6, **options):
+    return StreamedDataset(path, training_positions(plan, start, steps), processor, seed=3, window=5, **options)
+
+
+def names(dataset):
+    return [name for batch in dataset for name in batch["names"]]
+
+
+def test_epochs_are_permutations(shards, processor):
+    read = names(stream(shards, processor, BatchPlan(4, 1, 0, 2)))
+    assert sorted(read[:12]) == sorted(read[12:]) == [f"{s}.tar/{s}{n}.png" for s in range(3) for n in range(4)]
+    assert read[:12] != read[12:]
+
+
+def test_resuming_and_processes(shards, processor):
+    whole = list(stream(shards, processor, BatchPlan(4, 1, 0, 4)))
+    rest = list(stream(shards, processor, BatchPlan(4, 1, 0, 4), start=8, steps=4))
+    assert [batch["names"] for batch in rest] == [batch["names"] for batch in whole[2:]]
+    assert torch.equal(rest[0]["encoder_pixels"], whole[2]["encoder_pixels"])
+    shares = [list(stream(shards, processor, BatchPlan(4, 2, index, 1))) for index in range(2)]
+    together = [batch["names"][0] for pair in zip(*shares, strict=True) for batch in pair]
+    assert together == [name for batch in whole for name in batch["names"]]
+
+
+def test_captions_and_worker(shards, processor):
+    tokenizer = CaptionTokenizer(Words(), 3, True, EOS)
+    dataset = stream(shards, processor, BatchPlan(4, 1, 0, 4), caption_tokenizer=tokenizer, num_threads=2)
+    batch = next(iter(build_stream_loader(dataset, pin_memory=False)))
+    assert batch["labels"].tolist() == [[3, 3, EOS]] * 4
+    assert batch["weights"].tolist() == [1] * 4
+
+
+def test_missing_captions_are_bad_samples(tmp_path, processor):
+    write_tar(tmp_path / "x.tar", [("a.png", encode(picture())), ("b.png", b"broken"), ("b.txt", b"b")])
+    tokenizer = CaptionTokenizer(Words(), 3, True, EOS)
+    dataset = stream(f"pipe:cat {tmp_path}/x.tar", processor, BatchPlan(2, 1, 0, 2), caption_tokenizer=tokenizer)
+    batch = next(iter(dataset))
+    assert batch["weights"].tolist() == [0, 0]
+    reasons = dict(zip(batch["names"], batch["errors"], strict=True))
+    assert "no .txt or .json caption" in reasons["x.tar/a.png"]
+    assert "not an image" in reasons["x.tar/b.png"]
+
+
+def test_a_missing_shard_is_a_warning(shards, processor, caplog):
+    broken = shards.replace("0..2", "0..3")
+    read = names(stream(broken, processor, BatchPlan(4, 1, 0, 4), steps=3))
+    assert len(set(read)) == 12
+    assert "cannot be opened" in caplog.text
+
+
+def test_nothing_to_stream(tmp_path, processor):
+    with pytest.raises(ValueError, match="no shard of the stream gives an image"):
+        stream(f"pipe:cat {tmp_path}/gone.tar", processor, BatchPlan(4, 1, 0, 4))
+
+
+def test_expand_stream():
+    assert expand_stream("https://h/{0..1}.tar,http://g/a.tar") == [
+        "https://h/0.tar",
+        "https://h/1.tar",
+        "http://g/a.tar",
+    ]
+    assert expand_stream("pipe:a b,c") == ["pipe:a b,c"]
+    assert list(itertools.islice(expand_stream("pipe:cat {a,b}.tar"), 2)) == ["pipe:cat a.tar", "pipe:cat b.tar"]
