@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ _MIN_CACHE = 1 << 30
 _NOTED_CACHE = 2 << 30
 # Long enough that raw pixels cannot start so by chance; BMP's two letters are not.
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\x93NUMPY", b"GIF89a", b"GIF87a")
+_SHORT_SIGNATURES = (b"BM", b"RIFF", b"II*\0", b"MM\0*")
 _log = logging.getLogger(__name__)
 
 
@@ -163,6 +165,9 @@ class ParquetSource:
         height, width = self._raw_size
         if len(data) == 3 * height * width and not data.startswith(_SIGNATURES):
             return np.frombuffer(data, dtype=np.uint8).reshape(3, height, width)
+        side = math.isqrt(len(data) // 3)
+        if data and len(data) == 3 * side * side and not data.startswith(_SIGNATURES + _SHORT_SIGNATURES):
+            raise BadSample(f"no image file; raw pixels of {side} x {side} need raw_image_size=[{side},{side}]")
         return data
 
 

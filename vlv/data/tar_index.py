@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,9 @@ _SCHEMA = pa.schema(
         ("caption_kind", pa.uint8()),
     ]
 )
+
+
+_Shard = tuple[str, Path | None, dict[str, object]]  # path, cache folder, identity
 
 
 class ShardIndex(NamedTuple):
@@ -58,8 +62,17 @@ def index_shards(paths: Sequence[str], cache_dir: str | None, num_workers: int) 
         ValueError: a shard cannot be opened.
     """
     folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        return list(pool.map(lambda path: _index_cached(path, folder), paths))
+    cached = [(path, folder, _identify(path)) for path in map(os.path.abspath, paths)]
+    with ThreadPoolExecutor(max(1, num_workers)) as threads:  # small reads: their latency counts, on a network disk
+        indexes = list(threads.map(_load, cached))
+    missing = [shard for shard, index in zip(cached, indexes, strict=True) if index is None]
+    if len(missing) > 1 and num_workers > 1:
+        context = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(min(num_workers, len(missing)), mp_context=context) as processes:
+            built = iter(list(processes.map(_build, missing)))
+    else:
+        built = map(_build, missing)
+    return [next(built) if index is None else index for index in indexes]
 
 
 def default_cache_dir() -> Path | None:
@@ -174,32 +187,38 @@ def _parse_pax(data: bytes) -> dict[str, bytes]:
     return records
 
 
-def _index_cached(path: str, folder: Path | None) -> ShardIndex:
-    path = os.path.abspath(path)
-    if folder is None:
-        return index_shard(path)
+def _identify(path: str) -> dict[str, object]:
     try:
         status = os.stat(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be opened: {error.strerror}") from None
-    identity = {"version": _VERSION, "path": path, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    file = folder / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.arrow"
-    index = _load(file, identity)
-    if index is None:
-        index = index_shard(path)
-        _save(index, file, identity)
-    return index
+    return {"version": _VERSION, "path": path, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-def _load(file: Path, identity: dict[str, object]) -> ShardIndex | None:
+def _cache_file(folder: Path, path: str) -> Path:
+    return folder / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.arrow"
+
+
+def _load(shard: _Shard) -> ShardIndex | None:
+    path, folder, identity = shard
+    if folder is None:
+        return None
     try:
-        table = pa.ipc.open_file(pa.py_buffer(file.read_bytes())).read_all()
+        table = pa.ipc.open_file(pa.py_buffer(_cache_file(folder, path).read_bytes())).read_all()
         facts = json.loads((table.schema.metadata or {})[b"vlv"])
         if facts.pop("shard") != identity:
             return None
         return ShardIndex(table.replace_schema_metadata(None), **facts)
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
         return None  # no cached index, or not one of ours: it is built anew
+
+
+def _build(shard: _Shard) -> ShardIndex:
+    path, folder, identity = shard
+    index = index_shard(path)
+    if folder is not None:
+        _save(index, _cache_file(folder, path), identity)
+    return index
 
 
 def _save(index: ShardIndex, file: Path, identity: dict[str, object]) -> None:

@@ -178,6 +178,12 @@ def test_parquet_images(tmp_path, kind):
         source.read(3)
 
 
+def test_parquet_raw_pixels_of_another_size(tmp_path):
+    pq.write_table(pa.table({"image": [bytes(3 * 20 * 20)]}), tmp_path / "x.parquet")
+    with pytest.raises(BadSample, match=r"raw pixels of 20 x 20 need raw_image_size=\[20,20\]"):
+        open_source(str(tmp_path), raw_image_size=(6, 8)).read(0)
+
+
 def test_parquet_files_and_nulls(tmp_path):
     for number in range(2):
         table = pa.table({"picture": pa.array([b"one", None, b"three"]), "number": [1, 2, 3]})

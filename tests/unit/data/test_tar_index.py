@@ -115,6 +115,17 @@ def test_cache_is_used_until_the_shard_changes(tmp_path, monkeypatch):
     assert len(os.listdir(cache)) == 1
 
 
+def test_shards_are_built_in_parallel(tmp_path):
+    paths = [str(tmp_path / f"{number}.tar") for number in range(5)]
+    for number, path in enumerate(paths):
+        write_tar(tmp_path / path, [(f"{number}.jpg", b"1")] + [("x.jpg", b"2")] * (number % 2))
+    write_tar(tmp_path / "5.tar", [("5.jpg", b"1")])
+    index_shards(paths[1:3], str(tmp_path / "cache"), 2)
+    indexes = index_shards([*paths, str(tmp_path / "5.tar")], str(tmp_path / "cache"), 2)
+    assert [next(iter(spans(index))) for index in indexes] == [f"{number}.jpg" for number in range(6)]
+    assert [len(index) for index in indexes] == [1, 2, 1, 2, 1, 1]
+
+
 def test_cache_that_is_broken_or_unwritable(tmp_path, monkeypatch):
     shard, cache = tmp_path / "x.tar", tmp_path / "cache"
     write_tar(shard, [("a.jpg", b"1")])
