@@ -1,33 +1,30 @@
-"""The wiring that both trainings share: data, batch sizes, optimizer, checkpoints, trainer."""
+"""The wiring that both trainings share: run folder, optimizer, checkpoints, validation, trainer."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from vlv.config import Stage1Config, Stage2Config, save_config
+from scripts.dry_run import parameter_counts
+from scripts.loading import (
+    BAD_SAMPLES,
+    BatchSizes,
+    Data,
+    TrainingConfig,
+    training_loader,
+    validation_batches,
+)
+from vlv.config import save_config
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.captions import CaptionTokenizer
-from vlv.data.dataset import OrderedDataset, build_loader
-from vlv.data.index import open_source
-from vlv.data.order import (
-    BatchPlan,
-    SampleOrder,
-    largest_micro_batch,
-    training_positions,
-    validation_positions,
-)
-from vlv.data.sample import SampleSource
 from vlv.inference.validation import Showcase
 from vlv.training.checkpoint import Checkpointer, find_checkpoint
 from vlv.training.metrics import MetricLogger
@@ -36,72 +33,8 @@ from vlv.training.state import TrainState
 from vlv.training.trainer import Trainer, TrainerSettings
 from vlv.training.validation import validation_loss
 
-TrainingConfig = Stage1Config | Stage2Config
-CHECKPOINTS, FINAL, BAD_SAMPLES, CONFIG = "checkpoints", "final", "bad_samples.jsonl", "config.yaml"
+CHECKPOINTS, FINAL, CONFIG = "checkpoints", "final", "config.yaml"
 VALIDATION = "validation"
-
-
-@dataclass(frozen=True)
-class BatchSizes:
-    """global = micro x accumulation x processes, always."""
-
-    global_batch_size: int
-    micro_batch_size: int
-    num_processes: int
-
-    @property
-    def accumulation(self) -> int:
-        """Micro-batches of one process in one optimizer step."""
-        return self.global_batch_size // (self.micro_batch_size * self.num_processes)
-
-    @classmethod
-    def of(cls, config: TrainingConfig, num_processes: int) -> BatchSizes:
-        """The sizes that a config means on a number of processes.
-
-        Raises:
-            ValueError: the processes do not divide the global batch.
-        """
-        cap = config.max_micro_batch
-        if isinstance(config, Stage2Config):
-            total = config.batch_size * config.accumulation * num_processes
-            cap = min(cap, config.batch_size)
-        else:
-            total = config.global_batch_size
-        return cls(total, largest_micro_batch(total, num_processes, cap), num_processes)
-
-
-@dataclass(frozen=True)
-class Data:
-    """The training data of a run, opened.
-
-    num_steps: where the run ends. num_samples: samples after which only padding comes; None for no limit.
-    """
-
-    source: SampleSource
-    num_steps: int
-    num_samples: int | None
-
-
-def open_training_data(config: TrainingConfig, accelerator: Accelerator, sizes: BatchSizes) -> Data:
-    """Open the data; the first process of each machine builds an index that the others then read."""
-    stage2 = isinstance(config, Stage2Config)
-    path = config.dataset_path if stage2 else config.train_dataset_path
-    with accelerator.local_main_process_first():
-        source = open_source(
-            path,
-            data_format=config.data_format,
-            captions=stage2,
-            image_column=config.image_column,
-            caption_column=config.caption_column,
-            raw_image_size=(config.raw_image_size[0], config.raw_image_size[1]),
-        )
-    if not stage2:
-        return Data(source, config.num_steps, None)
-    if config.epochs is None:
-        return Data(source, config.total_steps, None)
-    num_samples = math.ceil(config.epochs * len(source))
-    by_epochs = math.ceil(num_samples / sizes.global_batch_size)
-    return Data(source, min(config.total_steps, by_epochs), num_samples)
 
 
 def fit(
@@ -191,68 +124,6 @@ def fit(
     return checkpointer.trained_state(objective)
 
 
-def training_loader(
-    config: TrainingConfig,
-    accelerator: Accelerator,
-    data: Data,
-    sizes: BatchSizes,
-    state: TrainState,
-    image_processor: Any,
-    caption_tokenizer: CaptionTokenizer | None,
-) -> Any:
-    """Micro-batches of this process from `state.samples` on."""
-    order = SampleOrder(data.source.shard_sizes, config.seed, config.shuffle_window)
-    dataset = OrderedDataset(
-        data.source,
-        order,
-        image_processor,
-        caption_tokenizer,
-        num_samples=data.num_samples,
-        max_image_pixels=config.max_image_pixels,
-    )
-    plan = BatchPlan(
-        sizes.global_batch_size, accelerator.num_processes, accelerator.process_index, sizes.micro_batch_size
-    )
-    positions = training_positions(plan, state.samples, data.num_steps - state.step)
-    return build_loader(dataset, positions, config.num_workers, accelerator.device.type == "cuda")
-
-
-def validation_batches(
-    config: TrainingConfig,
-    accelerator: Accelerator,
-    sizes: BatchSizes,
-    image_processor: Any,
-    caption_tokenizer: CaptionTokenizer | None,
-) -> Callable[[], Any]:
-    """A function that gives the validation batches of this process anew, each sample once over all processes."""
-    source = open_source(
-        config.val_dataset_path,
-        captions=caption_tokenizer is not None,
-        image_column=config.image_column,
-        caption_column=config.caption_column,
-        raw_image_size=(config.raw_image_size[0], config.raw_image_size[1]),
-    )
-    num_samples = min(len(source), config.val_max_samples)
-    dataset = OrderedDataset(
-        source,
-        SampleOrder(source.shard_sizes, 0, 1, shuffle=False),
-        image_processor,
-        caption_tokenizer,
-        num_samples=num_samples,
-        max_image_pixels=config.max_image_pixels,
-    )
-    log = BadSampleLog(Path(config.output_dir) / BAD_SAMPLES, accelerator.num_processes, None)
-
-    def batches() -> Any:
-        positions = validation_positions(
-            num_samples, accelerator.num_processes, accelerator.process_index, sizes.micro_batch_size
-        )
-        # Workers would be started anew at each save for a small set; a few are enough.
-        return log.watch(build_loader(dataset, positions, min(config.num_workers, 2), False))
-
-    return batches
-
-
 def world_size() -> int:
     """How many processes the launcher started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
@@ -289,44 +160,6 @@ def start_run_folder(config: TrainingConfig, accelerator: Accelerator) -> None:
         output_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, output_dir / CONFIG)
     accelerator.wait_for_everyone()
-
-
-def parameter_counts(objective: torch.nn.Module) -> tuple[int, int]:
-    """(trained, frozen) parameters, each counted once."""
-    counts = [0, 0]
-    for parameter in objective.parameters():
-        counts[0 if parameter.requires_grad else 1] += parameter.numel()
-    return counts[0], counts[1]
-
-
-def memory_estimate(objective: torch.nn.Module) -> dict[str, float]:
-    """GiB of one process without activations: weights as they are, gradients, and AdamW's two moments."""
-    sizes = {"trained weights": 0, "gradients": 0, "optimizer": 0, "frozen weights": 0}
-    for parameter in objective.parameters():
-        size = parameter.numel() * parameter.element_size()
-        if parameter.requires_grad:
-            sizes["trained weights"] += size
-            sizes["gradients"] += size
-            sizes["optimizer"] += 2 * size
-        else:
-            sizes["frozen weights"] += size
-    return {name: size / 2**30 for name, size in sizes.items()}
-
-
-def print_dry_run(config: TrainingConfig, objective: torch.nn.Module, sizes: BatchSizes) -> None:
-    """Print what a run would be: the resolved config, parameters, batch sizes and memory."""
-    from omegaconf import OmegaConf
-
-    trained, frozen = parameter_counts(objective)
-    memory = memory_estimate(objective)
-    print(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))).rstrip())
-    print(f"\nparameters: {trained:,} trained, {frozen:,} frozen")
-    print(
-        f"global batch {sizes.global_batch_size} = micro-batch {sizes.micro_batch_size} x accumulation "
-        f"{sizes.accumulation} x {sizes.num_processes} processes"
-    )
-    parts = ", ".join(f"{name} {size:.2f}" for name, size in memory.items())
-    print(f"memory of a process, without activations: {sum(memory.values()):.2f} GiB ({parts})")
 
 
 def _announce(

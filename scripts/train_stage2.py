@@ -22,6 +22,8 @@ def run(config: Stage2Config) -> None:
     import torch
 
     from scripts import assembly
+    from scripts.dry_run import print_dry_run
+    from scripts.loading import BatchSizes, open_training_data
     from vlv.data.captions import CaptionTokenizer
     from vlv.inference.validation import CaptionedShowcase
     from vlv.models.objectives import CaptionObjective
@@ -50,16 +52,16 @@ def run(config: Stage2Config) -> None:
         decoder.set_dtypes(compute_dtype)
     objective = CaptionObjective(model, config.seed, decoder, config.diffusion_weight)
     if config.dry_run:
-        return assembly.print_dry_run(config, objective, assembly.BatchSizes.of(config, config.num_gpus))
+        return print_dry_run(config, objective, BatchSizes.of(config, config.num_gpus))
 
-    sizes = assembly.BatchSizes.of(config, assembly.world_size())
+    sizes = BatchSizes.of(config, assembly.world_size())
     accelerator = start_processes(precision, sizes.accumulation, sizes.micro_batch_size)
     assembly.start_run_folder(config, accelerator)
     weights = assembly.fit(
         config,
         accelerator,
         objective,
-        assembly.open_training_data(config, accelerator, sizes),
+        open_training_data(config, accelerator, sizes),
         sizes,
         image_processor=model.image_processor,
         caption_tokenizer=CaptionTokenizer(

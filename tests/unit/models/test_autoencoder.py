@@ -1,0 +1,192 @@
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from vlv import VLVAutoEncoder
+from vlv.models.identity import require_checkpoint
+from vlv.models.objectives import DenoisingObjective
+
+
+def build(tiny_components, **changes):
+    torch.manual_seed(0)
+    settings = {"decoder_resolution": 64, "encoder_resolution": 128, "num_queries": 16, **changes}
+    return VLVAutoEncoder.from_components(
+        str(tiny_components / "stable-diffusion"), str(tiny_components / "florence2"), **settings
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tiny_components):
+    return build(tiny_components)
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "encoder_pixels": torch.randint(0, 256, (3, 3, 128, 128), dtype=torch.uint8, generator=generator),
+        "decoder_pixels": torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=generator),
+        "weights": torch.ones(3),
+        "positions": [0, 1, 2],
+    }
+
+
+def prefixes(module, depth):
+    return {".".join(name.split(".")[:depth]) for name, value in module.named_parameters() if value.requires_grad}
+
+
+def test_what_trains(tiny_components):
+    heads = {"query_embed", "language_proj.clip"}
+    bart = {f"florence2.language_model.{part}" for part in ("shared", "encoder", "decoder")}
+
+    def trained(part):
+        encoder = build(tiny_components, trained=part).encoder
+        return {name for name, value in encoder.named_parameters() if value.requires_grad}
+
+    paper, decoder_only, everything = trained("language_model"), trained("decoder_only"), trained("all")
+    assert all(name.startswith((*heads, *bart)) for name in paper)
+    assert all(name.startswith((*heads, "florence2.language_model.decoder")) for name in decoder_only)
+    assert heads <= {".".join(name.split(".")[:2]) for name in paper}
+    assert any("vision_tower" in name for name in everything)
+    assert decoder_only < paper < everything
+
+
+def test_train_mode_does_not_wake_frozen_parts(model):
+    model.train()
+    assert model.encoder.florence2.language_model.training
+    awake = [name for name, module in model.named_modules() if module.training and "vision_tower" in name]
+    assert awake == []
+    assert not model.decoder.unet.training
+    model.eval()
+    assert not any(module.training for module in model.modules())
+
+
+def test_queries_are_read_causally(model):
+    model.eval()
+    states = torch.randn(1, 30, model.encoder.query_embed.shape[-1])
+    before = model.encoder.read_queries(states)
+    with torch.no_grad():
+        model.encoder.query_embed[:, 10:] += 1
+    after = model.encoder.read_queries(states)
+    with torch.no_grad():
+        model.encoder.query_embed[:, 10:] -= 1
+    assert torch.allclose(before[:, :10], after[:, :10], atol=1e-5)
+    assert not torch.allclose(before[:, 10:], after[:, 10:], atol=1e-3)
+
+
+def test_gradients_reach_the_encoder_through_the_frozen_decoder(model, batch):
+    objective = DenoisingObjective(model, seed=0)
+    objective(batch)["diffusion"].backward()
+    assert model.encoder.query_embed.grad.abs().sum() > 0
+    assert all(value.grad is None for value in model.decoder.parameters())
+    model.zero_grad()
+
+
+def test_a_place_of_weight_zero_changes_nothing(model, batch):
+    objective = DenoisingObjective(model, seed=0).eval()
+    whole = objective({**batch, "weights": torch.tensor([1.0, 0.0, 1.0])})["diffusion"]
+    rows = torch.tensor([0, 2])
+    without = objective(
+        {
+            "encoder_pixels": batch["encoder_pixels"][rows],
+            "decoder_pixels": batch["decoder_pixels"][rows],
+            "weights": torch.ones(2),
+            "positions": [0, 2],
+        }
+    )["diffusion"]
+    assert torch.allclose(whole, without, atol=1e-5)
+
+
+@pytest.mark.parametrize("queries", [1, 77])
+def test_query_counts_up_to_the_limit(tiny_components, queries):
+    model = build(tiny_components, num_queries=queries)
+    image = Image.new("RGB", (70, 90), "red")
+    assert model.reconstruct([image], guidance_scale=2.0, num_inference_steps=2)[0].size == (64, 64)
+
+
+def test_too_many_queries_name_the_limit(tiny_components):
+    with pytest.raises(ValueError, match=r"num_queries=78.*1 to 77"):
+        build(tiny_components, num_queries=78)
+
+
+def test_direct_conditioning_draws_and_trains(tiny_components, batch):
+    model = build(tiny_components, conditioning="direct")
+    assert list(model.encoder.language_proj) == ["cross_attention"]
+    assert DenoisingObjective(model, seed=0)(batch)["diffusion"].requires_grad
+    image = Image.new("RGB", (64, 64), "blue")
+    assert model.reconstruct([image], num_inference_steps=2)[0].size == (64, 64)
+
+
+def test_reconstruction_does_not_depend_on_the_batch(model):
+    images = [Image.new("RGB", (64, 64), colour) for colour in ("red", "green", "blue")]
+    together = model.reconstruct(images, num_inference_steps=3, seeds=[5, 6, 7])
+    alone = model.reconstruct(images[1:2], num_inference_steps=3, seeds=[6])[0]
+    a, b = (torch.frombuffer(bytearray(x.tobytes()), dtype=torch.uint8).int() for x in (together[1], alone))
+    assert (a - b).abs().max() <= 1
+
+
+def test_saved_model_loads_to_the_same_bits(model, tmp_path, tiny_components):
+    model.save_pretrained(tmp_path)
+    again = VLVAutoEncoder.from_pretrained(tmp_path)
+    for (name, value), (other_name, other) in zip(model.named_parameters(), again.named_parameters(), strict=True):
+        assert name == other_name
+        assert torch.equal(value, other)
+    assert again.trained == model.trained
+
+
+def test_checkpoint_holds_the_trained_weights_alone(model, tmp_path):
+    from safetensors import safe_open
+
+    model.save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert set(file.keys()) == set(model.trained_state())
+
+
+def test_moved_base_is_named(model, tmp_path, tiny_components):
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["bases"]["decoder"]["source"] = "/nowhere/stable-diffusion"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"/nowhere/stable-diffusion.*stable_diffusion_model_path"):
+        VLVAutoEncoder.from_pretrained(tmp_path)
+    moved = VLVAutoEncoder.from_pretrained(tmp_path, stable_diffusion=str(tiny_components / "stable-diffusion"))
+    assert torch.equal(moved.encoder.query_embed, model.encoder.query_embed)
+
+
+def test_another_base_is_refused(model, tmp_path, tiny_components):
+    model.save_pretrained(tmp_path / "final")
+    other = tmp_path / "other"
+    shutil.copytree(tiny_components / "stable-diffusion", other)
+    scheduler = other / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(scheduler.read_text().replace('"epsilon"', '"v_prediction"'))
+    with pytest.raises(ValueError, match="is not the one that the checkpoint was trained with"):
+        VLVAutoEncoder.from_pretrained(tmp_path / "final", stable_diffusion=str(other))
+
+
+def test_a_stage1_folder_is_named_where_a_captioner_is_wanted(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"is a stage-1 checkpoint .*captioner is needed"):
+        require_checkpoint(tmp_path, "stage2")
+
+
+def test_original_and_native_florence_give_the_same(tiny_components, tmp_path_factory):
+    from vlv.models.florence2 import convert_weights, rename_original
+
+    assert rename_original("vision_tower.blocks.2.0.spatial_block.window_attn.fn.qkv.bias") == (
+        "vision_tower.blocks.2.0.spatial_block.window_attn.qkv.bias"
+    )
+    assert rename_original("language_model.lm_head.weight") is None
+    made = convert_weights({"image_projection": torch.arange(6.0).reshape(2, 3)})
+    assert made["multi_modal_projector.image_projection.weight"].shape == (3, 2)
+
+
+@pytest.mark.parametrize("name", ["florence2", "stable-diffusion"])
+def test_missing_component_is_one_line(tiny_components, tmp_path, name):
+    paths = {key: str(tiny_components / key) for key in ("stable-diffusion", "florence2")}
+    paths[name] = str(tmp_path / "absent")
+    with pytest.raises(ValueError, match=r"absent is not there") as failure:
+        VLVAutoEncoder.from_components(paths["stable-diffusion"], paths["florence2"])
+    assert "\n" not in str(failure.value)

@@ -1,0 +1,207 @@
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig
+
+from vlv import VLVAutoEncoder, VLVCaptioner
+from vlv.losses import IGNORED
+from vlv.models.identity import require_checkpoint
+from vlv.models.objectives import CaptionObjective
+from vlv.models.stage2 import captioner_from_stage1, decoder_of, preview_autoencoder
+
+
+@pytest.fixture(scope="module")
+def stage1(tiny_components, tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("stage1")
+    model = VLVAutoEncoder.from_components(
+        str(tiny_components / "stable-diffusion"),
+        str(tiny_components / "florence2"),
+        decoder_resolution=64,
+        encoder_resolution=128,
+        num_queries=12,
+    )
+    model.save_pretrained(folder)
+    return folder
+
+
+def build(stage1, tiny_components, language_model=None, **changes):
+    torch.manual_seed(0)
+    settings = {"trained": ["mlp", "llm", "encoder"], "max_caption_tokens": 32, "draws_with_own_weights": False}
+    return captioner_from_stage1(stage1, str(language_model or tiny_components / "qwen"), **{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def captioner(stage1, tiny_components):
+    return build(stage1, tiny_components)
+
+
+def pair_batch(captioner, captions, size=3):
+    tokenizer = captioner.tokenizer
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for text in captions]
+    length = max(map(len, ids))
+    input_ids = torch.tensor([row + [0] * (length - len(row)) for row in ids])
+    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in ids])
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "encoder_pixels": torch.randint(0, 256, (len(ids), 3, 128, 128), dtype=torch.uint8, generator=generator),
+        "decoder_pixels": torch.randint(0, 256, (len(ids), 3, 64, 64), dtype=torch.uint8, generator=generator),
+        "weights": torch.ones(len(ids)),
+        "positions": list(range(len(ids))),
+        "input_ids": input_ids,
+        "attention_mask": mask,
+        "labels": input_ids.masked_fill(mask == 0, IGNORED),
+    }
+
+
+@pytest.mark.parametrize(
+    ("parts", "wanted", "unwanted"),
+    [
+        (["mlp"], ["mlp.layers"], ["llm.", "encoder."]),
+        (["mlp", "llm"], ["mlp.layers", "llm."], ["encoder."]),
+        (["mlp", "llm", "encoder"], ["mlp.", "llm.", "encoder.florence2.language_model."], ["encoder.query_embed"]),
+    ],
+)
+def test_what_trains(captioner, parts, wanted, unwanted):
+    captioner.set_trained(parts)
+    names = [name for name, value in captioner.named_parameters() if value.requires_grad]
+    assert all(any(name.startswith(start) for name in names) for start in wanted)
+    assert not any(name.startswith(start) for name in names for start in unwanted)
+    assert not any("conditioner" in name or "language_proj" in name or "vision_tower" in name for name in names)
+
+
+def test_loss_is_transformers_own(captioner):
+    """Against the language model's own labels path, on the same embeddings."""
+    batch = pair_batch(captioner, ["a red house", "two boats on a lake at night"])
+    conditioning = captioner.embed(batch["encoder_pixels"])
+    prefix = captioner.mlp(conditioning.states)
+    embeds = torch.cat([prefix, captioner.llm.get_input_embeddings()(batch["input_ids"])], 1)
+    labels = torch.cat([torch.full(prefix.shape[:2], IGNORED), batch["labels"]], 1)
+    mask = torch.cat([torch.ones(prefix.shape[:2], dtype=torch.long), batch["attention_mask"]], 1)
+    expected = captioner.llm(inputs_embeds=embeds, attention_mask=mask, labels=labels).loss
+    got = captioner(conditioning, batch["input_ids"], batch["attention_mask"], batch["labels"])
+    count = (batch["labels"] != IGNORED).sum()
+    assert torch.allclose(got / count, expected, atol=1e-5)
+
+
+def test_padding_does_not_change_the_loss(captioner):
+    batch = pair_batch(captioner, ["a red house"])
+    conditioning = captioner.embed(batch["encoder_pixels"])
+    plain = captioner(conditioning, batch["input_ids"], batch["attention_mask"], batch["labels"])
+    pad = torch.nn.functional.pad
+    padded = captioner(
+        conditioning,
+        pad(batch["input_ids"], (0, 5), value=1),
+        pad(batch["attention_mask"], (0, 5)),
+        pad(batch["labels"], (0, 5), value=IGNORED),
+    )
+    assert torch.allclose(plain, padded, atol=1e-4)
+
+
+def test_objective_counts_tokens_and_samples(captioner):
+    batch = pair_batch(captioner, ["a red house", "a lake"])
+    assert CaptionObjective(captioner, 0).counts(batch) == {"caption": (batch["labels"] != IGNORED).sum()}
+    both = CaptionObjective(captioner, 0, decoder_of(captioner), 3.0)
+    assert both.counts(batch)["diffusion"] == 2
+    assert both.loss_weights == {"caption": 1.0, "diffusion": 3.0}
+    assert both(batch)["diffusion"] > 0
+
+
+def test_saved_captioner_needs_no_other_folder(captioner, tmp_path, tiny_components):
+    captioner.set_trained(["mlp", "llm", "encoder"])
+    captioner.eval().save_pretrained(tmp_path)
+    again = VLVCaptioner.from_pretrained(tmp_path)
+    image = Image.new("RGB", (80, 60), "green")
+    assert again.caption([image], num_beams=2, max_new_tokens=8) == captioner.caption([image], 2, 8)
+    assert again.llm.lm_head.weight is again.llm.model.embed_tokens.weight
+    for (name, value), (other_name, other) in zip(captioner.named_parameters(), again.named_parameters(), strict=True):
+        assert name == other_name
+        assert torch.equal(value, other), name
+    assert str(tiny_components) not in "".join(p.read_text() for p in tmp_path.glob("tokenizer*.json"))
+
+
+def test_batch_of_captions_is_each_ones_caption(captioner):
+    images = [Image.new("RGB", (64, 64), colour) for colour in ("red", "green", "blue")]
+    together = captioner.caption(images, num_beams=1, max_new_tokens=6)
+    assert together == [captioner.caption([image], num_beams=1, max_new_tokens=6)[0] for image in images]
+
+
+def test_auto_config_knows_the_captioner(captioner, tmp_path):
+    captioner.save_pretrained(tmp_path)
+    assert type(AutoConfig.from_pretrained(tmp_path)).__name__ == "VLVCaptionerConfig"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=600),
+        GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=600, n_positions=128),
+    ],
+)
+def test_any_causal_lm(stage1, tiny_components, tmp_path, config):
+    import shutil
+
+    shutil.copytree(tiny_components / "qwen", tmp_path / "lm")
+    for old in ("config.json", "model.safetensors", "generation_config.json"):
+        (tmp_path / "lm" / old).unlink(missing_ok=True)
+    tokenizer_size = len(AutoTokenizer_of(tiny_components / "qwen"))
+    config.vocab_size = tokenizer_size
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "lm")
+    model = build(stage1, tiny_components, tmp_path / "lm")
+    batch = pair_batch(model, ["a house"])
+    assert CaptionObjective(model, 0)(batch)["caption"].requires_grad
+    model.save_pretrained(tmp_path / "saved")
+    again = VLVCaptioner.from_pretrained(tmp_path / "saved")
+    image = Image.new("RGB", (64, 64), "red")
+    assert again.caption([image], num_beams=2, max_new_tokens=4) == model.caption([image], 2, 4)
+
+
+def AutoTokenizer_of(folder):  # noqa: N802
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def test_preview_draws_with_the_stage1_it_came_from(captioner, stage1, tmp_path):
+    captioner.save_pretrained(tmp_path / "captioner")
+    drawer = preview_autoencoder(tmp_path / "captioner")
+    expected = VLVAutoEncoder.from_pretrained(stage1)
+    assert torch.equal(drawer.encoder.query_embed, expected.encoder.query_embed)
+
+
+def test_preview_says_when_the_stage1_is_missing_or_another(captioner, stage1, tmp_path):
+    import json
+
+    captioner.save_pretrained(tmp_path / "captioner")
+    config_file = tmp_path / "captioner" / "config.json"
+    config = json.loads(config_file.read_text())
+    config["origin"]["stage1"]["source"] = "/nowhere/stage1"
+    config_file.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"draws through its stage-1 model, /nowhere/stage1, which is not there"):
+        preview_autoencoder(tmp_path / "captioner")
+    config["origin"]["stage1"] = {"source": str(stage1), "weights_sha256": "0" * 64}
+    config_file.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="its weights differ"):
+        preview_autoencoder(tmp_path / "captioner")
+
+
+def test_preview_with_own_weights(stage1, tiny_components, tmp_path):
+    model = build(stage1, tiny_components, draws_with_own_weights=True)
+    with torch.no_grad():
+        model.encoder.query_embed += 1
+    model.save_pretrained(tmp_path)
+    assert torch.equal(preview_autoencoder(tmp_path).encoder.query_embed, model.encoder.query_embed)
+
+
+def test_a_captioner_is_named_where_stage1_is_wanted(captioner, tmp_path):
+    captioner.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"is a captioner .*stage-1 checkpoint is needed"):
+        require_checkpoint(tmp_path, "stage1")
+
+
+def test_bf16_compute_keeps_fp32_masters(stage1, tiny_components):
+    model = build(stage1, tiny_components).set_dtypes(torch.bfloat16, torch.float32)
+    assert model.mlp.layers[0].weight.dtype == torch.float32
+    assert model.encoder.vision_tower.convs[0].conv.weight.dtype == torch.bfloat16
+    image = Image.new("RGB", (64, 64), "red")
+    assert isinstance(model.caption([image], num_beams=1, max_new_tokens=3)[0], str)

@@ -1,0 +1,53 @@
+import json
+import sys
+import types
+
+from vlv.training.metrics import MetricLogger
+
+
+def test_lines_are_written_and_appended(tmp_path, capsys):
+    for step in (1, 2):
+        logger = MetricLogger(tmp_path, enabled=True, num_steps=2)
+        logger.log(step, {"train/loss": 0.5, "train/lr": 1e-5})
+        logger.close()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [{"step": step, "train/loss": 0.5, "train/lr": 1e-5} for step in (1, 2)]
+    assert "loss 0.5  lr 1.000e-05" in capsys.readouterr().err
+
+
+def test_other_processes_write_nothing(tmp_path):
+    logger = MetricLogger(tmp_path / "none", enabled=False, num_steps=2, wandb_mode="online")
+    logger.log(1, {"train/loss": 1.0})
+    logger.say("hello")
+    logger.close()
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_failing_wandb_does_not_end_the_run(tmp_path, monkeypatch, capsys):
+    def init(**_):
+        raise RuntimeError("no key\nmore")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    logger = MetricLogger(tmp_path, enabled=True, num_steps=1, wandb_mode="online")
+    logger.log(1, {"train/loss": 1.0})
+    assert "W&B is off from here (RuntimeError: no key)" in capsys.readouterr().err
+    assert (tmp_path / "metrics.jsonl").exists()
+
+
+def test_wandb_gets_metrics_pictures_and_tables(tmp_path, monkeypatch):
+    sent = []
+    run = types.SimpleNamespace(log=lambda values, step: sent.append((step, values)), finish=lambda: None)
+    fake = types.SimpleNamespace(
+        init=lambda **_: run, Image=lambda path, caption: (path, caption), Table=lambda columns, data: (columns, data)
+    )
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    logger = MetricLogger(tmp_path, enabled=True, num_steps=1, wandb_mode="offline")
+    logger.log(1, {"train/loss": 1.0})
+    logger.pictures(1, "validation", [tmp_path / "a.png"])
+    logger.table(1, "captions", ["image"], [["a"]])
+    logger.close()
+    assert [values for _, values in sent] == [
+        {"train/loss": 1.0},
+        {"validation": [(str(tmp_path / "a.png"), "a")]},
+        {"captions": (["image"], [["a"]])},
+    ]

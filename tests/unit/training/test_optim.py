@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+from vlv.training.optim import build_optimizer, lr_at
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_lr_ends_at_zero_at_the_last_step_and_stays(schedule):
+    def lr(step):
+        return lr_at(step, lr=2.0, schedule=schedule, num_steps=100)
+
+    assert lr(0) == 2.0
+    assert lr(50) == pytest.approx(1.0)
+    assert lr(99) < 0.05
+    assert lr(100) == lr(150) == pytest.approx(0.0)
+
+
+def test_warmup_rises_linearly_then_the_schedule_starts_at_its_peak():
+    values = [lr_at(step, lr=1.0, schedule="linear", num_steps=20, warmup_steps=4) for step in range(6)]
+    assert values[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert values[5] < 1.0
+
+
+def test_constant():
+    assert lr_at(10**6, lr=0.3, schedule="constant", num_steps=10) == 0.3
+
+
+def test_optimizer_holds_what_trains_alone():
+    frozen, trained = torch.nn.Parameter(torch.ones(1), requires_grad=False), torch.nn.Parameter(torch.ones(1))
+    optimizer = build_optimizer([frozen, trained], 1e-3, (0.9, 0.99), 0.01)
+    assert optimizer.param_groups[0]["params"] == [trained]
+    with pytest.raises(ValueError, match="nothing trains"):
+        build_optimizer([frozen], 1e-3, (0.9, 0.99), 0.01)

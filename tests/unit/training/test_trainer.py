@@ -1,0 +1,216 @@
+"""The loop on a toy objective: a linear model whose exact gradients are known."""
+
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from vlv.training.checkpoint import Checkpointer, find_checkpoint, list_checkpoints
+from vlv.training.metrics import MetricLogger
+from vlv.training.optim import build_optimizer
+from vlv.training.state import TrainState
+from vlv.training.trainer import Trainer, TrainerSettings, TrainingError
+from vlv.training.validation import validation_loss
+
+
+class Toy(torch.nn.Module):
+    """Squared distance of a weight to each sample, beside a frozen part with dropout."""
+
+    def __init__(self, dropout=0.0):
+        super().__init__()
+        self.model = torch.nn.Module()
+        self.model.weight = torch.nn.Parameter(torch.zeros(2))
+        self.model.frozen = torch.nn.Parameter(torch.ones(2), requires_grad=False)
+        self.dropout = torch.nn.Dropout(dropout)
+        self.loss_weights = {"distance": 1.0}
+
+    @staticmethod
+    def counts(batch):
+        return {"distance": batch["weights"].sum()}
+
+    def forward(self, batch):
+        distance = (self.dropout(self.model.weight) * self.model.frozen - batch["x"]).pow(2).sum(1)
+        return {"distance": (distance * batch["weights"]).sum()}
+
+
+def data(samples):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(4096, 2, generator=generator)[:samples]
+
+
+def batches(start, steps, accumulation, micro=4, weights=None):
+    values = data(4096)
+    weights = torch.ones(4096) if weights is None else weights
+    for number in range(steps * accumulation):
+        rows = slice(start + number * micro, start + (number + 1) * micro)
+        yield {"x": values[rows], "weights": weights[rows], "positions": list(range(rows.start, rows.stop))}
+
+
+def run(folder, *, num_steps=6, accumulation=1, micro=4, state=None, resume=None, dropout=0.0, lr=0.1, **changes):
+    torch.manual_seed(1)
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulation)
+    objective = Toy(dropout)
+    optimizer = build_optimizer(objective.parameters(), lr, (0.9, 0.99), 0.0)
+    objective, optimizer = accelerator.prepare(objective, optimizer)
+    checkpointer = Checkpointer(
+        folder / "checkpoints", accelerator, keep=2, identity={"kind": "toy"}, write_extras=lambda path: None
+    )
+    found = find_checkpoint(resume, folder / "checkpoints")
+    state = checkpointer.load(found, objective, optimizer) if found else TrainState()
+    settings = TrainerSettings(
+        num_steps=num_steps,
+        global_batch_size=micro * accumulation,
+        accumulation=accumulation,
+        micro_batch_size=micro,
+        max_grad_norm=changes.pop("max_grad_norm", 0.0),
+        save_step=changes.pop("save_step", 3),
+        log_every=1,
+        seed=5,
+    )
+    loader = changes.pop("loader", None) or batches(state.samples, num_steps - state.step, accumulation, micro)
+    logger = MetricLogger(folder, enabled=True, num_steps=num_steps)
+    trainer = Trainer(
+        accelerator,
+        objective,
+        optimizer,
+        loader,
+        settings,
+        state=state,
+        lr_at=lambda step: lr * (1 - step / num_steps),
+        checkpointer=checkpointer,
+        logger=logger,
+        validate=lambda state: {"val/loss": float(state.step)},
+    )
+    trainer.fit()
+    return objective, trainer
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_first_step_is_adamw_on_the_mean_gradient(tmp_path):
+    objective, _ = run(tmp_path, num_steps=1)
+    gradient = -2 * data(4).mean(0)
+    assert torch.allclose(objective.model.weight, -0.1 * gradient.sign(), atol=1e-5)
+    first = lines(tmp_path)[0]
+    assert first["train/loss"] == pytest.approx(data(4).pow(2).sum(1).mean().item(), rel=1e-5)
+    assert first["train/grad_norm"] == pytest.approx(gradient.norm().item(), rel=1e-5)
+
+
+def test_accumulation_changes_nothing(tmp_path):
+    whole, _ = run(tmp_path / "a", accumulation=1, micro=8)
+    parts, _ = run(tmp_path / "b", accumulation=4, micro=2)
+    assert torch.allclose(whole.model.weight, parts.model.weight, atol=1e-6)
+    for one, other in zip(lines(tmp_path / "a"), lines(tmp_path / "b"), strict=True):
+        if "train/loss" in one:
+            assert one["train/loss"] == pytest.approx(other["train/loss"], rel=1e-5)
+
+
+def test_means_are_over_real_samples_of_the_whole_batch(tmp_path):
+    weights = torch.ones(4096)
+    weights[1:4] = 0  # the first micro-batch has one real sample, the second four
+    run(tmp_path, num_steps=1, accumulation=2, micro=4, loader=batches(0, 1, 2, 4, weights), save_step=100)
+    real = data(8)[[0, 4, 5, 6, 7]]
+    assert lines(tmp_path)[0]["train/loss"] == pytest.approx(real.pow(2).sum(1).mean().item(), rel=1e-5)
+    assert lines(tmp_path)[0]["train/grad_norm"] == pytest.approx((2 * real.mean(0)).norm().item(), rel=1e-5)
+
+
+def test_resume_continues_to_the_same_bits_with_dropout(tmp_path):
+    whole, _ = run(tmp_path / "whole", num_steps=6, dropout=0.5)
+    run(tmp_path / "parts", num_steps=6, dropout=0.5)
+    newest = list_checkpoints(tmp_path / "parts" / "checkpoints")[-1]
+    assert newest.name == "step_00000006"
+    import shutil
+
+    shutil.rmtree(newest)
+    again, trainer = run(tmp_path / "parts", num_steps=6, dropout=0.5, resume="latest")
+    assert torch.equal(whole.model.weight, again.model.weight)
+    assert (trainer.state.step, trainer.state.samples) == (6, 24)
+
+
+def test_frozen_tensors_stay_and_are_not_saved(tmp_path):
+    from safetensors.torch import load_file
+
+    objective, _ = run(tmp_path)
+    assert torch.equal(objective.model.frozen, torch.ones(2))
+    saved = load_file(list_checkpoints(tmp_path / "checkpoints")[-1] / "model.safetensors")
+    assert list(saved) == ["weight"]
+
+
+def test_old_checkpoints_are_removed(tmp_path):
+    run(tmp_path, num_steps=12)
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["step_00000009", "step_00000012"]
+
+
+def test_lr_is_logged_by_optimizer_step(tmp_path):
+    run(tmp_path, accumulation=3)
+    rates = [line["train/lr"] for line in lines(tmp_path) if "train/lr" in line]
+    assert rates == pytest.approx([0.1 * (1 - step / 6) for step in range(6)])
+
+
+def test_clipping_limits_the_step_and_reports_the_norm_before(tmp_path):
+    run(tmp_path, num_steps=1, max_grad_norm=1e-3)
+    assert lines(tmp_path)[0]["train/grad_norm"] > 1e-3
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_advice(tmp_path):
+    broken = [{"x": torch.full((4, 2), float("nan")), "weights": torch.ones(4), "positions": [0]}]
+    with pytest.raises(TrainingError, match="the loss is nan at step 1"):
+        run(tmp_path, loader=broken)
+
+
+def test_out_of_memory_names_the_micro_batch(tmp_path, monkeypatch):
+    def fail(self, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Toy, "forward", fail)
+    with pytest.raises(TrainingError, match=r"micro-batch of 4: set max_micro_batch=2 .*gradient_checkpointing"):
+        run(tmp_path)
+
+
+def test_other_errors_are_not_renamed(tmp_path, monkeypatch):
+    def fail(self, batch):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(Toy, "forward", fail)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        run(tmp_path)
+
+
+def test_data_that_ends_early_says_so(tmp_path):
+    with pytest.raises(TrainingError, match="the data ended at step 2 of 6"):
+        run(tmp_path, loader=batches(0, 2, 1))
+
+
+def test_a_checkpoint_of_another_identity_is_refused(tmp_path):
+    run(tmp_path)
+    path = list_checkpoints(tmp_path / "checkpoints")[-1]
+    state = json.loads((path / "trainer_state.json").read_text())
+    state["identity"] = {"kind": "other"}
+    (path / "trainer_state.json").write_text(json.dumps(state))
+    with pytest.raises(ValueError, match="kind=other, this run has toy"):
+        run(tmp_path, resume="latest")
+
+
+def test_find_checkpoint(tmp_path):
+    assert find_checkpoint(None, tmp_path) is None
+    assert find_checkpoint("latest", tmp_path) is None
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        find_checkpoint(str(tmp_path), tmp_path)
+
+
+def test_an_unfinished_checkpoint_is_not_taken(tmp_path):
+    run(tmp_path)
+    newest = list_checkpoints(tmp_path / "checkpoints")[-1]
+    (newest / "trainer_state.json").unlink()
+    assert list_checkpoints(tmp_path / "checkpoints")[-1] != newest
+
+
+def test_validation_is_a_mean_over_real_samples():
+    accelerator = Accelerator(cpu=True)
+    weights = torch.ones(4096)
+    weights[6:8] = 0
+    got = validation_loss(accelerator, Toy().eval(), batches(0, 2, 1, 4, weights))
+    assert got == {"val/loss": pytest.approx(data(6).pow(2).sum(1).mean().item(), rel=1e-5)}
