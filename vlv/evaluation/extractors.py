@@ -1,0 +1,177 @@
+"""Feature extractors for distances between sets of images."""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vlv.evaluation.distances import require_torchmetrics
+
+ExtractorName = Literal["inception", "vision_tower"]
+
+INSTALL_COMMAND = "pip install -r requirements-inception.txt"
+RESIZER = "pillow bicubic (antialiased, on uint8)"
+_INCEPTION_SIDE = 299
+_INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # what torch-fidelity keeps in torch's hub cache
+
+
+class Autoencoder(Protocol):
+    """What the vision tower's extractor needs of a model."""
+
+    @property
+    def encoder(self) -> Any:
+        """Has `vision_features`: uint8 pixels [B, 3, E, E] to [B, D]."""
+        ...
+
+    @property
+    def image_processor(self) -> Any:
+        """Has `encoder_resolution`, the E above."""
+        ...
+
+
+class FeatureExtractor(ABC):
+    """Features [B, D] of images that were resized to `side`.
+
+    frechet_key, kernel_key: what the distances over these features are called in metrics.json.
+    """
+
+    name: ExtractorName
+    side: int
+    frechet_key: str
+    kernel_key: str
+    resizer = RESIZER
+
+    @abstractmethod
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Features [B, D] fp32 of uint8 pixels [B, 3, side, side]."""
+
+
+class InceptionExtractor(FeatureExtractor):
+    """The 2048 features of InceptionV3, as FID is defined."""
+
+    name = "inception"
+    side = _INCEPTION_SIDE
+    frechet_key, kernel_key = "fid", "kid"
+
+    def __init__(self, weights_path: str | None, device: torch.device | str = "cpu") -> None:
+        """Load torch-fidelity's network, from a local file or from the hub cache (or the network).
+
+        Raises:
+            ValueError: torch-fidelity is not installed, or the weights cannot be had.
+        """
+        problem = inception_problem(weights_path, may_download=True)
+        if problem:
+            raise ValueError(problem)
+        require_torchmetrics()
+        from pickle import UnpicklingError
+
+        from torchmetrics.image.fid import NoTrainInceptionV3
+
+        try:
+            if weights_path is not None:
+                torch.load(weights_path, weights_only=True, map_location="cpu")  # torch-fidelity unpickles anything
+            network = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights_path)
+        except (OSError, RuntimeError, UnpicklingError, EOFError, TypeError, AttributeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"InceptionV3's weights cannot be had ({reason}); set inception_weights to {_INCEPTION_FILE}"
+            ) from None
+        self._network = network.to(device)
+        self._device = device
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Features [B, 2048] fp32 of uint8 pixels [B, 3, 299, 299]."""
+        return self._network(pixels.to(self._device)).float()
+
+
+class VisionTowerExtractor(FeatureExtractor):
+    """The encoder's frozen vision tower: always there, but no FID, so named after itself."""
+
+    name = "vision_tower"
+    frechet_key, kernel_key = "fd_vision_tower", "kd_vision_tower"
+
+    def __init__(
+        self, vision_features: Callable[[Tensor], Tensor], side: int, device: torch.device | str = "cpu"
+    ) -> None:
+        """Take the function from uint8 pixels [B, 3, side, side] to features [B, D]."""
+        self._vision_features = vision_features
+        self.side = side
+        self._device = device
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Features [B, D] fp32 of uint8 pixels [B, 3, side, side]."""
+        return self._vision_features(pixels.to(self._device)).float()
+
+
+class ExtractorChoice(NamedTuple):
+    """The extractor that is taken, and a sentence that says so and why."""
+
+    name: ExtractorName
+    message: str
+
+
+def choose_extractor(wanted: str, weights_path: str | None) -> ExtractorChoice:
+    """Decide between Inception and the vision tower without loading either's weights.
+
+    Args:
+        wanted: auto, inception or vision_tower.
+        weights_path: a local file with InceptionV3's weights, or None.
+
+    Raises:
+        ValueError: Inception is wanted and cannot be had; names the install command.
+    """
+    require_torchmetrics()
+    if wanted == "vision_tower":
+        return ExtractorChoice(
+            "vision_tower", "measures: fd_vision_tower and kd_vision_tower, as asked; these are no FID"
+        )
+    problem = inception_problem(weights_path, may_download=wanted == "inception")
+    if problem is None:
+        return ExtractorChoice("inception", "measures: fid and kid, over InceptionV3's features")
+    if wanted == "inception" or weights_path is not None:
+        raise ValueError(problem)
+    return ExtractorChoice(
+        "vision_tower", f"measures: fd_vision_tower and kd_vision_tower, which are no FID; for FID: {problem}"
+    )
+
+
+def build_extractor(
+    name: ExtractorName, autoencoder: Autoencoder, weights_path: str | None, device: torch.device | str
+) -> FeatureExtractor:
+    """Build the chosen extractor; the vision tower is the auto-encoder's own.
+
+    Raises:
+        ValueError: InceptionV3's weights cannot be had.
+    """
+    if name == "inception":
+        return InceptionExtractor(weights_path, device)
+    side = autoencoder.image_processor.encoder_resolution
+    return VisionTowerExtractor(autoencoder.encoder.vision_features, side, device)
+
+
+def inception_problem(weights_path: str | None, may_download: bool) -> str | None:
+    """Say why InceptionV3 cannot be used, with the fix; None where it can."""
+    if importlib.util.find_spec("torch_fidelity") is None:
+        return f"extractor=inception needs torch-fidelity, which is not installed: {INSTALL_COMMAND}"
+    if weights_path is not None and not Path(weights_path).is_file():
+        return f"inception_weights={weights_path} is not a file: give {_INCEPTION_FILE} of torch-fidelity"
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / _INCEPTION_FILE
+    if weights_path is None and not may_download and not cached.is_file():
+        return f"InceptionV3's weights are not here: set inception_weights to {_INCEPTION_FILE}, or extractor=inception"
+    return None
+
+
+def resize_square(picture: Image.Image, side: int) -> Image.Image:
+    """Resize a square RGB picture as every extractor's input is; a picture of that side stays as it is."""
+    if picture.size == (side, side):
+        return picture
+    return picture.resize((side, side), Image.Resampling.BICUBIC)

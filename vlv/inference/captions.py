@@ -1,0 +1,144 @@
+"""Captions of a set of images, by several processes, into one JSON file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from vlv.inference.images import find_inputs, load_images, printable, report_bad_images, require_readable
+from vlv.inference.journal import Journal, write_json
+from vlv.inference.processes import Processes
+from vlv.inference.progress import Progress
+
+
+class Captioner(Protocol):
+    """What captioning needs of a model."""
+
+    @property
+    def image_processor(self) -> Any:
+        """Turns a PIL image into pixels."""
+        ...
+
+    def caption_pixels(self, encoder_pixels: Tensor, num_beams: int, max_new_tokens: int | None) -> list[str]:
+        """Captions of uint8 pixels [B, 3, E, E]."""
+        ...
+
+
+@dataclass(frozen=True)
+class CaptionReport:
+    """What came of a run: numbers of images, captions and captions that an earlier run had made; bad images."""
+
+    num_images: int
+    num_captions: int
+    num_reused: int
+    bad: dict[str, str]
+    output_path: Path
+
+
+def caption_images(
+    captioner: Captioner,
+    image_path: str,
+    output_path: Path,
+    *,
+    batch_size: int,
+    num_beams: int,
+    max_new_tokens: int | None,
+    num_workers: int,
+    max_image_pixels: int,
+    process_index: int = 0,
+    num_processes: int = 1,
+    wait: Callable[[], None] = lambda: None,
+    identity: dict[str, Any],
+    preview_dir: Path | None = None,
+) -> CaptionReport:
+    """Caption a file, folder or glob into `{"relative/name.jpg": "caption", ...}`, sorted by name.
+
+    Finished captions are kept in `<output_path>.partial` as they come. A later call with the same identity,
+    by any number of processes, goes on from there. The output appears whole, and then the folder goes.
+    Every process of the run calls this.
+
+    Args:
+        identity: what decides the captions beside this call's own arguments: the checkpoint, the precision.
+        preview_dir: pictures in here are no input, where it lies within `image_path`.
+        wait: returns when all processes have called it.
+
+    Raises:
+        ValueError: no images there, none of them readable, or an output that cannot be written.
+    """
+    processes = Processes(process_index, num_processes, wait)
+    source, names, _ = find_inputs(image_path, preview_dir, "preview_dir")
+    journal = Journal(output_path.with_name(output_path.name + ".partial"), process_index)
+    if processes.is_first:
+        search = {"image_path": str(Path(image_path).absolute()), "num_beams": num_beams}
+        _prepare(journal, output_path, {**identity, **search, "max_new_tokens": max_new_tokens})
+    wait()
+    reused = _captions(journal, names)
+    wait()  # nobody writes before everybody has read, or the shares would differ
+    if processes.is_first and reused:
+        print(f"{len(reused)} of {len(names)} captions are there from an interrupted run; going on with the rest")
+
+    todo = [index for index, name in enumerate(names) if name not in reused]
+    progress = Progress("captions", len(todo), processes)
+    for batch in load_images(
+        source,
+        processes.share(todo),
+        captioner.image_processor,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        max_image_pixels=max_image_pixels,
+    ):
+        if batch.names:
+            captions = captioner.caption_pixels(batch.encoder_pixels, num_beams, max_new_tokens)
+            pairs = zip(batch.names, captions, strict=True)
+            journal.append("process", ({"name": name, "caption": caption} for name, caption in pairs))
+        journal.append("bad", ({"name": name, "reason": reason} for name, reason in batch.bad.items()))
+        progress.advance(len(batch.names) + len(batch.bad))
+    progress.close()
+    wait()
+    return _finish(journal, output_path, image_path, names, len(reused), processes)
+
+
+def _prepare(journal: Journal, output_path: Path, identity: dict[str, Any]) -> None:
+    try:
+        if output_path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        output_path.parent.mkdir(parents=True, exist_ok=True)
+        moved = journal.prepare(identity)
+        journal.forget("bad")  # tried again: a file may have been repaired
+    except OSError as error:
+        raise ValueError(f"output_path={output_path} cannot be written ({error.strerror}): give another file") from None
+    if moved is not None:
+        print(f"captions of another checkpoint, search or image path were set aside in {moved}; starting anew")
+
+
+def _captions(journal: Journal, names: Sequence[str]) -> dict[str, str]:
+    wanted = set(names)
+    return {
+        record["name"]: record["caption"]
+        for record in journal.records("process")
+        if record.keys() >= {"name", "caption"} and record["name"] in wanted
+    }
+
+
+def _finish(
+    journal: Journal, output_path: Path, image_path: str, names: list[str], num_reused: int, processes: Processes
+) -> CaptionReport:
+    captions = _captions(journal, names)
+    bad = {record["name"]: record["reason"] for record in journal.records("bad")}
+    processes.wait()  # all have read before the folder goes
+    if processes.is_first:
+        report_bad_images(bad, len(names), output_path.with_name(f"{output_path.stem}_bad_samples.jsonl"))
+        if not captions:
+            journal.remove()
+    require_readable(bad, len(names), image_path)
+    missing = sorted(set(names) - captions.keys() - bad.keys())
+    assert not missing, f"{len(missing)} images were given to no process, the first is {printable(missing[0])}"
+    if processes.is_first:
+        write_json(output_path, dict(sorted(captions.items())))
+        journal.remove()
+    processes.wait()
+    return CaptionReport(len(names), len(captions), num_reused, bad, output_path)

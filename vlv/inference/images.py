@@ -1,0 +1,157 @@
+"""The images of an inference run: decoded and resized in loader workers, the unreadable ones named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vlv.data import FolderSource, find_images
+from vlv.data.dataset import SamplePreparation, start_worker
+from vlv.data.sample import SampleSource
+from vlv.inference.journal import write_whole
+
+_BAD_IMAGES_PRINTED = 20
+
+
+class ImageBatch(NamedTuple):
+    """Readable images, and the reasons of the others. B may be smaller than the batch size, or 0.
+
+    names: [B], relative to the image path.
+    encoder_pixels, decoder_pixels: uint8 [B, 3, E, E] and [B, 3, R, R].
+    bad: reason by name.
+    """
+
+    names: list[str]
+    encoder_pixels: Tensor
+    decoder_pixels: Tensor
+    bad: dict[str, str]
+
+
+class ImageDataset(Dataset):
+    """The images of a source, by index."""
+
+    def __init__(
+        self, source: SampleSource, image_processor: Callable[[Image.Image], dict[str, Tensor]], max_image_pixels: int
+    ) -> None:
+        """Join a source with the processor that makes its pixels."""
+        self._source = source
+        self._prepare = SamplePreparation(image_processor, max_image_pixels=max_image_pixels)
+        self.collate = self._prepare.collate
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return pixels, name, and the reason where the image cannot be read."""
+        return self._prepare(index, self._source.name(index), lambda: self._source.read(index))
+
+
+class InputImages(NamedTuple):
+    """What was found under an image path.
+
+    source: reads them.
+    names: relative to the root, sorted, always text that can be written as UTF-8.
+    paths: the files.
+    """
+
+    source: SampleSource
+    names: list[str]
+    paths: list[Path]
+
+
+def find_inputs(image_path: str, output_dir: Path | None, option: str) -> InputImages:
+    """Find the images of a file, folder or glob, without the pictures that lie in `output_dir`.
+
+    Raises:
+        ValueError: no images there, or none outside `output_dir`, which the setting `option` gave.
+    """
+    root, files = find_images(image_path)
+    if output_dir is not None:
+        ours = output_dir.absolute()
+        files = [file for file in files if not (Path(root).absolute() / file).is_relative_to(ours)]
+        if not files:
+            raise ValueError(f"image_path={image_path} lies in {option}={output_dir}: give another {option}")
+    source = FolderSource(root, files)
+    names = [source.name(index) for index in range(len(source))]
+    return InputImages(source, names, [Path(root) / file for file in files])
+
+
+def load_images(
+    source: SampleSource,
+    indices: Sequence[int],
+    image_processor: Callable[[Image.Image], dict[str, Tensor]],
+    *,
+    batch_size: int,
+    num_workers: int,
+    max_image_pixels: int,
+) -> Iterator[ImageBatch]:
+    """Yield the images at `indices`, in their order."""
+    batches = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
+    if not batches:
+        return
+    dataset = ImageDataset(source, image_processor, max_image_pixels)
+    for batch in forked_loader(dataset, batches, dataset.collate, num_workers):
+        readable = batch["weights"] > 0
+        places = list(zip(batch["names"], batch["errors"], strict=True))
+        yield ImageBatch(
+            names=[name for name, error in places if error is None],
+            encoder_pixels=batch["encoder_pixels"][readable],
+            decoder_pixels=batch["decoder_pixels"][readable],
+            bad={name: error for name, error in places if error is not None},
+        )
+
+
+def forked_loader(
+    dataset: Dataset, batches: list[list[int]], collate: Callable[[list[Any]], Any], num_workers: int
+) -> DataLoader:
+    """Load the given batches in order, with no more workers than there are batches."""
+    workers = min(num_workers, len(batches))
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        worker_init_fn=start_worker,
+        multiprocessing_context="fork" if workers else None,
+    )
+
+
+def report_bad_images(bad: dict[str, str], total: int, path: Path) -> None:
+    """Name unreadable images on the terminal and in a file of JSON lines; a file of a former run goes.
+
+    Raises:
+        ValueError: no image at all could be read.
+    """
+    path.unlink(missing_ok=True)
+    if not bad:
+        return
+    lines = [json.dumps({"name": name, "reason": bad[name]}, ensure_ascii=False) + "\n" for name in sorted(bad)]
+    write_whole(path, "".join(lines).encode("utf-8", "backslashreplace"))
+    print(f"{len(bad)} of {total} images could not be read and are left out; {path} lists them:")
+    for name in sorted(bad)[:_BAD_IMAGES_PRINTED]:
+        print(f"  {printable(name)}: {bad[name]}")
+    if len(bad) > _BAD_IMAGES_PRINTED:
+        print(f"  and {len(bad) - _BAD_IMAGES_PRINTED} more")
+
+
+def require_readable(bad: dict[str, str], total: int, image_path: str) -> None:
+    """Check that at least one image could be read.
+
+    Raises:
+        ValueError: none could; names the first with its reason.
+    """
+    if total and len(bad) == total:
+        name = min(bad)
+        raise ValueError(
+            f"image_path={image_path}: none of its {total} images can be read; the first is "
+            f"{printable(name)}: {bad[name]}"
+        )
+
+
+def printable(name: str) -> str:
+    """Return a file name that any terminal takes: undecodable bytes and control characters are escaped."""
+    text = name.encode("utf-8", "backslashreplace").decode()
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -1,0 +1,116 @@
+"""What several processes have finished, kept on disk as it comes, so that an interrupted run can go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+_IDENTITY_NAME = "identity.json"
+
+
+class Journal:
+    """A folder with one file of JSON lines a process and kind of record.
+
+    Any number of processes can go on with what another number has written: all read all files, and each
+    appends to its own.
+    """
+
+    def __init__(self, folder: Path, process_index: int) -> None:
+        """Use `folder`, which `prepare` makes."""
+        self.folder = folder
+        self._process_index = process_index
+
+    def prepare(self, identity: dict[str, Any]) -> Path | None:
+        """Make the folder, or take the one that a run of the same identity left. One process calls this.
+
+        Returns:
+            Where a folder of another identity was moved to, or None.
+        """
+        moved = None
+        if self.folder.exists() and read_json(self.folder / _IDENTITY_NAME) != _as_json(identity):
+            moved = unused_path(self.folder)
+            self.folder.rename(moved)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / _IDENTITY_NAME, identity)
+        return moved
+
+    def append(self, kind: str, records: Iterable[dict[str, Any]]) -> None:
+        """Add records to this process's file, in one write."""
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        if not text:
+            return
+        with self._path(kind).open("ab+") as file:
+            if file.tell() and not _ends_with_newline(file):
+                text = "\n" + text  # the run was killed within a line; that line stays alone and is skipped
+            file.write(text.encode("utf-8", "backslashreplace"))
+
+    def records(self, kind: str) -> Iterator[dict[str, Any]]:
+        """Records of all processes, without lines that were torn."""
+        for path in sorted(self.folder.glob(f"{kind}_*.jsonl")):
+            for line in path.read_bytes().splitlines():
+                try:
+                    record = json.loads(line)
+                except ValueError:  # not whole JSON, or cut within a character
+                    continue
+                if isinstance(record, dict):
+                    yield record
+
+    def forget(self, kind: str) -> None:
+        """Drop all processes' records of a kind."""
+        for path in self.folder.glob(f"{kind}_*.jsonl"):
+            path.unlink()
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.folder)
+
+    def _path(self, kind: str) -> Path:
+        return self.folder / f"{kind}_{self._process_index}.jsonl"
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; None where it is missing or broken."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable UTF-8 JSON, whole or not at all.
+
+    Undecodable bytes of a file name, which Python holds as lone surrogates, become JSON escapes.
+    """
+    write_whole(path, (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode("utf-8", "backslashreplace"))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file beside its place and rename it there, so that nobody ever sees a part of it."""
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def unused_path(path: Path) -> Path:
+    """Return the first of path.1, path.2, ... that is not there."""
+    number = 1
+    while (candidate := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return candidate
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _ends_with_newline(file: Any) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"

@@ -1,0 +1,192 @@
+"""Pictures drawn from the embeddings of images: where they lie, their noise, and the drawing itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+from PIL import Image
+from torch import Generator, Tensor
+
+from vlv.data.sample import SampleSource
+from vlv.inference.images import ImageBatch, load_images
+from vlv.inference.journal import Journal, write_whole
+from vlv.inference.processes import Processes
+from vlv.inference.progress import Progress
+
+_GAP = 8  # white pixels between the pictures of a comparison
+
+
+class Drawer(Protocol):
+    """What drawing needs of a model."""
+
+    @property
+    def image_processor(self) -> Any:
+        """Turns a PIL image into pixels."""
+        ...
+
+    def reconstruct_pixels(
+        self,
+        encoder_pixels: Tensor,
+        *,
+        guidance_scale: float,
+        num_inference_steps: int,
+        generators: Sequence[Generator],
+        scheduler: str,
+    ) -> Tensor:
+        """Pictures uint8 [B, 3, R, R] of uint8 pixels [B, 3, E, E], one CPU generator an image."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn; with the checkpoint, it decides every pixel."""
+
+    seeds: list[int]
+    guidance_scale: float = 2.0
+    num_inference_steps: int = 50
+    scheduler: str = "ddpm"
+
+
+@dataclass(frozen=True)
+class PictureFolder:
+    """Where the pictures of each image lie: PNG files below `originals`, `reconstructions`, `comparisons`.
+
+    With several seeds `reconstructions` has a sub-folder a seed.
+    """
+
+    folder: Path
+    names: Sequence[str]
+    seeds: Sequence[int]
+    _files: dict[str, str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_files", picture_files(self.names))
+
+    def original(self, name: str) -> Path:
+        """The square of the image that the model was shown."""
+        return self.folder / "originals" / self._files[name]
+
+    def reconstruction(self, name: str, seed: int) -> Path:
+        """The picture that was drawn from a seed."""
+        below = [f"seed_{seed}"] if len(self.seeds) > 1 else []
+        return self.folder.joinpath("reconstructions", *below, self._files[name])
+
+    def comparison(self, name: str) -> Path:
+        """The original and the picture of each seed, side by side."""
+        return self.folder / "comparisons" / self._files[name]
+
+    def all_of(self, name: str) -> list[Path]:
+        """Every picture of an image, in the order in which they are written."""
+        drawn = [self.reconstruction(name, seed) for seed in self.seeds]
+        return [self.original(name), *drawn, self.comparison(name)]
+
+    def is_drawn(self, name: str, image_file: Path) -> bool:
+        """Whether all pictures are there, and newer than the image's last change."""
+        try:
+            changed = image_file.stat()
+            oldest = min(path.stat().st_mtime_ns for path in self.all_of(name))
+        except OSError:
+            return False
+        return oldest > max(changed.st_mtime_ns, changed.st_ctime_ns)
+
+
+def picture_files(names: Sequence[str]) -> dict[str, str]:
+    """Map relative image names to relative PNG names, all different even where case does not count.
+
+    `dogs/a.jpg` gives `dogs/a.png`; where `dogs/a.webp` is there too, they give `dogs/a.jpg.png` and
+    `dogs/a.webp.png`.
+    """
+    stems = {name: str(PurePosixPath(name).with_suffix("")) for name in names}
+    count = Counter(stem.casefold() for stem in stems.values())
+    files = {name: f"{stem if count[stem.casefold()] == 1 else name}.png" for name, stem in stems.items()}
+    if len({file.casefold() for file in files.values()}) < len(files):  # a.jpg, a.png and a.jpg.webp
+        files = {name: f"{name}.png" for name in names}
+    if len({file.casefold() for file in files.values()}) < len(files):  # a.jpg and A.jpg
+        files = {name: f"{name}.{hashlib.sha256(_bytes(name)).hexdigest()[:8]}.png" for name in names}
+    return files
+
+
+def image_generator(seed: int, name: str) -> Generator:
+    """CPU generator of an image's noise, a function of the seed and of its relative file name alone."""
+    digest = hashlib.sha256(f"{seed}/".encode() + _bytes(name)).digest()
+    return Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def draw_pictures(
+    autoencoder: Drawer,
+    source: SampleSource,
+    indices: Sequence[int],
+    pictures: PictureFolder,
+    sampling: Sampling,
+    journal: Journal,
+    processes: Processes,
+    *,
+    batch_size: int,
+    num_workers: int,
+    max_image_pixels: int,
+) -> None:
+    """Draw this process's share of the images at `indices`; unreadable ones go into the journal as `bad`."""
+    progress = Progress("reconstructions", len(indices), processes)
+    for batch in load_images(
+        source,
+        processes.share(indices),
+        autoencoder.image_processor,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        max_image_pixels=max_image_pixels,
+    ):
+        if batch.names:
+            _draw_batch(autoencoder, batch, pictures, sampling)
+        journal.append("bad", ({"name": name, "reason": reason} for name, reason in batch.bad.items()))
+        progress.advance(len(batch.names) + len(batch.bad))
+    progress.close()
+
+
+def _draw_batch(autoencoder: Drawer, batch: ImageBatch, pictures: PictureFolder, sampling: Sampling) -> None:
+    originals = to_images(batch.decoder_pixels)
+    drawn = []
+    for seed in sampling.seeds:
+        pixels = autoencoder.reconstruct_pixels(
+            batch.encoder_pixels,
+            guidance_scale=sampling.guidance_scale,
+            num_inference_steps=sampling.num_inference_steps,
+            generators=[image_generator(seed, name) for name in batch.names],
+            scheduler=sampling.scheduler,
+        )
+        drawn.append(to_images(pixels))
+    for row, name in enumerate(batch.names):
+        row_pictures = [originals[row], *(seed_pictures[row] for seed_pictures in drawn)]
+        for path, picture in zip(pictures.all_of(name), [*row_pictures, side_by_side(row_pictures)], strict=True):
+            write_png(path, picture)
+
+
+def to_images(pixels: Tensor) -> list[Image.Image]:
+    """Turn uint8 pixels [B, 3, R, R] into PIL images."""
+    return [Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy()) for picture in pixels]
+
+
+def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Put pictures of one size in a row, with a white gap between them."""
+    width, height = pictures[0].size
+    row = Image.new("RGB", (len(pictures) * (width + _GAP) - _GAP, height), "white")
+    for place, picture in enumerate(pictures):
+        row.paste(picture, (place * (width + _GAP), 0))
+    return row
+
+
+def write_png(path: Path, picture: Image.Image) -> None:
+    """Write a PNG, whole or not at all; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = BytesIO()
+    picture.save(content, format="PNG")
+    write_whole(path, content.getvalue())
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
