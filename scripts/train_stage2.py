@@ -65,9 +65,9 @@ def run(config: Stage2Config) -> None:
         sizes,
         image_processor=model.image_processor,
         caption_tokenizer=CaptionTokenizer(
-            model.tokenizer, config.max_caption_tokens, config.supervise_eos, model.config.eos_token_id
+            model.tokenizer, config.max_caption_tokens, config.supervise_eos, model.eos_token_id
         ),
-        identity=model.config.origin,
+        identity=model.origin,
         write_extras=lambda folder: None,
         show=CaptionedShowcase(assembly.showcase(config, accelerator), model),
     )

@@ -91,6 +91,18 @@ class VLVCaptioner(FrozenStaysEval, PreTrainedModel):
         freeze(self.conditioner)
         self.post_init()
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The stage-1 model, bases and training that this captioner came from."""
+        assert self.config.origin is not None, "captioner_from_stage1 writes it"
+        return self.config.origin
+
+    @property
+    def eos_token_id(self) -> int:
+        """The token that ends a caption."""
+        assert self.config.eos_token_id is not None, "captioner_from_stage1 writes it"
+        return self.config.eos_token_id
+
     def set_trained(self, parts: list[str]) -> None:
         """Choose what trains: any of `mlp`, `llm`, `encoder` (Florence's BART alone); the rest is frozen."""
         self.requires_grad_(False)

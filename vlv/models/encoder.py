@@ -54,7 +54,8 @@ class VLVEncoder(FrozenStaysEval, PreTrainedModel):
     def __init__(self, config: VLVEncoderConfig, florence2: Florence2Model | None = None) -> None:
         super().__init__(config)
         assert isinstance(config.florence2_config, Florence2Config)
-        width = config.florence2_config.text_config.d_model
+        text_config: Any = config.florence2_config.text_config
+        width = text_config.d_model
         self.florence2 = new_florence2(config.florence2_config) if florence2 is None else florence2
         self.query_embed = nn.Parameter(torch.randn(1, config.num_queries, width))  # [1, Q, D]
         self.language_proj = nn.ModuleDict(
@@ -86,7 +87,8 @@ class VLVEncoder(FrozenStaysEval, PreTrainedModel):
         frozen = is_frozen(self.florence2.vision_tower) and is_frozen(self.florence2.multi_modal_projector)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             pixel_values = self.normalize(encoder_pixels).to(next(self.florence2.vision_tower.parameters()).dtype)
-            return self.florence2.get_image_features(pixel_values).pooler_output
+            features: Any = self.florence2.get_image_features(pixel_values)
+            return features.pooler_output
 
     @torch.no_grad()
     def vision_features(self, encoder_pixels: Tensor) -> Tensor:

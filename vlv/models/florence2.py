@@ -98,7 +98,7 @@ def load_original(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> F
         weights = torch.load(pickled, map_location="cpu", weights_only=True)
     else:
         raise ValueError(f"{folder} holds neither model.safetensors nor pytorch_model.bin")
-    model = new_florence2(convert_config(config)).to(dtype)
+    model = new_florence2(convert_config(config)).to(dtype=dtype)  # type: ignore[call-arg]
     missing, unexpected = model.load_state_dict(convert_weights(weights), strict=False)
     absent = [name for name in missing if not name.endswith("embed_tokens.weight")]  # tied to `shared`
     if absent or unexpected:

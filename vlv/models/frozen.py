@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from torch import nn
+
+ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
 
 class FrozenStaysEval(nn.Module):
@@ -22,7 +24,7 @@ class FrozenStaysEval(nn.Module):
         return self
 
 
-def freeze(module: nn.Module) -> nn.Module:
+def freeze(module: ModuleType) -> ModuleType:
     """Put a module in eval mode, without gradients for its own parameters; gradients still pass through."""
     return module.eval().requires_grad_(False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -78,7 +79,8 @@ def build_encoder(
         ValueError: more queries than an embedding space or Florence-2's decoder has positions for.
     """
     florence2 = load_florence2(florence2_folder, dtype)
-    positions = florence2.config.text_config.max_position_embeddings
+    text_config: Any = florence2.config.text_config
+    positions = text_config.max_position_embeddings
     limit = min([positions, *(space.max_length for space in spaces)])
     if not 1 <= num_queries <= limit:
         raise ValueError(f"num_queries={num_queries} cannot be used: give 1 to {limit}, the text encoder's limit")

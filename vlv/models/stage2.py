@@ -69,7 +69,7 @@ def captioner_from_stage1(
         max_caption_tokens=max_caption_tokens,
         eos_token_id=eos_token_id,
         pad_token_id=pad_token_id,
-        tie_word_embeddings=llm.config.tie_word_embeddings,
+        tie_word_embeddings=llm.config.tie_word_embeddings,  # type: ignore[call-arg]
         origin={
             "stage1": {"source": str(folder.resolve()), "weights_sha256": file_hash(folder / WEIGHTS_NAME)},
             "decoder": {**bases["decoder"], "source": decoder_source},
@@ -88,7 +88,7 @@ def captioner_from_stage1(
 
 def decoder_of(captioner: VLVCaptioner, stable_diffusion: str | None = None) -> DiffusionDecoder:
     """The frozen diffusion decoder that a captioner's embeddings belong to, sharing its text encoder."""
-    origin = _origin(captioner)
+    origin = captioner.origin
     source = resolve_base(
         origin["decoder"], stable_diffusion, "stable_diffusion_model_path", Path(captioner.name_or_path or "captioner")
     )
@@ -149,8 +149,3 @@ def end_and_pad_ids(tokenizer: PreTrainedTokenizerBase, folder: Path) -> tuple[i
     if eos is None:
         raise CheckpointError(f"qwen_model: the tokenizer in {folder} has no eos_token, so captions could not end")
     return int(eos), int(eos if pad is None else pad)
-
-
-def _origin(captioner: VLVCaptioner) -> dict[str, Any]:
-    assert captioner.config.origin is not None, "a captioner made by captioner_from_stage1 has its origin"
-    return captioner.config.origin

@@ -60,7 +60,7 @@ class Checkpointer:
         module = self.accelerator.unwrap_model(objective)
         names = {name for name, value in module.named_parameters() if value.requires_grad}
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-            state = self.accelerator.get_state_dict(objective)
+            state: dict[str, Any] = self.accelerator.get_state_dict(objective)
         else:
             options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
             state = get_model_state_dict(module, options=options)
@@ -104,7 +104,7 @@ class Checkpointer:
                     "give the same, or start a run of another name"
                 )
         module = self.accelerator.unwrap_model(objective)
-        weights = {f"{_PREFIX}{name}": value for name, value in load_file(path / _WEIGHTS).items()}
+        weights: dict[str, Any] = {f"{_PREFIX}{name}": value for name, value in load_file(path / _WEIGHTS).items()}
         names = {name for name, value in module.named_parameters() if value.requires_grad}
         if names != weights.keys():
             raise ValueError(f"resume={path} does not fit: {len(names ^ weights.keys())} trained weights differ")
@@ -122,20 +122,21 @@ class Checkpointer:
             return {}
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         module = self.accelerator.unwrap_model(objective)
-        state = get_optimizer_state_dict(module, optimizer.optimizer, options=options)  # empty but on process 0
+        # Empty on all processes but the first.
+        state: Any = get_optimizer_state_dict(module, optimizer.optimizer, options=options)
         return {
             f"{slot}.{name}": torch.as_tensor(value).contiguous()
             for name, slots in state.get("state", {}).items()
-            for slot, value in slots.items()  # type: ignore[union-attr]
+            for slot, value in slots.items()
         }
 
     def _load_optimizer(self, path: Path, module: nn.Module, optimizer: Any) -> None:
-        state: dict[str, dict[str, Tensor]] = {}
+        state: dict[str, Any] = {}
         for key, value in load_file(path / _OPTIMIZER).items():
             slot, name = key.split(".", 1)
             state.setdefault(name, {})[slot] = value
         options = StateDictOptions(full_state_dict=True)
-        template = get_optimizer_state_dict(module, optimizer.optimizer, options=options)
+        template: Any = get_optimizer_state_dict(module, optimizer.optimizer, options=options)
         set_optimizer_state_dict(
             module,
             optimizer.optimizer,

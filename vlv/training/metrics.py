@@ -77,7 +77,7 @@ class MetricLogger:
         shown = [wandb.Image(str(path), caption=text) for path, text in zip(paths, texts, strict=True)]
         self._try_wandb(lambda: self._wandb.log({name: shown}, step=step))
 
-    def table(self, step: int, name: str, columns: list[str], rows: list[list[str]]) -> None:
+    def table(self, step: int, name: str, columns: list[Any], rows: list[Any]) -> None:
         """Send a table to W&B."""
         if self._wandb is None:
             return

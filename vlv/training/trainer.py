@@ -128,7 +128,7 @@ class Trainer:
 
     def _step(self, micro_batches: list[Batch]) -> None:
         counts = torch.stack([self._stack(self._bare.counts(batch)) for batch in micro_batches]).sum(0)  # [terms]
-        counts = self.accelerator.reduce(counts, reduction="sum")
+        counts = self._sum_over_processes(counts)
         weights = self._stack(self._bare.loss_weights)
         # backward() divides by the accumulation and gradients are averaged over processes: both undone here.
         scale = self.settings.accumulation * self.accelerator.num_processes
@@ -149,6 +149,10 @@ class Trainer:
                 self.optimizer.zero_grad()
         self._window.add(sums, counts, lr)
 
+    def _sum_over_processes(self, values: Tensor) -> Tensor:
+        reduced: Any = self.accelerator.reduce(values, reduction="sum")
+        return reduced
+
     def _stack(self, terms: dict[str, Any]) -> Tensor:
         values = [torch.as_tensor(terms[name], device=self.accelerator.device).float() for name in self._terms]
         return torch.stack(values)
@@ -157,7 +161,7 @@ class Trainer:
         window = self._window
         assert window.sums is not None
         assert window.counts is not None
-        sums = self.accelerator.reduce(window.sums, reduction="sum").tolist()
+        sums = self._sum_over_processes(window.sums).tolist()
         counts = window.counts.tolist()
         means = {name: sums[i] / max(1.0, counts[i]) for i, name in enumerate(self._terms)}
         loss = sum(weight * means[name] for name, weight in self._bare.loss_weights.items())
@@ -167,7 +171,7 @@ class Trainer:
                 "resume=latest goes on from the last checkpoint"
             )
         elapsed = time.monotonic() - window.started
-        metrics = {"train/loss": loss}
+        metrics: dict[str, float] = {"train/loss": loss}
         if len(means) > 1:
             metrics.update({f"train/{name}_loss": value for name, value in means.items()})
         metrics["train/lr"] = window.lr

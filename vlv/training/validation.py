@@ -31,7 +31,8 @@ def validation_loss(
     for batch in loader:
         on_device = send_to_device(batch, accelerator.device)
         totals += torch.stack([stack(objective(on_device)), stack(bare.counts(on_device))])
-    sums, counts = accelerator.reduce(totals, reduction="sum").tolist()
+    reduced: Any = accelerator.reduce(totals, reduction="sum")
+    sums, counts = reduced.tolist()
     means = {name: sums[i] / max(1.0, counts[i]) for i, name in enumerate(names)}
     loss = sum(weight * means[name] for name, weight in bare.loss_weights.items())
     terms = {f"val/{name}_loss": value for name, value in means.items()} if len(names) > 1 else {}

@@ -82,6 +82,8 @@ class DirectConditioner(Conditioner):
 class StableDiffusionDecoder(DiffusionDecoder):
     """The frozen UNet and VAE with their conditioner. The VAE stays in fp32, whatever the rest computes in."""
 
+    unconditional_states: Tensor
+
     def __init__(
         self,
         vae: AutoencoderKL,
@@ -98,11 +100,12 @@ class StableDiffusionDecoder(DiffusionDecoder):
             resolution: R, the side of the images in pixels.
         """
         super().__init__()
-        self.vae = freeze(vae)
-        self.vae.keep_fp32 = True  # type: ignore[assignment]
-        self.unet = freeze(unet)
+        # Any: diffusers' configs and outputs are typed as mappings and tuples.
+        self.vae: Any = freeze(vae)
+        self.vae.keep_fp32 = True
+        self.unet: Any = freeze(unet)
         self.conditioner = conditioner
-        self.noise_scheduler = noise_scheduler
+        self.noise_scheduler: Any = noise_scheduler
         self.resolution = resolution
         self.register_buffer("unconditional_states", unconditional_states, persistent=False)
         self._check()
@@ -134,7 +137,7 @@ class StableDiffusionDecoder(DiffusionDecoder):
     def encode_images(self, decoder_pixels: Tensor, posterior_noise: Tensor) -> Tensor:
         with torch.no_grad(), torch.autocast(decoder_pixels.device.type, enabled=False):
             pixels = 2 * decoder_pixels.float() / 255 - 1  # [B, 3, R, R] in [-1, 1]
-            posterior = self.vae.encode(pixels).latent_dist  # type: ignore[union-attr]
+            posterior = self.vae.encode(pixels).latent_dist
             latents = posterior.mean + posterior.std * posterior_noise
             return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
 
@@ -187,7 +190,7 @@ class StableDiffusionDecoder(DiffusionDecoder):
         latents = denoise(predict, sampler, noise, num_inference_steps, generators)
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float() / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
-            images = self.vae.decode(latents).sample  # type: ignore[union-attr]
+            images = self.vae.decode(latents).sample
         return ((images / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
     def _sampler(self, name: str) -> Any:
@@ -199,7 +202,7 @@ class StableDiffusionDecoder(DiffusionDecoder):
 def load_conditioner(folder: Path, conditioning: str, dtype: torch.dtype) -> Conditioner:
     """The conditioner of a diffusers Stable Diffusion folder; `conditioning` is text_encoder or direct."""
     if conditioning == "direct":
-        unet = UNet2DConditionModel.load_config(folder, subfolder="unet")
+        unet: Any = UNet2DConditionModel.load_config(folder, subfolder="unet")
         text = CLIPTextConfig.from_pretrained(folder, subfolder="text_encoder")
         return DirectConditioner(unet["cross_attention_dim"], text.max_position_embeddings)
     text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype)
@@ -218,7 +221,7 @@ def load_decoder(folder: Path, conditioning: str, resolution: int) -> StableDiff
     """The whole decoder of a diffusers Stable Diffusion folder, in fp32 on the CPU."""
     text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
-    scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+    scheduler: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     length = text_encoder.config.max_position_embeddings
     empty = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     with torch.no_grad():
@@ -238,7 +241,7 @@ def load_decoder(folder: Path, conditioning: str, resolution: int) -> StableDiff
     )
 
 
-def _without_clipping(scheduler: DDPMScheduler) -> DDPMScheduler:
+def _without_clipping(scheduler: Any) -> Any:
     """Apply what StableDiffusionPipeline's constructor does: latents are not images, so they are never clipped."""
     if scheduler.config.clip_sample or scheduler.config.steps_offset != 1:
         return DDPMScheduler.from_config(scheduler.config, clip_sample=False, steps_offset=1)
