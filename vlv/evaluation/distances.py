@@ -15,11 +15,14 @@ _KID_SEED = 0
 
 
 class SetDistances(NamedTuple):
-    """Frechet distance, and mean and standard deviation of the kernel distance over its subsets."""
+    """Frechet distance, and mean and standard deviation of the kernel distance over its subsets.
+
+    `kernel_std` is None where all images were taken at once.
+    """
 
     frechet: float
     kernel: float
-    kernel_std: float
+    kernel_std: float | None
 
 
 class _GivenFeatures(nn.Module):
@@ -66,6 +69,7 @@ def set_distances(real: Tensor, drawn: Tensor) -> SetDistances:
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 
+    subsets = _KID_SUBSETS if max(len(real), len(drawn)) > KID_SUBSET else 1
     network = _GivenFeatures(real.shape[1])
     frechet = FrechetInceptionDistance(feature=network, sync_on_compute=False)
     with warnings.catch_warnings():
@@ -73,7 +77,7 @@ def set_distances(real: Tensor, drawn: Tensor) -> SetDistances:
         kernel = KernelInceptionDistance(
             feature=network,
             subset_size=min(size, KID_SUBSET),
-            subsets=_KID_SUBSETS if max(len(real), len(drawn)) > KID_SUBSET else 1,
+            subsets=subsets,
             sync_on_compute=False,
         )
     for metric in (frechet, kernel):
@@ -82,4 +86,5 @@ def set_distances(real: Tensor, drawn: Tensor) -> SetDistances:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_KID_SEED)
         kernel_mean, kernel_std = kernel.compute()
-    return SetDistances(float(frechet.compute()), float(kernel_mean), float(kernel_std))
+    spread = float(kernel_std) if subsets > 1 else None
+    return SetDistances(float(frechet.compute()), float(kernel_mean), spread)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
@@ -13,7 +12,8 @@ from urllib.parse import quote
 from vlv.inference.journal import write_whole
 
 # Names of settings as a reader knows them; others are shown as they are called.
-_LABELS = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
+_LABELS = {"num_inference_steps": "steps", "guidance_scale": "guidance", "checkpoint_fingerprint": "fingerprint"}
+_SHORT = {"checkpoint_fingerprint": 12}  # characters shown; metrics.json and settings.json have all
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def _link(path: str) -> str:
 
 
 def _term(key: str, value: Any) -> str:
-    return f"<div><dt>{escape(_LABELS.get(key, key).replace('_', ' '))}</dt><dd>{escape(_text(value))}</dd></div>"
+    label = _LABELS.get(key, key).replace("_", " ")
+    return f"<div><dt>{escape(label)}</dt><dd>{escape(_text(value)[: _SHORT.get(key)])}</dd></div>"
 
 
 def _flatten(settings: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
@@ -88,7 +89,7 @@ def _text(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, list):
         return ", ".join(_text(item) for item in value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return str(value)
 
 
 def _measures(metrics: Mapping[str, Any]) -> str:
@@ -148,13 +149,13 @@ main {{ display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fill, min
   content-visibility: auto; contain-intrinsic-size: auto 20rem; }}
 .card.wide {{ grid-column: 1 / -1; }}
 .row {{ display: grid; gap: .5rem; grid-template-columns: repeat(auto-fit, minmax(7rem, 1fr)); }}
-.wide .row {{ grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); }}
+.wide .row {{ grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }}
 a {{ color: inherit; text-decoration: none; border-radius: 6px; }}
 figure {{ margin: 0; }}
 img {{ display: block; width: 100%; aspect-ratio: 1; border-radius: 6px; background: var(--line); }}
 figcaption {{ color: var(--soft); font-size: .78rem; margin-top: .2rem; }}
 h2 {{ margin: .6rem 0 0; font-size: .88rem; font-weight: 600; overflow-wrap: anywhere; }}
-.card p {{ margin: .3rem 0 0; overflow-wrap: anywhere; }}
+.card p {{ margin: .3rem 0 0; max-height: 15rem; overflow: auto; overflow-wrap: anywhere; }}
 [hidden] {{ display: none; }}
 </style>
 </head>

@@ -67,24 +67,23 @@ def measure_pictures(
     }
     values = [_seed_values(gathered, seed, extractor) for seed in pictures.seeds]
     seeds = [{"seed": seed, **value, **conditions} for seed, value in zip(pictures.seeds, values, strict=True)]
-    return {**_over_seeds(values, conditions, list(pictures.seeds)), "seeds": seeds}
+    return {"seeds": seeds, **_over_seeds(values, conditions, list(pictures.seeds))}
 
 
 def _seed_values(features: dict[str, Tensor], seed: int, extractor: FeatureExtractor) -> dict[str, float]:
     distances = set_distances(features[_ORIGINAL], features[f"seed_{seed}"])
-    return {
-        extractor.frechet_key: distances.frechet,
-        extractor.kernel_key: distances.kernel,
-        f"{extractor.kernel_key}_subset_std": distances.kernel_std,
-    }
+    values = {extractor.frechet_key: distances.frechet, extractor.kernel_key: distances.kernel}
+    if distances.kernel_std is not None:
+        values[f"{extractor.kernel_key}_subset_std"] = distances.kernel_std
+    return values
 
 
 def _over_seeds(values: list[dict[str, float]], conditions: dict[str, Any], seeds: list[int]) -> dict[str, Any]:
     if len(values) < 2:
         return {}
-    mean = {key: fmean(value[key] for value in values) for key in values[0]}
-    spread = {key: stdev(value[key] for value in values) for key in values[0] if not key.endswith("_subset_std")}
-    mean = {key: mean[key] for key in spread}
+    keys = [key for key in values[0] if not key.endswith("_subset_std")]
+    mean = {key: fmean(value[key] for value in values) for key in keys}
+    spread = {key: stdev(value[key] for value in values) for key in keys}
     return {"mean": {**mean, "seed": seeds, **conditions}, "std": {**spread, "seed": seeds, **conditions}}
 
 
