@@ -174,7 +174,7 @@ def _announce(
     trained, frozen = parameter_counts(objective)
     logger.say(f"{config.run_name}: {trained:,} parameters train, {frozen:,} are frozen")
     logger.say(
-        f"{len(data.source):,} samples; {data.num_steps:,} steps of {sizes.global_batch_size} = micro-batch "
+        f"{data.describe()}; {data.num_steps:,} steps of {sizes.global_batch_size} = micro-batch "
         f"{sizes.micro_batch_size} x accumulation {sizes.accumulation} x {sizes.num_processes} processes"
     )
     if found:

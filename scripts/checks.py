@@ -9,9 +9,8 @@ from typing import Any
 from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, Stage2Config
 from vlv.models.identity import CheckpointError, is_hub_id, require_checkpoint
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-DATA_SUFFIXES = (*IMAGE_SUFFIXES, ".tar", ".parquet")
-STREAMS = ("pipe:", "http://", "https://")
+
+TRAINING_DATA = ("folder", "webdataset", "parquet")
 
 
 def check_call(config: Any) -> None:
@@ -26,7 +25,7 @@ def check_call(config: Any) -> None:
         _check_stage2(config)
     elif isinstance(config, CaptionConfig):
         require_checkpoint(config.ckpt_dir, "stage2")
-        _check_data("image_path", config.image_path, IMAGE_SUFFIXES)
+        _check_data("image_path", config.image_path, ("folder",))
         check_writable("output_path", Path(config.output_path).parent)
         if Path(config.output_path).is_dir():
             raise ConfigError(f"output_path={config.output_path} is a folder: give the JSON file, say captions.json")
@@ -34,7 +33,7 @@ def check_call(config: Any) -> None:
             check_writable("preview_dir", Path(config.preview_dir))
     elif isinstance(config, ReconstructConfig):
         require_checkpoint(config.ckpt_dir, "stage1")
-        _check_data("image_path", config.image_path, IMAGE_SUFFIXES)
+        _check_data("image_path", config.image_path, ("folder",))
         check_writable("output_dir", Path(config.output_dir))
 
 
@@ -44,8 +43,8 @@ def _check_stage1(config: Stage1Config) -> None:
     largest_micro_batch(config.global_batch_size, config.num_gpus, config.max_micro_batch)
     for option in ("stable_diffusion_model_path", "florence2_model_path"):
         _check_component(option, getattr(config, option))
-    _check_data("train_dataset_path", config.train_dataset_path, DATA_SUFFIXES)
-    _check_data("val_dataset_path", config.val_dataset_path, DATA_SUFFIXES)
+    _check_data("train_dataset_path", config.train_dataset_path, TRAINING_DATA)
+    _check_data("val_dataset_path", config.val_dataset_path, TRAINING_DATA)
     _check_run_folder(config)
 
 
@@ -54,8 +53,8 @@ def _check_stage2(config: Stage2Config) -> None:
     for option in ("stable_diffusion_model_path", "florence2_model_path", "qwen_model"):
         if getattr(config, option) is not None:
             _check_component(option, getattr(config, option))
-    _check_data("dataset_path", config.dataset_path, DATA_SUFFIXES)
-    _check_data("val_dataset_path", config.val_dataset_path, DATA_SUFFIXES)
+    _check_data("dataset_path", config.dataset_path, TRAINING_DATA)
+    _check_data("val_dataset_path", config.val_dataset_path, TRAINING_DATA)
     _check_run_folder(config)
 
 
@@ -75,25 +74,19 @@ def _check_component(option: str, source: str) -> None:
         )
 
 
-def _check_data(option: str, path: str, suffixes: tuple[str, ...]) -> None:
+def _check_data(option: str, path: str, kinds: tuple[str, ...]) -> None:
     """Check that there is something to read; the reader says more about what it finds."""
-    if path.startswith(STREAMS) or any(mark in path for mark in "*?[{"):
+    from vlv.data.files import ACCEPTED, is_stream, kind_of
+
+    if is_stream(path) or any(mark in path for mark in "*?[{"):
         return  # the reader expands the pattern
     where = Path(path)
-    accepted = ", ".join(suffixes)
+    accepted = ACCEPTED if len(kinds) > 1 else "an image, a folder of images or a glob is wanted"
     if not where.exists():
-        raise ConfigError(f"{option}={path} is not there: give a file or folder with {accepted}")
-    if where.is_dir() and not _holds(where, suffixes):
-        raise ConfigError(f"{option}={path} holds nothing to read: expected files ending in {accepted}")
-    if where.is_file() and not path.lower().endswith(suffixes):
-        raise ConfigError(f"{option}={path} cannot be read: expected a file ending in {accepted}")
-
-
-def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
-    for _, _, names in os.walk(folder, followlinks=True):
-        if any(name.lower().endswith(suffixes) for name in names):
-            return True
-    return False
+        raise ConfigError(f"{option}={path} is not there: {accepted}")
+    names = [path] if where.is_file() else (name for _, _, names in os.walk(path, followlinks=True) for name in names)
+    if not any(kind_of(name) in kinds for name in names):
+        raise ConfigError(f"{option}={path} holds nothing to read: {accepted}")
 
 
 def _check_run_folder(config: Stage1Config | Stage2Config) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from vlv.config import Stage1Config, Stage2Config
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.captions import CaptionTokenizer
 from vlv.data.dataset import OrderedDataset, build_loader
+from vlv.data.files import is_stream
 from vlv.data.index import open_source
 from vlv.data.order import (
     BatchPlan,
@@ -23,6 +25,7 @@ from vlv.data.order import (
     validation_positions,
 )
 from vlv.data.sample import SampleSource
+from vlv.data.streaming import StreamedDataset, build_stream_loader
 from vlv.training.state import TrainState
 
 TrainingConfig = Stage1Config | Stage2Config
@@ -62,18 +65,34 @@ class BatchSizes:
 class Data:
     """The training data of a run, opened.
 
-    num_steps: where the run ends. num_samples: samples after which only padding comes; None for no limit.
+    source: None for what can only be streamed. num_steps: where the run ends. num_samples: samples after
+    which only padding comes; None for no limit.
     """
 
-    source: SampleSource
+    path: str
+    source: SampleSource | None
     num_steps: int
     num_samples: int | None
 
+    def describe(self) -> str:
+        """How much there is, for the first line of a run."""
+        return "streamed samples" if self.source is None else f"{len(self.source):,} samples"
+
 
 def open_training_data(config: TrainingConfig, accelerator: Accelerator, sizes: BatchSizes) -> Data:
-    """Open the data; the first process of each machine builds an index that the others then read."""
+    """Open the data; the first process of each machine builds an index that the others then read.
+
+    Raises:
+        ValueError: nothing to read, or epochs of a stream, whose length nobody knows.
+    """
     stage2 = isinstance(config, Stage2Config)
     path = config.dataset_path if stage2 else config.train_dataset_path
+    if not accelerator.is_local_main_process:
+        logging.getLogger("vlv").setLevel(logging.ERROR)  # one process tells what it finds
+    if is_stream(path):
+        if stage2 and config.epochs is not None:
+            raise ValueError(f"epochs={config.epochs} of a stream cannot be counted: set epochs=null and total_steps")
+        return Data(path, None, config.total_steps if stage2 else config.num_steps, None)
     with accelerator.local_main_process_first():
         source = open_source(
             path,
@@ -82,14 +101,15 @@ def open_training_data(config: TrainingConfig, accelerator: Accelerator, sizes: 
             image_column=config.image_column,
             caption_column=config.caption_column,
             raw_image_size=(config.raw_image_size[0], config.raw_image_size[1]),
+            pool_samples=config.shuffle_window,
         )
     if not stage2:
-        return Data(source, config.num_steps, None)
+        return Data(path, source, config.num_steps, None)
     if config.epochs is None:
-        return Data(source, config.total_steps, None)
+        return Data(path, source, config.total_steps, None)
     num_samples = math.ceil(config.epochs * len(source))
     by_epochs = math.ceil(num_samples / sizes.global_batch_size)
-    return Data(source, min(config.total_steps, by_epochs), num_samples)
+    return Data(path, source, min(config.total_steps, by_epochs), num_samples)
 
 
 def training_loader(
@@ -102,20 +122,32 @@ def training_loader(
     caption_tokenizer: CaptionTokenizer | None,
 ) -> Any:
     """Micro-batches of this process from `state.samples` on."""
-    order = SampleOrder(data.source.shard_sizes, config.seed, config.shuffle_window)
+    plan = BatchPlan(
+        sizes.global_batch_size, accelerator.num_processes, accelerator.process_index, sizes.micro_batch_size
+    )
+    positions = training_positions(plan, state.samples, data.num_steps - state.step)
+    pin_memory = accelerator.device.type == "cuda"
+    if data.source is None:
+        stream = StreamedDataset(
+            data.path,
+            positions,
+            image_processor,
+            seed=config.seed,
+            caption_tokenizer=caption_tokenizer,
+            caption_column=config.caption_column,
+            num_threads=config.num_workers,
+            max_image_pixels=config.max_image_pixels,
+        )
+        return build_stream_loader(stream, pin_memory)
     dataset = OrderedDataset(
         data.source,
-        order,
+        SampleOrder(data.source.shard_sizes, config.seed, config.shuffle_window),
         image_processor,
         caption_tokenizer,
         num_samples=data.num_samples,
         max_image_pixels=config.max_image_pixels,
     )
-    plan = BatchPlan(
-        sizes.global_batch_size, accelerator.num_processes, accelerator.process_index, sizes.micro_batch_size
-    )
-    positions = training_positions(plan, state.samples, data.num_steps - state.step)
-    return build_loader(dataset, positions, config.num_workers, accelerator.device.type == "cuda")
+    return build_loader(dataset, positions, config.num_workers, pin_memory)
 
 
 def validation_batches(
