@@ -43,7 +43,7 @@ def write_gallery(
     cards = [_card(entry) for entry in entries]
     count = f"{len(cards)} image{'' if len(cards) == 1 else 's'}"
     if num_bad:
-        count += f" · {num_bad} unreadable, see bad_samples.jsonl"
+        count += f" · {num_bad} unreadable and left out"
     page = _PAGE.format(
         title=escape(title),
         count=escape(count),

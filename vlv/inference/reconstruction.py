@@ -69,7 +69,17 @@ def reconstruct_images(
     processes = Processes(process_index, num_processes, wait)
     sampling = Sampling(sorted(set(seeds), key=seeds.index), guidance_scale, num_inference_steps, scheduler)
     reading = {"batch_size": batch_size, "num_workers": num_workers, "max_image_pixels": max_image_pixels}
-    drawn = draw_image_set(autoencoder, image_path, output_dir, sampling, reading, processes, identity, "output_dir")
+    drawn = draw_image_set(
+        autoencoder,
+        image_path,
+        output_dir,
+        sampling,
+        reading,
+        processes,
+        identity,
+        "output_dir",
+        output_dir / "bad_samples.jsonl",
+    )
     metrics: dict[str, Any] = {}
     if extractor is not None:
         metrics = measure_pictures(
@@ -111,6 +121,7 @@ def draw_image_set(
     processes: Processes,
     identity: dict[str, Any],
     option: str,
+    bad_samples: Path | None = None,
 ) -> DrawnSet:
     """Draw what is not there yet, by all processes, and wait for them.
 
@@ -118,6 +129,7 @@ def draw_image_set(
         reading: batch_size, num_workers and max_image_pixels.
         identity: what decides a picture beside `sampling`.
         option: the setting that gave `output_dir`, for messages.
+        bad_samples: the file that unreadable images are written to; None where another step names them.
 
     Raises:
         ValueError: no images there, none of them readable, or an output that cannot be written.
@@ -138,7 +150,8 @@ def draw_image_set(
     bad = {record["name"]: record["reason"] for record in journal.records("bad")}
     processes.wait()  # all have read before the journal may go
     if processes.is_first:
-        report_bad_images(bad, len(names), output_dir / "bad_samples.jsonl")
+        if bad_samples is not None:
+            report_bad_images(bad, len(names), bad_samples)
         if len(bad) == len(names):
             journal.remove()
     require_readable(bad, len(names), image_path)
