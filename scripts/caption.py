@@ -59,7 +59,7 @@ def run(config: CaptionConfig) -> None:
             preview_dir=Path(config.preview_dir) if config.preview_dir else None,
         )
     if accelerator.is_main_process:
-        print(f"{report.num_captions} captions in {report.output_path}")
+        print(f"captions of {report.num_captions} of {report.num_images} images in {report.output_path}")
         if drawn is not None:
             print(f"previews in {write_previews(drawn, json.loads(report.output_path.read_bytes()))}")
     accelerator.end_training()

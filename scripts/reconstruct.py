@@ -56,7 +56,8 @@ def run(config: ReconstructConfig) -> None:
             identity=checkpoint_identity(config.ckpt_dir, precision),
         )
     if accelerator.is_main_process:
-        print(f"{len(report.names)} images in {config.output_dir}: open index.html there")
+        total = len(report.names) + len(report.bad)
+        print(f"{len(report.names)} of {total} images drawn: {Path(config.output_dir) / 'index.html'}")
         for entry in report.metrics.get("seeds", []):
             values = ", ".join(f"{key} {value:.4g}" for key, value in entry.items() if key in report.measured)
             print(f"seed {entry['seed']}: {values} (n {entry['n']})")

@@ -78,10 +78,14 @@ class InceptionExtractor(FeatureExtractor):
             if weights_path is not None:
                 torch.load(weights_path, weights_only=True, map_location="cpu")  # torch-fidelity unpickles anything
             network = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights_path)
-        except (OSError, RuntimeError, UnpicklingError, EOFError, TypeError, AttributeError) as error:
+        except UnpicklingError:
+            raise ValueError(
+                f"inception_weights={weights_path} is no file of weights: give {_INCEPTION_FILE}"
+            ) from None
+        except (OSError, RuntimeError, EOFError, TypeError, AttributeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(
-                f"InceptionV3's weights cannot be had ({reason}); set inception_weights to {_INCEPTION_FILE}"
+                f"InceptionV3's weights cannot be had ({reason}): set inception_weights to {_INCEPTION_FILE}"
             ) from None
         self._network = network.to(device)
         self._device = device

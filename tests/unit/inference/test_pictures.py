@@ -156,7 +156,7 @@ def test_unreadable_images_are_named(images, tmp_path, capsys):
     assert set(report.bad) == broken
     assert len((tmp_path / "out" / "bad_samples.jsonl").read_text().splitlines()) == 3
     assert "cut.png" in capsys.readouterr().out
-    assert "3 unreadable" in (tmp_path / "out" / "index.html").read_text()
+    assert "3 unreadable and left out" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_nothing_readable_is_an_error(tmp_path):
