@@ -55,7 +55,7 @@ def stop(message: str, code: int) -> None:
 def run_process(run: Callable[[Config], None], config: Config) -> None:
     """Do the work of one process; a failure leaves its trace in a file and one line on the terminal."""
     _end_with_parent()
-    _quiet_libraries()
+    quiet_libraries()
     try:
         run(config)
     except KeyboardInterrupt:
@@ -86,7 +86,7 @@ def _report(error: Exception) -> None:
         return
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Switch off the libraries' progress bars of loading and saving: a run has one bar, its own."""
     from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
     from huggingface_hub.utils import disable_progress_bars as quiet_hub

@@ -45,11 +45,18 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         stop(str(error), BAD_CALL)
         raise  # not reached: stop exits
+    _say_what_has_no_effect(config, call)
     with tempfile.TemporaryDirectory() as folder:
         error_file = Path(folder) / "error.txt"
         os.environ[ERROR_FILE_VARIABLE] = str(error_file)
         code = _start(module, call, config, on_cpu, dry_run)
         _finish(code, error_file, getattr(config, "output_dir", None))
+
+
+def _say_what_has_no_effect(config: Any, call: list[str]) -> None:
+    drawing = [item for item in call if item.startswith(("guidance_scale=", "num_inference_steps="))]
+    if isinstance(config, CaptionConfig) and not config.preview_dir and drawing:
+        print(f"{' '.join(drawing)}: no effect, as no pictures are drawn without PREVIEW_DIR", file=sys.stderr)
 
 
 def _start(module: str, call: list[str], config: Any, on_cpu: bool, dry_run: bool) -> int:

@@ -30,7 +30,7 @@ def match_captions(
         ValueError: no caption file, a broken one, or none of its names is an image of the folder.
     """
     path = _find(folder)
-    captions = _read(path, (image_column, *_NAME_FIELDS), (caption_column, *_CAPTION_FIELDS))
+    captions = read_captions(path, image_column, caption_column)
     relative = {_relative(name, folder): caption for name, caption in captions.items()}
     keys = pa.array([os.fsencode(name) for name in relative], type=pa.large_binary())
     all_rows = pc.index_in(names, value_set=keys)  # pyright: ignore[reportAttributeAccessIssue]
@@ -64,8 +64,13 @@ def _find(folder: str) -> str:
     )
 
 
-def _read(path: str, name_fields: tuple[str, ...], caption_fields: tuple[str, ...]) -> dict[str, str]:
-    """Read {name: caption}; entries without a text as caption are left out."""
+def read_captions(path: str, image_column: str = "image", caption_column: str = "caption") -> dict[str, str]:
+    """Read {name: caption} from captions.json or .jsonl; entries without a text as caption are left out.
+
+    Raises:
+        ValueError: a file that is not valid JSON or UTF-8.
+    """
+    name_fields, caption_fields = (image_column, *_NAME_FIELDS), (caption_column, *_CAPTION_FIELDS)
     with open(path, encoding="utf-8-sig") as file:
         try:
             records: Any = [_line(path, n, text) for n, text in enumerate(file, 1) if text.strip()] if (

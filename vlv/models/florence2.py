@@ -41,6 +41,35 @@ _RENAMES: tuple[tuple[str, str | None], ...] = (
     (r"^language_model\.final_logits_bias$", None),
 )
 
+# Name inside Florence2ForConditionalGeneration, without `model.` -> original name.
+_ORIGINAL_NAMES: tuple[tuple[str, str], ...] = (
+    (r"^vision_tower\.convs\.(\d+)\.conv\.", r"vision_tower.convs.\1.proj."),
+    (
+        r"^vision_tower\.blocks\.(\d+)\.(\d+)\.(\w+)_block\.(conv[12])\.",
+        r"vision_tower.blocks.\1.\2.\3_block.\4.fn.dw.",
+    ),
+    (
+        r"^vision_tower\.blocks\.(\d+)\.(\d+)\.spatial_block\.norm1\.",
+        r"vision_tower.blocks.\1.\2.spatial_block.window_attn.norm.",
+    ),
+    (
+        r"^vision_tower\.blocks\.(\d+)\.(\d+)\.channel_block\.norm1\.",
+        r"vision_tower.blocks.\1.\2.channel_block.channel_attn.norm.",
+    ),
+    (
+        r"^vision_tower\.blocks\.(\d+)\.(\d+)\.(\w+)_block\.(window|channel)_attn\.",
+        r"vision_tower.blocks.\1.\2.\3_block.\4_attn.fn.",
+    ),
+    (r"^vision_tower\.blocks\.(\d+)\.(\d+)\.(\w+)_block\.norm2\.", r"vision_tower.blocks.\1.\2.\3_block.ffn.norm."),
+    (r"^vision_tower\.blocks\.(\d+)\.(\d+)\.(\w+)_block\.ffn\.", r"vision_tower.blocks.\1.\2.\3_block.ffn.fn.net."),
+    (r"^multi_modal_projector\.image_projection\.weight$", "image_projection"),
+    (r"^multi_modal_projector\.image_proj_norm\.", "image_proj_norm."),
+    (r"^multi_modal_projector\.image_position_embed\.", "image_pos_embed."),
+    (r"^multi_modal_projector\.visual_temporal_embed\.", "visual_temporal_embed."),
+    (r"^lm_head\.", "language_model.lm_head."),
+    (r"^language_model\.", "language_model.model."),
+)
+
 
 def is_original_config(config: dict[str, Any]) -> bool:
     """Whether a Florence-2 config.json is the original remote-code one."""
@@ -78,6 +107,42 @@ def convert_weights(original: dict[str, Tensor]) -> dict[str, Tensor]:
         if renamed is not None:
             converted[renamed] = value.t().contiguous() if name == "image_projection" else value
     return converted
+
+
+def original_config(config: Florence2Config) -> dict[str, Any]:
+    """The original config.json of a native config: the way back from `convert_config`."""
+    native: dict[str, Any] = config.to_dict()
+    vision, text = dict(native["vision_config"]), dict(native["text_config"])
+    vision["dim_embed"] = vision.pop("embed_dim")
+    positions, temporal = vision.pop("max_position_embeddings"), vision.pop("max_temporal_embeddings")
+    vision["image_pos_embed"] = {"type": "learned_abs_2d", "max_pos_embeddings": positions}
+    vision["visual_temporal_embedding"] = {"type": "COSINE", "max_temporal_embeddings": temporal}
+    vision.update(model_type="davit", image_feature_source=["spatial_avg_pool", "temporal_avg_pool"])
+    text["model_type"] = "florence2_language"
+    return {
+        "model_type": "florence2",
+        "architectures": ["Florence2ForConditionalGeneration"],
+        "projection_dim": vision["projection_dim"],
+        "vocab_size": text["vocab_size"],
+        "vision_config": vision,
+        "text_config": text,
+    }
+
+
+def original_weights(native: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of Florence2Model under their original names: the way back from `convert_weights`."""
+    weights = {}
+    for name, value in native.items():
+        original = _original_name(name)
+        weights[original] = (value.t() if original == "image_projection" else value).clone().contiguous()
+    return weights
+
+
+def _original_name(name: str) -> str:
+    for pattern, replacement in _ORIGINAL_NAMES:
+        if re.match(pattern, name):
+            return re.sub(pattern, replacement, name)
+    return name
 
 
 def new_florence2(config: Florence2Config) -> Florence2Model:

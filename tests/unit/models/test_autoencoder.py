@@ -68,11 +68,12 @@ def test_queries_are_read_causally(model):
     model.eval()
     states = torch.randn(1, 30, model.encoder.query_embed.shape[-1])
     before = model.encoder.read_queries(states)
+    change = torch.randn_like(model.encoder.query_embed[:, 10:])
     with torch.no_grad():
-        model.encoder.query_embed[:, 10:] += 1
+        model.encoder.query_embed[:, 10:] += change
     after = model.encoder.read_queries(states)
     with torch.no_grad():
-        model.encoder.query_embed[:, 10:] -= 1
+        model.encoder.query_embed[:, 10:] -= change
     assert torch.allclose(before[:, :10], after[:, :10], atol=1e-5)
     assert not torch.allclose(before[:, 10:], after[:, 10:], atol=1e-3)
 

@@ -1,0 +1,193 @@
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.integration.conftest import ROOT, metrics
+from vlv import VLVAutoEncoder, VLVCaptioner
+
+TINY1, TINY2 = ROOT / "configs/stage1_tiny.yaml", ROOT / "configs/stage2_tiny.yaml"
+
+
+@pytest.fixture
+def again(launch, components, sample_photos):
+    """A short stage 1 with other settings."""
+
+    def run(folder, *arguments, **variables):
+        settings = {
+            "CONFIG": TINY1,
+            "train_dataset_path": sample_photos,
+            "val_dataset_path": sample_photos,
+            "output_dir": folder,
+            "num_steps": 8,
+            "save_step": 4,
+            "global_batch_size": 4,
+            **components,
+        }
+        done = launch("train_stage1.sh", "log_every=1", "val_pictures=0", *arguments, **{**settings, **variables})
+        assert done.returncode == 0, done.stderr
+        return done
+
+    return run
+
+
+def test_a_run_leaves_what_the_docs_say(stage1):
+    assert (stage1 / "config.yaml").is_file()
+    assert sorted(path.name for path in (stage1 / "checkpoints").iterdir()) == ["step_00000004", "step_00000008"]
+    names = {path.name for path in (stage1 / "checkpoints" / "step_00000008").iterdir()}
+    assert {"model.safetensors", "optimizer.safetensors", "trainer_state.json", "config.yaml"} <= names
+    final = {path.name for path in (stage1 / "final").iterdir()}
+    assert final == {"config.json", "config.yaml", "model.safetensors", "preprocessor_config.json"}
+    assert len(list((stage1 / "validation" / "step_00000008").glob("*.png"))) == 2
+
+
+def test_the_schedule_ends_at_zero(stage1):
+    rates = metrics(stage1, "train/lr")
+    assert list(rates) == list(range(1, 9))
+    assert rates[1] == pytest.approx(1e-3)
+    assert rates[8] < 1e-4
+
+
+def test_final_is_the_last_checkpoint(stage1):
+    final = load_file(stage1 / "final" / "model.safetensors")
+    last = load_file(stage1 / "checkpoints" / "step_00000008" / "model.safetensors")
+    assert final.keys() == last.keys()
+    assert all(torch.equal(final[name], last[name]) for name in final)
+
+
+def test_frozen_weights_are_the_components_to_the_bit(stage1, tiny_components, components):
+    trained = VLVAutoEncoder.from_pretrained(stage1 / "final")
+    fresh = VLVAutoEncoder.from_components(
+        *(str(path) for path in components.values()), decoder_resolution=64, encoder_resolution=128
+    )
+    moved = 0
+    for (name, value), (_, other) in zip(trained.named_parameters(), fresh.named_parameters(), strict=True):
+        if value.requires_grad:
+            moved += not torch.equal(value, other)
+        else:
+            assert torch.equal(value, other), name
+    assert moved > 10
+
+
+def test_resume_reaches_the_same_bits(stage1, again, tmp_path):
+    folder = tmp_path / "resumed"
+    shutil.copytree(stage1, folder)
+    shutil.rmtree(folder / "checkpoints" / "step_00000008")
+    shutil.rmtree(folder / "final")
+    before = metrics(stage1, "train/loss")
+    (folder / "metrics.jsonl").unlink()
+    done = again(folder, "resume=latest")
+    assert "going on from" in done.stderr
+    assert metrics(folder, "train/loss") == {step: before[step] for step in range(5, 9)}
+    expected, got = (load_file(path / "final" / "model.safetensors") for path in (stage1, folder))
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+@pytest.mark.distributed
+def test_two_processes_learn_the_same(stage1, again, tmp_path):
+    done = again(tmp_path, num_gpus=2, ACCELERATE_CONFIG=ROOT / "configs/accelerate/cpu.yaml")
+    assert "x 2 processes" in done.stderr
+    for key, tolerance in (("train/lr", 0), ("train/loss", 1e-4), ("val/loss", 1e-4)):
+        one, two = metrics(stage1, key), metrics(tmp_path, key)
+        assert one.keys() == two.keys()
+        assert all(abs(one[step] - two[step]) <= tolerance for step in one), key
+
+
+def test_accumulation_learns_the_same(stage1, again, tmp_path):
+    done = again(tmp_path, "max_micro_batch=3")
+    assert "micro-batch 2 x accumulation 2 x 1 processes" in done.stderr
+    one, two = metrics(stage1, "train/loss"), metrics(tmp_path, "train/loss")
+    assert all(abs(one[step] - two[step]) <= 1e-4 for step in one)
+
+
+def test_stage1_lowers_its_fixed_noise_loss(again, tmp_path):
+    again(tmp_path, num_steps=60, save_step=20, global_batch_size=6)
+    losses = metrics(tmp_path, "val/loss")
+    assert losses[60] < 0.97 * losses[20]
+
+
+def test_gradient_checkpointing_and_bf16_weights_train(again, tmp_path):
+    again(tmp_path, "gradient_checkpointing=true", "param_dtype=bf16", "precision=bf16", num_steps=2, save_step=2)
+    assert load_file(tmp_path / "final" / "model.safetensors")["encoder.query_embed"].dtype == torch.bfloat16
+    assert VLVAutoEncoder.from_pretrained(tmp_path / "final").encoder.query_embed.dtype == torch.float32
+
+
+def test_gradient_checkpointing_changes_no_loss(stage1, again, tmp_path):
+    again(tmp_path, "gradient_checkpointing=true", num_steps=8)
+    one, two = metrics(stage1, "train/loss"), metrics(tmp_path, "train/loss")
+    assert all(abs(one[step] - two[step]) <= 1e-5 for step in one)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(launch, stage1, components, sample_photos):
+    done = launch("train_stage1.sh", CONFIG=TINY1, train_dataset_path=sample_photos, output_dir=stage1, **components)
+    assert done.returncode == 2
+    assert "resume=latest" in done.stderr
+
+
+def test_dry_run_prints_and_writes_nothing(launch, components, sample_photos, tmp_path):
+    done = launch(
+        "train_stage1.sh",
+        "dry_run=true",
+        CONFIG=TINY1,
+        train_dataset_path=sample_photos,
+        val_dataset_path=sample_photos,
+        output_dir=tmp_path / "run",
+        num_gpus=4,
+        global_batch_size=64,
+        **components,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "trained, " in done.stdout
+    assert "micro-batch 16 x accumulation 1 x 4 processes" in done.stdout
+    assert "GiB" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_stage2_leaves_a_whole_captioner(stage2, sample_photos):
+    captions = json.loads((stage2 / "validation" / "step_00000004" / "captions.json").read_text())
+    truth = json.loads((sample_photos / "captions.json").read_text())
+    assert captions[0]["reference"].strip() == truth[captions[0]["name"]]
+    captioner = VLVCaptioner.from_pretrained(stage2 / "final")
+    assert captioner.config.origin["trained"] == ["mlp", "llm", "encoder"]
+
+
+def test_stage2_freezes_what_it_says(stage2, stage1):
+    captioner = VLVCaptioner.from_pretrained(stage2 / "final")
+    before = VLVAutoEncoder.from_pretrained(stage1 / "final").encoder
+    assert torch.equal(captioner.encoder.query_embed, before.query_embed)
+    for (name, value), (_, other) in zip(captioner.encoder.named_parameters(), before.named_parameters(), strict=True):
+        if "language_model" not in name:
+            assert torch.equal(value, other), name
+
+
+@pytest.mark.distributed
+def test_stage2_with_denoising_on_two_processes(launch, stage1, stage2, tiny_components, sample_photos, tmp_path):
+    def run(folder, **variables):
+        done = launch(
+            "train_stage2.sh", "log_every=1", "val_pictures=0", "diffusion_weight=3",
+            CONFIG=TINY2, dataset_path=sample_photos, val_dataset_path=sample_photos,
+            qwen_model=tiny_components / "qwen", diffusion_model_path=stage1 / "final", output_dir=folder,
+            total_steps=4, save_step=4, **variables,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    run(tmp_path / "one", batch_size=4)
+    run(tmp_path / "two", batch_size=2, num_gpus=2, ACCELERATE_CONFIG=ROOT / "configs/accelerate/cpu.yaml")
+    for key in ("train/loss", "train/caption_loss", "train/diffusion_loss", "train/lr", "val/loss"):
+        one, two = metrics(tmp_path / "one", key), metrics(tmp_path / "two", key)
+        assert one.keys() == two.keys()
+        assert all(abs(one[step] - two[step]) <= 1e-3 * max(1, abs(one[step])) for step in one), key
+
+
+def test_epochs_end_a_run(launch, stage1, tiny_components, sample_photos, tmp_path):
+    done = launch(
+        "train_stage2.sh", "log_every=1", "val_pictures=0",
+        CONFIG=TINY2, dataset_path=sample_photos, val_dataset_path=sample_photos,
+        qwen_model=tiny_components / "qwen", diffusion_model_path=stage1 / "final", output_dir=tmp_path,
+        epochs=1, batch_size=4, total_steps=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    pairs = len(json.loads((sample_photos / "captions.json").read_text()))
+    assert max(metrics(tmp_path, "train/loss")) == -(-pairs // 4)
