@@ -26,6 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run(config: CaptionConfig) -> None:
     """Draw the previews if wanted, caption, and show both."""
     import json
+    from datetime import timedelta
     from pathlib import Path
 
     from vlv.inference.captions import caption_images
@@ -36,7 +37,7 @@ def run(config: CaptionConfig) -> None:
     from vlv.training.processes import resolve_precision, start_processes, torch_dtype
 
     precision = resolve_precision(config.precision)
-    accelerator = start_processes(precision)
+    accelerator = start_processes(precision, patience=timedelta(days=1))  # shares may end hours apart
     # Pictures first: a missing stage-1 model shows at once, and an interruption costs no captions.
     drawn = _draw(config, precision, accelerator) if config.preview_dir else None
     dtype = torch_dtype(precision)

@@ -19,6 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(config: ReconstructConfig) -> None:
     """Choose the measure, draw, and report."""
+    from datetime import timedelta
     from pathlib import Path
 
     from vlv.evaluation.extractors import build_extractor, choose_extractor
@@ -29,7 +30,7 @@ def run(config: ReconstructConfig) -> None:
     from vlv.training.processes import resolve_precision, start_processes, torch_dtype
 
     precision = resolve_precision(config.precision)
-    accelerator = start_processes(precision)
+    accelerator = start_processes(precision, patience=timedelta(days=1))  # shares may end hours apart
     choice = choose_extractor(config.extractor, config.inception_weights)
     accelerator.print(choice.message)
     dtype = torch_dtype(precision)

@@ -32,13 +32,16 @@ def torch_dtype(precision: str) -> torch.dtype:
     return _DTYPES[precision]
 
 
-def start_processes(precision: str, accumulation: int = 1, micro_batch_size: int = 1) -> Accelerator:
+def start_processes(
+    precision: str, accumulation: int = 1, micro_batch_size: int = 1, patience: timedelta = timedelta(hours=1)
+) -> Accelerator:
     """Accelerate, with the number of processes checked against what the launcher started.
 
     Args:
         precision: fp32, bf16 or fp16 (resolved).
         accumulation: forward passes of one optimizer step.
         micro_batch_size: samples of one forward pass of one process; DeepSpeed wants to know.
+        patience: how long processes wait for each other before one is taken for dead.
 
     Raises:
         RuntimeError: processes that do not know each other.
@@ -49,8 +52,7 @@ def start_processes(precision: str, accumulation: int = 1, micro_batch_size: int
         gradient_accumulation_steps=accumulation,
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-            # A process that waits for a slower share of a long inference must not be taken for dead.
-            InitProcessGroupKwargs(timeout=timedelta(days=1)),
+            InitProcessGroupKwargs(timeout=patience),
         ],
     )
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
