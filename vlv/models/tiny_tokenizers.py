@@ -5,6 +5,7 @@ All three work on bytes, so any text survives a round trip.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -19,7 +20,7 @@ _QWEN_WORDS = Regex(
 def train_clip_tokenizer(sentences: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """CLIP's: lower case, words end in `</w>`, begin and end tokens, padded with the end token to 77."""
     start, end = "<|startoftext|>", "<|endoftext|>"
-    tokenizer = Tokenizer(models.BPE(unk_token=end, end_of_word_suffix="</w>", continuing_subword_prefix=""))
+    tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
@@ -29,14 +30,15 @@ def train_clip_tokenizer(sentences: Iterable[str], vocab_size: int) -> PreTraine
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[start, end],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(sentences, trainer)
+    # The trainer numbers word ends in the order of a hash map, another in each run: so it learns without
+    # word ends, and each symbol and merge is then entered with and without.
+    _train_byte_level(tokenizer, sentences, vocab_size // 2, [])
+    learned = json.loads(tokenizer.to_str())["model"]
+    symbols = sorted(learned["vocab"], key=learned["vocab"].__getitem__)
+    names = [*symbols, *(symbol + "</w>" for symbol in symbols), start, end]
+    merges = [pair for left, right in learned["merges"] for pair in ((left, right), (left, right + "</w>"))]
+    vocab = {name: number for number, name in enumerate(names)}
+    tokenizer.model = models.BPE(vocab=vocab, merges=merges, unk_token=end, end_of_word_suffix="</w>")
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = _around(tokenizer, start, end)
     return PreTrainedTokenizerFast(

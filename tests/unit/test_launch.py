@@ -1,0 +1,105 @@
+"""The launcher's own part: what it starts, and what it makes of a failure."""
+
+import os
+import signal
+
+import pytest
+
+from scripts import entry, launch
+from scripts.checks import check_devices, check_writable
+from vlv.config import CaptionConfig, ConfigError, Stage1Config, load_config
+
+
+def test_unknown_command_and_option(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        launch.main(["stage3"])
+    assert stopped.value.code == 2
+    assert "stage1, stage2, caption, reconstruct" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        launch.main(["stage1", "--lr", "3"])
+    assert stopped.value.code == 2
+    assert "--lr is not an option" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("here", "wanted", "fit"), [(4, 8, "num_gpus=4 bash x.sh"), (0, 2, "num_gpus=1 bash x.sh")])
+def test_fewer_gpus_than_asked_names_the_call_that_fits(monkeypatch, here, wanted, fit):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: here > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: here)
+    with pytest.raises(ConfigError, match=fit):
+        check_devices(wanted, None, "num_gpus={} bash x.sh")
+
+
+def test_several_nodes_share_the_processes(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    assert check_devices(16, "configs/accelerate/multi_node.yaml", "{}") is False
+    monkeypatch.setenv("NUM_MACHINES", "4")
+    assert check_devices(32, "configs/accelerate/multi_node.yaml", "{}") is False
+    with pytest.raises(ConfigError, match="8 GPUs are here"):
+        check_devices(64, "configs/accelerate/multi_node.yaml", "{}")
+
+
+def test_cpu_config_takes_any_number(monkeypatch):
+    assert check_devices(5, "configs/accelerate/cpu.yaml", "{}") is True
+
+
+@pytest.mark.parametrize("name", ["eight_gpus", "multi_node", "fsdp", "zero2", "one_gpu"])
+def test_accelerates_own_parser_takes_the_configs(monkeypatch, name):
+    """What would be run on GPUs, up to the start of the processes."""
+    seen = []
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", seen.append)
+    monkeypatch.setenv("MACHINE_RANK", "1")
+    code = launch._run_on_gpus("scripts.train_stage1", ["lr=1"], 16, f"configs/accelerate/{name}.yaml")
+    assert code == 0
+    arguments = seen[0]
+    assert arguments.num_processes == 16
+    assert int(arguments.machine_rank) == 1
+    assert arguments.module is True
+    assert arguments.training_script == "scripts.train_stage1"
+    assert arguments.training_script_args == ["lr=1"]
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "exit_code"),
+    [
+        (-signal.SIGKILL, "most likely for memory", 1),
+        (130, "resume=latest", 130),
+        (7, "exit code 7", 1),
+    ],
+)
+def test_a_failure_is_one_line(tmp_path, capsys, code, words, exit_code):
+    with pytest.raises(SystemExit) as stopped:
+        launch._finish(code, tmp_path / "none", None)
+    assert stopped.value.code == exit_code
+    assert words in capsys.readouterr().err
+
+
+def test_the_trace_is_kept_in_the_run_folder(tmp_path, capsys):
+    error = tmp_path / "error.txt"
+    error.write_text("no such thing\n\nTraceback (most recent call last): ...")
+    with pytest.raises(SystemExit):
+        launch._finish(1, error, str(tmp_path))
+    assert (tmp_path / "error.log").read_text().startswith("Traceback")
+    assert capsys.readouterr().err.strip() == f"error: no such thing (trace: {tmp_path / 'error.log'})"
+
+
+def test_guidance_without_previews_is_said(capsys):
+    config = load_config(CaptionConfig, None, [])
+    launch._say_what_has_no_effect(config, ["guidance_scale=3.0", "batch_size=2"])
+    assert "guidance_scale=3.0: no effect" in capsys.readouterr().err
+    launch._say_what_has_no_effect(load_config(CaptionConfig, None, ["preview_dir=x"]), ["guidance_scale=3.0"])
+    launch._say_what_has_no_effect(load_config(Stage1Config, None, []), ["guidance_scale=3.0"])
+    assert capsys.readouterr().err == ""
+
+
+def test_errors_meant_for_the_user_have_no_type(tmp_path):
+    assert entry.error_line(ValueError("a\n b")) == "a b"
+    assert entry.error_line(KeyError("x")).startswith("KeyError: ")
+
+
+def test_unwritable_folders(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is not a folder"):
+        check_writable("output_dir", tmp_path / "file" / "run")
+    check_writable("output_dir", tmp_path / "a" / "b" / "c")
+    assert os.listdir(tmp_path) == ["file"]
