@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
@@ -263,7 +264,10 @@ def load_trained(model: torch.nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: a name or a shape that does not fit.
     """
-    weights = load_file(path)
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged or not complete ({error}): copy or download it again") from None
     wanted = {name: value for name, value in model.named_parameters() if value.requires_grad}
     missing, unexpected = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
     if missing or unexpected:

@@ -171,7 +171,9 @@ class VLVCaptioner(FrozenStaysEval, PreTrainedModel):
                     num_beams=num_beams,
                     max_new_tokens=max_new_tokens or self.config.max_caption_tokens + 1,
                     do_sample=False,
-                    early_stopping=num_beams > 1,
+                    # Not the published True: it stops at the first few finished beams, so a short wrong
+                    # caption was seen to win over a longer one that had nearly all of the probability.
+                    early_stopping=False,
                     eos_token_id=self.config.eos_token_id,
                     pad_token_id=self.config.pad_token_id,
                 ),
