@@ -1,6 +1,9 @@
 """Each bad call is one clear line with the fix, no trace, and exit code 2 (or 1 where the run fails)."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -109,11 +112,20 @@ def test_a_truncated_checkpoint_is_one_line(launch, stage1, sample_photos, tmp_p
     assert "model.safetensors" in one_line(done)
 
 
-def test_out_of_memory_says_what_to_set(launch, good):
-    """A batch whose pixels alone are beyond any machine: the allocation is refused at once."""
-    done = launch(
-        "train_stage1.sh", "max_micro_batch=4000000", "num_workers=0", "encoder_resolution=16384",
-        **{**good, "global_batch_size": 4},
-    )  # fmt: skip
+def test_out_of_memory_says_what_to_set(good):
+    """A process that may take no more than 5 GB of addresses, and a batch that needs more."""
+    call = (
+        f"ulimit -v 5000000; exec bash {ROOT / 'train_stage1.sh'} decoder_resolution=512 num_workers=0 val_pictures=0"
+    )
+    variables = {**good, "global_batch_size": 128, "PYTHON": sys.executable}
+    environment = {**os.environ, **{key: str(value) for key, value in variables.items()}}
+    done = subprocess.run(["bash", "-c", call], env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1, done.stderr
+    assert "micro-batch of 64: set max_micro_batch=32" in one_line(done)
+
+
+def test_more_image_tokens_than_positions_names_the_largest_resolution(launch, good):
+    done = launch("train_stage1.sh", "encoder_resolution=1024", **good)
     assert done.returncode == 1
-    assert "out of memory" in one_line(done) or "memory" in one_line(done)
+    assert "encoder_resolution=1024" in one_line(done)
+    assert "480" in one_line(done)

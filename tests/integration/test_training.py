@@ -103,9 +103,12 @@ def test_accumulation_learns_the_same(stage1, again, tmp_path):
 
 
 def test_stage1_lowers_its_fixed_noise_loss(again, tmp_path):
-    again(tmp_path, num_steps=60, save_step=20, global_batch_size=6)
-    losses = metrics(tmp_path, "val/loss")
-    assert losses[60] < 0.97 * losses[20]
+    again(tmp_path / "untrained", num_steps=1, lr=1e-9)
+    again(tmp_path / "trained", num_steps=80, save_step=80)
+    before, after = metrics(tmp_path / "untrained", "val/loss")[1], metrics(tmp_path / "trained", "val/loss")[80]
+    # The tiny denoiser is random: its error stays above the noise's own variance, about 1, and the encoder
+    # can only lower the rest. Noise and timesteps are fixed, so any drop is learned.
+    assert before - after > 0.03
 
 
 def test_gradient_checkpointing_and_bf16_weights_train(again, tmp_path):
@@ -121,7 +124,14 @@ def test_gradient_checkpointing_changes_no_loss(stage1, again, tmp_path):
 
 
 def test_a_second_run_in_the_same_folder_is_refused(launch, stage1, components, sample_photos):
-    done = launch("train_stage1.sh", CONFIG=TINY1, train_dataset_path=sample_photos, output_dir=stage1, **components)
+    done = launch(
+        "train_stage1.sh",
+        CONFIG=TINY1,
+        train_dataset_path=sample_photos,
+        val_dataset_path=sample_photos,
+        output_dir=stage1,
+        **components,
+    )
     assert done.returncode == 2
     assert "resume=latest" in done.stderr
 

@@ -195,7 +195,13 @@ class VLVAutoEncoder(FrozenStaysEval):
         decoder_folder = resolve_component(stable_diffusion, "stable_diffusion_model_path")
         florence2_folder = resolve_component(florence2, "florence2_model_path")
         decoder = load_decoder(decoder_folder, conditioning, decoder_resolution)
-        encoder = build_encoder(florence2_folder, decoder.conditioner.spaces, num_queries, prompt_ids=prompt_ids)
+        encoder = build_encoder(
+            florence2_folder,
+            decoder.conditioner.spaces,
+            num_queries,
+            encoder_resolution=encoder_resolution,
+            prompt_ids=prompt_ids,
+        )
         bases = {
             "florence2": component_identity(florence2_folder, florence2),
             "decoder": component_identity(decoder_folder, stable_diffusion),

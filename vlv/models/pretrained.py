@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +71,16 @@ def build_encoder(
     florence2_folder: Path,
     spaces: tuple[EmbeddingSpace, ...],
     num_queries: int,
+    *,
+    encoder_resolution: int,
     dtype: torch.dtype = torch.float32,
     prompt_ids: list[int] | None = None,
 ) -> VLVEncoder:
     """A new encoder on pretrained Florence-2: queries and projection are random, from torch's seed.
 
     Raises:
-        ValueError: more queries than an embedding space or Florence-2's decoder has positions for.
+        ValueError: more queries than an embedding space or Florence-2's decoder has positions for, or more
+            image tokens than Florence-2 has positions for.
     """
     florence2 = load_florence2(florence2_folder, dtype)
     text_config: Any = florence2.config.text_config
@@ -86,6 +90,7 @@ def build_encoder(
         raise ValueError(f"num_queries={num_queries} cannot be used: give 1 to {limit}, the text encoder's limit")
     if prompt_ids is None:
         prompt_ids = prompt_token_ids(load_tokenizer(florence2_folder, "florence2_model_path"), TASK_PROMPT)
+    _check_resolution(florence2, encoder_resolution, len(prompt_ids))
     config = VLVEncoderConfig(
         # A copy: a config that holds the loaded model's own would reset its attention implementation.
         florence2_config=florence2.config.to_dict(),
@@ -94,6 +99,24 @@ def build_encoder(
         prompt_ids=prompt_ids,
     )
     return VLVEncoder(config, florence2)
+
+
+def _check_resolution(florence2: Florence2Model, resolution: int, num_prompt_ids: int) -> None:
+    """Check that the image tokens of a resolution fit into Florence-2's learned positions."""
+    text_config: Any = florence2.config.text_config
+    vision_config: Any = florence2.config.vision_config
+    stride = math.prod(vision_config.patch_stride)
+    side = math.ceil(resolution / stride)
+    # One token a cell and one for their mean; then the prompt.
+    largest = min(
+        vision_config.max_position_embeddings,
+        math.isqrt(text_config.max_position_embeddings - num_prompt_ids - 1),
+    )
+    if side > largest:
+        raise ValueError(
+            f"encoder_resolution={resolution} gives {side} x {side} image tokens, more than this Florence-2 has "
+            f"positions for: give at most {largest * stride}"
+        )
 
 
 def load_language_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:

@@ -49,12 +49,14 @@ def captioner_from_stage1(
     llm_folder = resolve_component(language_model, "qwen_model")
     tokenizer = load_tokenizer(llm_folder, "qwen_model")
 
+    image_processor = VLVImageProcessor.from_pretrained(folder)
     decoder_folder = resolve_component(decoder_source, "stable_diffusion_model_path")
     conditioner = load_conditioner(decoder_folder, config["conditioning"], torch.float32)
     encoder = build_encoder(
         resolve_component(florence2_source, "florence2_model_path"),
         conditioner.spaces,
         config["num_queries"],
+        encoder_resolution=image_processor.encoder_resolution,
         prompt_ids=config["prompt_ids"],
     )
     encoder.set_trained(config["trained"])
@@ -81,7 +83,7 @@ def captioner_from_stage1(
     )
     captioner = VLVCaptioner(captioner_config, encoder, conditioner, llm)
     captioner.tokenizer = tokenizer
-    captioner.image_processor = VLVImageProcessor.from_pretrained(folder)
+    captioner.image_processor = image_processor
     captioner.set_trained(trained)
     return captioner.eval()
 
