@@ -67,23 +67,28 @@ class MetricLogger:
             remaining = f"  ETA {self._remaining(step)}" if step < self.num_steps else ""
             self.say(f"step {step}/{self.num_steps}  {text}{remaining}")
 
-    def pictures(self, step: int, name: str, paths: list[Path], captions: list[str] | None = None) -> None:
-        """Send pictures, with captions where given, to W&B; the files themselves are in the run folder."""
-        if self._wandb is None:
-            return
-        import wandb
+    def pictures(self, step: int, name: str, paths: list[Path]) -> None:
+        """Send pictures to W&B; the files themselves are in the run folder."""
 
-        texts = captions or [path.stem for path in paths]
-        shown = [wandb.Image(str(path), caption=text) for path, text in zip(paths, texts, strict=True)]
-        self._try_wandb(lambda: self._wandb.log({name: shown}, step=step))
+        def send() -> None:
+            import wandb
+
+            shown = [wandb.Image(str(path), caption=path.stem) for path in paths]
+            self._wandb.log({name: shown}, step=step)
+
+        if self._wandb is not None:
+            self._try_wandb(send)
 
     def table(self, step: int, name: str, columns: list[Any], rows: list[Any]) -> None:
         """Send a table to W&B."""
-        if self._wandb is None:
-            return
-        import wandb
 
-        self._try_wandb(lambda: self._wandb.log({name: wandb.Table(columns=columns, data=rows)}, step=step))
+        def send() -> None:
+            import wandb
+
+            self._wandb.log({name: wandb.Table(columns=columns, data=rows)}, step=step)
+
+        if self._wandb is not None:
+            self._try_wandb(send)
 
     def say(self, text: str) -> None:
         """Print a line without breaking the progress bar."""
