@@ -64,6 +64,7 @@ class VLVEncoder(FrozenStaysEval, PreTrainedModel):
                 for name, space in (config.spaces or {}).items()
             }
         )
+        self._constants: dict[tuple[str, torch.device], Tensor] = {}
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -78,9 +79,15 @@ class VLVEncoder(FrozenStaysEval, PreTrainedModel):
 
     def normalize(self, encoder_pixels: Tensor) -> Tensor:
         """Turn uint8 pixels [B, 3, E, E] into normalised fp32 ones, bit-equal to the Pillow-based processors."""
-        mean = torch.tensor(self.config.image_mean, device=encoder_pixels.device)[:, None, None]
-        std = torch.tensor(self.config.image_std, device=encoder_pixels.device)[:, None, None]
+        mean = self._constant("image_mean", encoder_pixels.device)[:, None, None]
+        std = self._constant("image_std", encoder_pixels.device)[:, None, None]
         return (encoder_pixels.float() / 255 - mean) / std
+
+    def _constant(self, name: str, device: torch.device) -> Tensor:
+        """A list of the config as a tensor, copied to a device once: a copy at each step would wait for it."""
+        if (name, device) not in self._constants:
+            self._constants[name, device] = torch.tensor(getattr(self.config, name), device=device)
+        return self._constants[name, device]
 
     def image_features(self, encoder_pixels: Tensor) -> Tensor:
         """Image tokens [B, N, D] of uint8 pixels [B, 3, E, E]."""
@@ -98,7 +105,7 @@ class VLVEncoder(FrozenStaysEval, PreTrainedModel):
 
     def encode(self, image_features: Tensor) -> Tensor:
         """Encoder states [B, N + P, D] of image tokens [B, N, D] followed by the prompt."""
-        prompt_ids = torch.tensor(self.config.prompt_ids, device=image_features.device)
+        prompt_ids = self._constant("prompt_ids", image_features.device)
         prompt = self.florence2.language_model.shared(prompt_ids)  # [P, D]
         prompt = prompt.expand(image_features.shape[0], -1, -1).to(image_features.dtype)
         inputs_embeds = torch.cat([image_features, prompt], dim=1)  # [B, N + P, D]
