@@ -7,6 +7,8 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,43 +39,83 @@ CHECKPOINTS, FINAL, CONFIG = "checkpoints", "final", "config.yaml"
 VALIDATION = "validation"
 
 
+@dataclass(frozen=True)
+class StageParts:
+    """What differs between the stages, beside config and objective.
+
+    identity: what a resumed checkpoint must agree on. write_extras: writes what a checkpoint holds beside
+    weights and state. show: (step, validation batches, logger), called at each save: pictures or captions.
+    """
+
+    image_processor: Any
+    caption_tokenizer: CaptionTokenizer | None
+    identity: dict[str, Any]
+    write_extras: Callable[[Path], None]
+    show: Callable[[int, Any, MetricLogger], None]
+
+
 def fit(
     config: TrainingConfig,
     accelerator: Accelerator,
     objective: torch.nn.Module,
     data: Data,
     sizes: BatchSizes,
-    *,
-    image_processor: Any,
-    caption_tokenizer: CaptionTokenizer | None,
-    identity: dict[str, Any],
-    write_extras: Callable[[Path], None],
-    show: Callable[[int, Any, MetricLogger], None],
+    parts: StageParts,
 ) -> dict[str, torch.Tensor]:
-    """Train to the end, from the start or from a checkpoint; returns the trained weights on the CPU.
-
-    Args:
-        identity: what a resumed checkpoint must agree on.
-        write_extras: writes what a checkpoint holds beside weights and state.
-        show: (step, validation batches, logger), called at each save: pictures or captions.
-    """
+    """Train to the end, from the start or from a checkpoint; returns the trained weights on the CPU."""
     output_dir = Path(config.output_dir)
     optimizer = build_optimizer(
         objective.parameters(), config.lr, (config.betas[0], config.betas[1]), config.weight_decay
     )
     objective, optimizer = accelerator.prepare(objective, optimizer)
-
-    def extras(folder: Path) -> None:
-        save_config(config, folder / CONFIG)
-        write_extras(folder)
-
-    checkpointer = Checkpointer(
-        output_dir / CHECKPOINTS, accelerator, keep=config.keep_checkpoints, identity=identity, write_extras=extras
-    )
+    checkpointer = _checkpointer(config, accelerator, parts)
     found = find_checkpoint(config.resume, output_dir / CHECKPOINTS)
     state = checkpointer.load(found, objective, optimizer) if found else TrainState()
-    logger = MetricLogger(
-        output_dir,
+    logger = _logger(config, accelerator, data, state)
+    _announce(logger, config, objective, data, sizes, state, found)
+    loader = training_loader(config, accelerator, data, sizes, state, parts.image_processor, parts.caption_tokenizer)
+    val_batches = validation_batches(config, accelerator, sizes, parts.image_processor, parts.caption_tokenizer)
+
+    def validate(state: TrainState) -> dict[str, float]:
+        metrics = validation_loss(accelerator, objective, val_batches())
+        if config.val_pictures:
+            parts.show(state.step, val_batches(), logger)
+        return metrics
+
+    schedule = {"lr": config.lr, "schedule": config.lr_schedule, "warmup_steps": config.warmup_steps}
+    Trainer(
+        accelerator,
+        objective,
+        optimizer,
+        BadSampleLog(output_dir / BAD_SAMPLES, accelerator.num_processes, config.max_bad_share).watch(loader),
+        _settings(config, data, sizes),
+        state=state,
+        lr_at=partial(lr_at, num_steps=data.num_steps, **schedule),
+        checkpointer=checkpointer,
+        logger=logger,
+        validate=validate,
+    ).fit()
+    logger.close()
+    return checkpointer.trained_state(objective)
+
+
+def _checkpointer(config: TrainingConfig, accelerator: Accelerator, parts: StageParts) -> Checkpointer:
+    def write_extras(folder: Path) -> None:
+        save_config(config, folder / CONFIG)
+        parts.write_extras(folder)
+
+    return Checkpointer(
+        Path(config.output_dir) / CHECKPOINTS,
+        accelerator,
+        keep=config.keep_checkpoints,
+        identity=parts.identity,
+        write_extras=write_extras,
+    )
+
+
+def _logger(config: TrainingConfig, accelerator: Accelerator, data: Data, state: TrainState) -> MetricLogger:
+    return MetricLogger(
+        Path(config.output_dir),
         enabled=accelerator.is_main_process,
         num_steps=data.num_steps,
         first_step=state.step,
@@ -82,46 +124,19 @@ def fit(
         wandb_mode=config.wandb_mode,
         wandb_project=config.wandb_project,
     )
-    _announce(logger, config, objective, data, sizes, state, found)
-    watch = BadSampleLog(output_dir / BAD_SAMPLES, accelerator.num_processes, config.max_bad_share).watch
-    val_batches = validation_batches(config, accelerator, sizes, image_processor, caption_tokenizer)
 
-    def validate(state: TrainState) -> dict[str, float]:
-        metrics = validation_loss(accelerator, objective, val_batches())
-        if config.val_pictures:
-            show(state.step, val_batches(), logger)
-        return metrics
 
-    trainer = Trainer(
-        accelerator,
-        objective,
-        optimizer,
-        watch(training_loader(config, accelerator, data, sizes, state, image_processor, caption_tokenizer)),
-        TrainerSettings(
-            num_steps=data.num_steps,
-            global_batch_size=sizes.global_batch_size,
-            accumulation=sizes.accumulation,
-            micro_batch_size=sizes.micro_batch_size,
-            max_grad_norm=config.max_grad_norm,
-            save_step=config.save_step,
-            log_every=config.log_every,
-            seed=config.seed,
-        ),
-        state=state,
-        lr_at=lambda step: lr_at(
-            step,
-            lr=config.lr,
-            schedule=config.lr_schedule,
-            num_steps=data.num_steps,
-            warmup_steps=config.warmup_steps,
-        ),
-        checkpointer=checkpointer,
-        logger=logger,
-        validate=validate,
+def _settings(config: TrainingConfig, data: Data, sizes: BatchSizes) -> TrainerSettings:
+    return TrainerSettings(
+        num_steps=data.num_steps,
+        global_batch_size=sizes.global_batch_size,
+        accumulation=sizes.accumulation,
+        micro_batch_size=sizes.micro_batch_size,
+        max_grad_norm=config.max_grad_norm,
+        save_step=config.save_step,
+        log_every=config.log_every,
+        seed=config.seed,
     )
-    trainer.fit()
-    logger.close()
-    return checkpointer.trained_state(objective)
 
 
 def world_size() -> int:

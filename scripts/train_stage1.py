@@ -57,16 +57,18 @@ def run(config: Stage1Config) -> None:
         objective,
         open_training_data(config, accelerator, sizes),
         sizes,
-        image_processor=model.image_processor,
-        caption_tokenizer=None,
-        identity=model.describe(),
-        write_extras=model.save_description,
-        show=DrawnShowcase(
-            assembly.showcase(config, accelerator),
-            model,
-            config.val_guidance_scale,
-            config.val_inference_steps,
-            config.seed,
+        assembly.StageParts(
+            image_processor=model.image_processor,
+            caption_tokenizer=None,
+            identity=model.describe(),
+            write_extras=model.save_description,
+            show=DrawnShowcase(
+                assembly.showcase(config, accelerator),
+                model,
+                config.val_guidance_scale,
+                config.val_inference_steps,
+                config.seed,
+            ),
         ),
     )
     if accelerator.is_main_process:

@@ -63,13 +63,15 @@ def run(config: Stage2Config) -> None:
         objective,
         open_training_data(config, accelerator, sizes),
         sizes,
-        image_processor=model.image_processor,
-        caption_tokenizer=CaptionTokenizer(
-            model.tokenizer, config.max_caption_tokens, config.supervise_eos, model.eos_token_id
+        assembly.StageParts(
+            image_processor=model.image_processor,
+            caption_tokenizer=CaptionTokenizer(
+                model.tokenizer, config.max_caption_tokens, config.supervise_eos, model.eos_token_id
+            ),
+            identity=model.origin,
+            write_extras=lambda folder: None,
+            show=CaptionedShowcase(assembly.showcase(config, accelerator), model),
         ),
-        identity=model.origin,
-        write_extras=lambda folder: None,
-        show=CaptionedShowcase(assembly.showcase(config, accelerator), model),
     )
     if accelerator.is_main_process:
         model.load_state_dict(weights, strict=False)
