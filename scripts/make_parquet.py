@@ -163,9 +163,11 @@ def _write(path: Path, groups: Iterable[tuple[list[bytes], list[str]]]) -> int:
 
     schema = pa.schema([pa.field("image", pa.binary()), pa.field("caption", pa.string())])
     rows = 0
-    # Image files are compressed already; statistics would repeat whole images in the footer.
-    settings = {"compression": {"image": "none", "caption": "zstd"}, "use_dictionary": False}
-    with pq.ParquetWriter(path, schema, write_statistics=["caption"], **settings) as writer:
+    # Image files are compressed already, and statistics would repeat whole images in the footer.
+    compression = {"image": "none", "caption": "zstd"}
+    with pq.ParquetWriter(
+        path, schema, compression=compression, use_dictionary=False, write_statistics=False
+    ) as writer:
         for images, captions in groups:
             writer.write_table(pa.table({"image": images, "caption": captions}, schema), row_group_size=len(images))
             rows += len(images)
@@ -173,10 +175,13 @@ def _write(path: Path, groups: Iterable[tuple[list[bytes], list[str]]]) -> int:
 
 
 def _note(names: list[str], what: str) -> str:
+    """A line that counts and shows names; empty where there is none."""
+    from vlv.data.files import display_name
+
     if not names:
         return ""
-    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{len(names)} {what}: {', '.join(names[:SHOWN])}{more}"
+    shown = [display_name(os.fsencode(name)) for name in names[:SHOWN]]
+    return f"{len(names)} {what}: {', '.join(shown)}" + (f", and {len(names) - SHOWN} more" if names[SHOWN:] else "")
 
 
 if __name__ == "__main__":
