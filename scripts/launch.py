@@ -113,7 +113,9 @@ def _run_elastic(start: Any) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed"):  # each has a level of its own
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         start()
     except ChildFailedError as error:

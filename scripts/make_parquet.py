@@ -164,10 +164,8 @@ def _write(path: Path, groups: Iterable[tuple[list[bytes], list[str]]]) -> int:
     schema = pa.schema([pa.field("image", pa.binary()), pa.field("caption", pa.string())])
     rows = 0
     # Image files are compressed already, and statistics would repeat whole images in the footer.
-    compression = {"image": "none", "caption": "zstd"}
-    with pq.ParquetWriter(
-        path, schema, compression=compression, use_dictionary=False, write_statistics=False
-    ) as writer:
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    with pq.ParquetWriter(path, schema, **plain) as writer:
         for images, captions in groups:
             writer.write_table(pa.table({"image": images, "caption": captions}, schema), row_group_size=len(images))
             rows += len(images)

@@ -51,7 +51,7 @@ def start_processes(
         mixed_precision=mixed,
         gradient_accumulation_steps=accumulation,
         kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             InitProcessGroupKwargs(timeout=patience),
         ],
     )
