@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Pretrained components from the hub, and a check of what arrived. Run it again to go on where it stopped.
+# bash scripts/download_pretrained.sh             sd, florence2, qwen and captioner
+# bash scripts/download_pretrained.sh sd qwen     these alone; pairs, the training set, comes where it is named
+# bash scripts/download_pretrained.sh --check     fetches nothing
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+checkpoints_dir=${checkpoints_dir:-./pretrained_checkpoints}
+data_dir=${data_dir:-./data}
+
+export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
+exec "${PYTHON:-python}" -m scripts.download_pretrained --dir "$checkpoints_dir" --data-dir "$data_dir" "$@"
