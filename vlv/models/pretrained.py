@@ -25,7 +25,9 @@ from vlv.models.identity import CheckpointError, is_hub_id, read_json
 
 # What Florence-2's task token <MORE_DETAILED_CAPTION> stands for.
 TASK_PROMPT = "Describe with a paragraph what is shown in the image."
-_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*/*.json", "*/*.txt", "*/*.safetensors"]
+# What a snapshot needs, without the same weights in other formats beside it.
+_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/*.safetensors"]
+_DUPLICATES = ["*.fp16.*", "*non_ema*", "safety_checker/*", "onnx/*"]
 
 
 def resolve_component(source: str, option: str) -> Path:
@@ -46,7 +48,7 @@ def resolve_component(source: str, option: str) -> Path:
             f"{option}={source} is not there: scripts/download_pretrained.sh fetches the components, or name a folder"
         )
     try:
-        return Path(snapshot_download(source, allow_patterns=_FILES))
+        return Path(snapshot_download(source, allow_patterns=_FILES, ignore_patterns=_DUPLICATES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
