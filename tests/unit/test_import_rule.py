@@ -1,0 +1,112 @@
+"""Who may import whom, held by reading every import statement, those inside functions too."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted([*(ROOT / "vlv").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")])
+STANDARD = set(sys.stdlib_module_names)
+
+# part -> (parts of vlv that it may import, third-party packages that it must not)
+RULES = {
+    "models": ({"models", "losses", "sampling"}, {"wandb", "accelerate", "torchmetrics", "webdataset"}),
+    "data": ({"data"}, {"wandb", "accelerate", "diffusers", "transformers"}),
+    "training": ({"training"}, {"diffusers", "transformers"}),
+    "evaluation": ({"evaluation"}, {"wandb", "accelerate", "diffusers", "transformers"}),
+    "inference": ({"inference", "models", "data", "evaluation", "sampling"}, {"wandb", "accelerate"}),
+    "config": ({"settings"}, {"torch", "transformers", "diffusers"}),
+    "settings": (set(), {"torch", "transformers", "diffusers"}),
+    "losses": (set(), set()),
+    "sampling": (set(), set()),
+}
+
+
+def imports(path):
+    """(module, line) of every import of a file that runs; those for type checkers alone are left out."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
+        for statement in block.body
+        for node in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            yield node.module, node.lineno
+
+
+def part_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] == "vlv" else "scripts"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_follow_the_rule(path):
+    part = part_of(path)
+    for module, line in imports(path):
+        top, _, rest = module.partition(".")
+        where = f"{path.relative_to(ROOT)}:{line} imports {module}"
+        assert top != "tests", where
+        if part == "scripts":
+            continue
+        assert top != "scripts", where
+        if part not in RULES:
+            continue
+        ours, forbidden = RULES[part]
+        if top == "vlv" and rest:
+            assert rest.split(".")[0] in ours, where
+        assert top not in forbidden, where
+        if part in ("losses", "sampling"):
+            assert top in STANDARD | {"torch", "__future__"}, where
+
+
+def test_the_rule_covers_every_part():
+    covered = set(RULES) | {"__init__"}
+    assert {part_of(path) for path in FILES if part_of(path) != "scripts"} <= covered
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_stay_readable(path):
+    assert len(path.read_text().splitlines()) <= 300
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 80, f"{path.name}:{node.lineno} {node.name}"
+
+
+def test_only_vlv_is_installed():
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["setuptools"]["packages"]["find"]["include"] == ["vlv", "vlv.*"]
+
+
+def test_requirements_and_pyproject_name_the_same_packages():
+    import re
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[<>=\[]", item)[0] for item in project["dependencies"]}
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert {re.split(r"[<>=\s]", line)[0] for line in lines if line and line[0] != "#"} == names
+    assert "torch==2.13.0" in "\n".join(lines)
+    assert all("#" in line for line in lines if line), "each requirement has a reason"
+
+
+def test_every_requirement_is_imported():
+    import re
+
+    packages = {"pillow": "PIL", "pyyaml": "yaml", "huggingface_hub": "huggingface_hub"}
+    used = {module.split(".")[0] for path in FILES for module, _ in imports(path)}
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        if line and line[0] != "#":
+            name = re.split(r"[<>=\s]", line)[0]
+            assert packages.get(name, name) in used, f"{name} is required and nothing imports it"

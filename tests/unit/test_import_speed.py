@@ -1,0 +1,69 @@
+"""`import vlv` and every `--help` are quick: no torch, no transformers, no network, no weights."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import vlv
+
+ROOT = Path(__file__).resolve().parents[2]
+ENTRY_POINTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if "__main__" in path.read_text())
+HEAVY = ("torch", "transformers", "diffusers", "accelerate", "wandb", "datasets")
+# Any socket that is opened ends the process; heavy modules are looked for when it ends.
+GUARD = f"""
+import atexit, os, socket, sys
+def refuse(*_):
+    os.write(2, b"a socket was opened"); os._exit(3)
+socket.socket = refuse
+def look():
+    found = [name for name in {HEAVY!r} if name in sys.modules]
+    if found:
+        os.write(2, f"loaded {{found}}".encode()); os._exit(4)
+atexit.register(look)
+"""
+
+
+def run(code):
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", GUARD + code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return time.monotonic() - started, done.stdout
+
+
+def best_of_three(code):
+    return min(run(code)[0] for _ in range(3))
+
+
+def help_of(module, *arguments):
+    call = [module, *arguments, "--help"]
+    return f"import runpy\nsys.argv = {call!r}\nrunpy.run_module({module!r}, run_name='__main__')"
+
+
+def test_import_is_light():
+    assert best_of_three("import vlv; assert vlv.__version__") < 0.5
+
+
+def test_the_checks_of_a_call_are_light_to_import():
+    assert best_of_three("import scripts.checks, vlv.models.identity, vlv.config") < 0.5
+
+
+def test_names_are_loaded_on_use():
+    with pytest.raises(AttributeError):
+        vlv.absent
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_help_is_quick(name):
+    code = help_of(f"scripts.{name}")
+    assert "usage" in run(code)[1].lower()
+    assert best_of_three(code) < 0.5
+
+
+@pytest.mark.parametrize("command", ["stage1", "stage2", "caption", "reconstruct"])
+def test_help_of_the_launched_commands(command):
+    seconds, text = run(help_of("scripts.launch", command))
+    assert "num_gpus=" in text
+    assert seconds < 1
