@@ -18,23 +18,23 @@ find_python() {
   return 2
 }
 
-# A torch that the machine already has is used as it is: it may be a build for its GPU.
-has_torch() { "$1" -c 'import torch; v = torch.__version__.split("."); assert (int(v[0]), int(v[1])) >= (2, 6)' 2>/dev/null; }
-
 stamp=$(cat requirements.txt pyproject.toml | sha256sum | cut -d' ' -f1)
 if [[ ! -f $VENV_DIR/installed || $(cat "$VENV_DIR/installed") != "$stamp" ]]; then
   python=$(find_python)
   requirements=$(mktemp)
   trap 'rm -f "$requirements"' EXIT
-  if has_torch "$python"; then
-    step "environment in $VENV_DIR, with the machine's own torch"
-    "$python" -m venv --system-site-packages "$VENV_DIR"
+  step "environment in $VENV_DIR"
+  # A torch that the machine already has is used as it is: it may be a build for its GPU.
+  "$python" -m venv --clear --system-site-packages "$VENV_DIR"
+  if "$VENV_DIR/bin/python" -c 'import torch; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)' 2>/dev/null
+  then
+    step "the machine's own torch is used"
     grep -v '^torch==' requirements.txt > "$requirements"
   else
-    step "environment in $VENV_DIR"
-    "$python" -m venv "$VENV_DIR"
+    "$python" -m venv --clear "$VENV_DIR"
     cp requirements.txt "$requirements"
     step "torch"
+    # First and by itself: without it, another package's range would bring the newest one.
     "$VENV_DIR/bin/pip" install -q "$(grep -o '^torch==[^ ]*' requirements.txt)"
   fi
   step "dependencies"
