@@ -24,41 +24,41 @@ JPEG_SETTINGS = {"format": "JPEG", "quality": 90, "subsampling": 0, "optimize": 
 CAPTIONS = {
     "city_at_night.jpg": (
         "A city skyline at night, with hundreds of lit windows in tall, dark blue buildings under a full moon. A "
-        "stepped tower with a pointed roof and a red light on its mast is the tallest; the moon hangs to the right of it in a "
-        "starry sky. A row of small lamps lines the waterfront, and the lights are mirrored as broken streaks in the "
-        "dark water below."
+        "stepped tower with a pointed roof and a red light on its mast is the tallest; the moon hangs to the right "
+        "of it in a starry sky. A row of small lamps lines the waterfront, and the lights are mirrored as broken "
+        "streaks in the dark water below."
     ),
     "desert_cacti.jpg": (
         "Three green cacti with raised arms stand among orange sand dunes in a desert, the largest in the left "
-        "foreground and the smallest far off on the right. A bright white sun shines in a clear blue sky above three "
-        "flat-topped mesas on the horizon. Five brown rocks lie on the sand in front."
+        "foreground and the smallest far off on the right. A bright white sun shines in a clear blue sky above "
+        "three flat-topped mesas on the horizon. Five brown rocks lie on the sand in front."
     ),
     "forest_path.jpg": (
         "A sandy path strewn with pebbles leads into a green forest towards a bright, misty glow. Tall brown tree "
-        "trunks stand on both sides, with paler trunks fading into the haze behind them. Dense green leaves arch over "
-        "the top of the picture, and green tufts grow in the grass beside the path."
+        "trunks stand on both sides, with paler trunks fading into the haze behind them. Dense green leaves arch "
+        "over the top of the picture, and green tufts grow in the grass beside the path."
     ),
     "fruit_still_life.jpg": (
         "A still life on a wooden table before a grey-green wall. A blue jug with a handle and a white band of blue "
-        "dots stands at the left behind two red apples with green leaves. To the right of it are a yellow-green pear, "
-        "two oranges and a bunch of purple grapes."
+        "dots stands at the left behind two red apples with green leaves. To the right of it are a yellow-green "
+        "pear, two oranges and a bunch of purple grapes."
     ),
     "mountain_lake.jpg": (
         "A still mountain lake at dusk, under a sky that turns from orange at the horizon to dark blue with stars. "
-        "Purple mountains with snow on their tops are mirrored in the water, and the glow between them lays a broken "
-        "path of light across the lake. Black silhouettes of fir trees stand on the near shore, five on the left and "
-        "two on the right."
+        "Purple mountains with snow on their tops are mirrored in the water, and the glow between them lays a "
+        "broken path of light across the lake. Black silhouettes of fir trees stand on the near shore, five on the "
+        "left and two on the right."
     ),
     "red_house.jpg": (
         "A small red wooden house with a grey roof, white trim and a dark green door stands in a green meadow on a "
-        "sunny day. White smoke rises from its red-brown chimney into a blue sky with three white clouds. A path leads "
-        "to the door between colourful flowers and two pieces of white picket fence, and a round leafy tree grows to the "
-        "right of the house."
+        "sunny day. White smoke rises from its red-brown chimney into a blue sky with three white clouds. A path "
+        "leads to the door between colourful flowers and two pieces of white picket fence, and a round leafy tree "
+        "grows to the right of the house."
     ),
     "sailing_boat.jpg": (
         "A sailing boat with two white sails and a red pennant glides over a blue sea. Its hull is dark blue with a "
-        "white stripe at the top and red at the waterline. Behind it on the right, a red and white lighthouse stands "
-        "on a green headland; three white clouds and three gulls are in the sky."
+        "white stripe at the top and red at the waterline. Behind it on the right, a red and white lighthouse "
+        "stands on a green headland; three white clouds and three gulls are in the sky."
     ),
     "snowy_village.jpg": (
         "Snow falls on a small village in the evening. Four small houses with snow-covered roofs and glowing yellow "
