@@ -133,12 +133,13 @@ def original_weights(native: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of Florence2Model under their original names: the way back from `convert_weights`."""
     weights = {}
     for name, value in native.items():
-        original = _original_name(name)
+        original = original_name(name)
         weights[original] = (value.t() if original == "image_projection" else value).clone().contiguous()
     return weights
 
 
-def _original_name(name: str) -> str:
+def original_name(name: str) -> str:
+    """The original name of a weight of Florence2Model: the way back from `rename_original`."""
     for pattern, replacement in _ORIGINAL_NAMES:
         if re.match(pattern, name):
             return re.sub(pattern, replacement, name)

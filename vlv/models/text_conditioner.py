@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel
-from transformers.masking_utils import create_causal_mask
 
 from vlv.models.frozen import freeze
 
@@ -13,7 +13,7 @@ class TextConditioner(nn.Module):
     """CLIP's positions, causal layers and final norm over embeddings; gradients pass through to them.
 
     CLIPTextModel.forward takes token ids alone, so its parts are called here. `is_causal=True` matters:
-    under SDPA the mask is None and, without the flag, attention would silently look both ways.
+    under SDPA there is no mask and, without the flag, attention would silently look both ways.
     """
 
     def __init__(self, text_encoder: CLIPTextModel) -> None:
@@ -34,8 +34,13 @@ class TextConditioner(nn.Module):
         """States [B, Q, D] after the final norm, of embeddings [B, Q, D]; no padding, no BOS, no EOS."""
         text_encoder = self.text_encoder
         hidden = text_encoder.embeddings(inputs_embeds=embeddings.to(text_encoder.dtype))
-        mask = create_causal_mask(
-            config=text_encoder.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None
-        )
-        output = text_encoder.encoder(inputs_embeds=hidden, attention_mask=mask, is_causal=True)
+        output = text_encoder.encoder(inputs_embeds=hidden, attention_mask=self._mask(hidden), is_causal=True)
         return text_encoder.final_layer_norm(output.last_hidden_state)
+
+    def _mask(self, hidden: Tensor) -> Tensor | None:
+        """The causal mask [1, 1, Q, Q] that eager attention adds; the fused kernels take the flag alone."""
+        if self.text_encoder.config._attn_implementation != "eager":
+            return None
+        queries = hidden.shape[1]
+        mask = torch.full((queries, queries), torch.finfo(hidden.dtype).min, device=hidden.device, dtype=hidden.dtype)
+        return mask.triu(1)[None, None]

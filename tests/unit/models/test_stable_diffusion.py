@@ -7,6 +7,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from vlv.models.decoders import DiffusionDraws, build_conditioner, load_conditioner, load_decoder
 from vlv.models.frozen import is_frozen
+from vlv.models.text_conditioner import TextConditioner
 from vlv.sampling import sample_generators, sample_noise
 
 PROMPT = "a red house beside the sea"
@@ -35,6 +36,13 @@ def test_conditioner_on_token_embeddings_is_the_text_encoder(folder, decoder, pr
     expected = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder").eval()(ids).last_hidden_state
     states = decoder.conditioner({"clip": embeddings}).states
     assert torch.allclose(states, expected, atol=1e-5)
+
+
+def test_eager_attention_gives_the_same(folder, decoder, prompt_embeddings):
+    _, embeddings = prompt_embeddings
+    eager = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", attn_implementation="eager")
+    states = TextConditioner(eager)(embeddings)
+    assert torch.allclose(states, decoder.conditioner({"clip": embeddings}).states, atol=1e-5)
 
 
 def test_conditioner_is_causal(decoder):
