@@ -172,6 +172,24 @@ def test_stage2_freezes_what_it_says(stage2, stage1):
             assert torch.equal(value, other), name
 
 
+def test_stage2_resumes_to_the_same_bits_with_dropout(launch, stage1, tiny_components, sample_photos, tmp_path):
+    def run(folder, *arguments):
+        done = launch(
+            "train_stage2.sh", "log_every=1", "val_pictures=0", "dropout=null", *arguments,
+            CONFIG=TINY2, dataset_path=sample_photos, val_dataset_path=sample_photos,
+            qwen_model=tiny_components / "qwen", diffusion_model_path=stage1 / "final", output_dir=folder,
+            total_steps=6, save_step=3, batch_size=4,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    run(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+    shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "step_00000006")
+    run(tmp_path / "resumed", "resume=latest")
+    expected, got = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "resumed"))
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
 @pytest.mark.distributed
 def test_stage2_with_denoising_on_two_processes(launch, stage1, stage2, tiny_components, sample_photos, tmp_path):
     def run(folder, **variables):

@@ -97,8 +97,9 @@ class Trainer:
         self.objective.train()
         self._window.restart()
         while state.step < settings.num_steps:
-            seed_step(settings.seed, state.step, self.accelerator.process_index)
             micro_batches = self._fetch(batches)
+            # After the fetch: a loader that starts draws from the same stream.
+            seed_step(settings.seed, state.step, self.accelerator.process_index)
             try:
                 self._step(micro_batches)
             except (MemoryError, RuntimeError) as error:  # torch's own out-of-memory is a RuntimeError
