@@ -18,6 +18,7 @@ from vlv.models.encoder import EncoderPart, VLVEncoder
 from vlv.models.frozen import FrozenStaysEval, set_dtypes
 from vlv.models.identity import (
     CONFIG_NAME,
+    OWN_BASES,
     STAGE1_TYPE,
     WEIGHTS_NAME,
     CheckpointError,
@@ -252,6 +253,8 @@ def resolve_base(identity: dict[str, str], given: str | None, option: str, check
         CheckpointError: it is not there, or is another component.
     """
     source = given or identity["source"]
+    if not given and source.startswith(OWN_BASES):
+        source = str(checkpoint / source)
     try:
         folder = resolve_component(source, option)
     except CheckpointError:

@@ -6,6 +6,7 @@ default widths, so the original one is converted here, and its weights renamed.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,12 @@ def new_florence2(config: Florence2Config) -> Florence2Model:
     silently not causal.
     """
     return AutoModel.from_config(config)
+
+
+def read_config(folder: Path) -> Florence2Config:
+    """The native config of a Florence-2 folder in either layout."""
+    config = json.loads((folder / "config.json").read_text())
+    return convert_config(config) if is_original_config(config) else Florence2Config.from_pretrained(folder)
 
 
 def load_original(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Florence2Model:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 TRAINER_STATE_NAME = "trainer_state.json"
+OWN_BASES = "bases/"  # a base that a checkpoint brings with it lies in here, relative to its folder
 STAGE1_TYPE = "vlv_autoencoder"
 STAGE2_TYPE = "vlv_captioner"
 

@@ -125,6 +125,11 @@ def preview_autoencoder(
         bases = {"florence2": origin["florence2"], "decoder": origin["decoder"]}
         conditioning: str = origin["conditioning"]
         return VLVAutoEncoder(captioner.encoder, decoder, captioner.image_processor, bases, conditioning, "none")
+    if stage1_path is None and origin["stage1"] is None:
+        raise CheckpointError(
+            f"{captioner_dir} was imported and does not know its stage-1 model: set stage1_path to it, or leave "
+            "preview_dir empty"
+        )
     stage1 = Path(stage1_path or origin["stage1"]["source"])
     if not stage1.is_dir():
         raise CheckpointError(
@@ -132,7 +137,7 @@ def preview_autoencoder(
             "set stage1_path to where it lies now, or leave preview_dir empty"
         )
     stage1 = require_checkpoint(stage1, "stage1")
-    if file_hash(stage1 / WEIGHTS_NAME) != origin["stage1"]["weights_sha256"]:
+    if origin["stage1"] is not None and file_hash(stage1 / WEIGHTS_NAME) != origin["stage1"]["weights_sha256"]:
         raise CheckpointError(
             f"{stage1} is not the stage-1 model that {captioner_dir} came from: its weights differ; "
             "set stage1_path to that one"

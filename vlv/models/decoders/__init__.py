@@ -1,6 +1,6 @@
 """The diffusion decoders: one interface, one file a family, and the table that picks the family.
 
-To add a family: write its file with `load_decoder`, `load_conditioner` and `build_conditioner`, and
+To add a family: write its file with `load_decoder`, `load_skeleton`, `load_conditioner`, `build_conditioner`, and
 enter it in `_FAMILIES` under its diffusers pipeline class.
 """
 
@@ -25,6 +25,7 @@ __all__ = [
     "build_conditioner",
     "load_conditioner",
     "load_decoder",
+    "load_skeleton",
 ]
 
 _FAMILIES = {"StableDiffusionPipeline": "stable_diffusion"}
@@ -42,6 +43,11 @@ def load_decoder(folder: Path, conditioning: str, resolution: int) -> DiffusionD
         ValueError: a folder of an unknown family, or parts that do not fit together.
     """
     return _family(folder).load_decoder(folder, conditioning, resolution)
+
+
+def load_skeleton(folder: Path, conditioning: str, resolution: int) -> DiffusionDecoder:
+    """The decoder without its weights, on the meta device: names and shapes alone."""
+    return _family(folder).load_skeleton(folder, conditioning, resolution)
 
 
 def load_conditioner(folder: Path, conditioning: str, dtype: torch.dtype) -> Conditioner:

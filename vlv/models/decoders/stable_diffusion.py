@@ -241,6 +241,30 @@ def load_decoder(folder: Path, conditioning: str, resolution: int) -> StableDiff
     )
 
 
+def load_skeleton(folder: Path, conditioning: str, resolution: int) -> StableDiffusionDecoder:
+    """The decoder of a folder without its weights, on the meta device: names and shapes alone."""
+    unet: Any = UNet2DConditionModel.load_config(folder, subfolder="unet")
+    vae: Any = AutoencoderKL.load_config(folder, subfolder="vae")
+    text = CLIPTextConfig.from_pretrained(folder, subfolder="text_encoder")
+    scheduler: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+    length, width = text.max_position_embeddings, unet["cross_attention_dim"]
+    with torch.device("meta"):
+        vae = AutoencoderKL.from_config(vae)
+        unet = UNet2DConditionModel.from_config(unet)
+        return StableDiffusionDecoder(
+            vae=vae,
+            unet=unet,
+            noise_scheduler=scheduler,
+            conditioner=(
+                DirectConditioner(width, length)
+                if conditioning == "direct"
+                else TextEncoderConditioner(CLIPTextModel._from_config(text))
+            ),
+            unconditional_states=torch.zeros(1, length, width),
+            resolution=resolution,
+        )
+
+
 def _without_clipping(scheduler: Any) -> Any:
     """Apply what StableDiffusionPipeline's constructor does: latents are not images, so they are never clipped."""
     if scheduler.config.clip_sample or scheduler.config.steps_offset != 1:

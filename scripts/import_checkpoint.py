@@ -1,0 +1,85 @@
+"""Convert a published VLV checkpoint to this project's format.
+
+SRC is recognised by its content: a stage-1 state dict (pytorch_model.bin, .pt, .safetensors), a stage-2 model.pt,
+or the released captioner's folder. DST becomes a folder that CKPT_DIR and diffusion_model_path take. Nothing of
+SRC is run: pickles are read as tensors alone, and one that needs more is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from scripts.entry import BAD_CALL, stop
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the call, convert, and print what became of the weights."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.import_checkpoint",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", type=Path, metavar="SRC")
+    parser.add_argument("destination", type=Path, metavar="DST")
+    parser.add_argument("--stable-diffusion", metavar="P", help="the frozen Stable Diffusion: folder or hub id")
+    parser.add_argument("--florence2", metavar="P", help="Florence-2, for its config and tokenizer: folder or hub id")
+    parser.add_argument("--llm", metavar="P", help="the language model's config and tokenizer (stage 2)")
+    parser.add_argument("--stage1-only", action="store_true", help="of a captioner, write the stage-1 part alone")
+    parser.add_argument("--decoder-resolution", type=int, default=384, metavar="N", help="pixels (default 384)")
+    parser.add_argument("--encoder-resolution", type=int, default=768, metavar="N", help="pixels (default 768)")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="NAME", help="accept a missing or unexpected weight"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        convert(options)
+    except (OSError, ValueError) as error:
+        stop(str(error), BAD_CALL)
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Recognise, convert, print.
+
+    Raises:
+        ValueError: what cannot be converted, and why.
+    """
+    from scripts.entry import quiet_libraries
+    from vlv.models.bases import Bases
+    from vlv.models.conversion import captioners_stage1, import_stage1, import_stage2
+    from vlv.models.foreign import open_foreign
+    from vlv.models.importing import table
+    from vlv.models.reference import recognise
+
+    if options.destination.exists() and any(options.destination.iterdir()):
+        raise ValueError(f"{options.destination} is not empty: name another folder, or empty it first")
+    quiet_libraries()
+    source = open_foreign(options.source)
+    stage = recognise(set(source.shapes))
+    if stage not in ("stage1", "stage2"):
+        what = "a Florence-2 in its original layout, which needs no import" if stage else "no VLV checkpoint"
+        raise ValueError(f"{options.source} holds {len(source):,} weights and is {what}")
+    if options.stage1_only and stage == "stage2":
+        source, stage = captioners_stage1(source), "stage1"
+    needed = {"--stable-diffusion": options.stable_diffusion, "--florence2": options.florence2}
+    if stage == "stage2":
+        needed["--llm"] = options.llm
+    absent = [name for name, value in needed.items() if value is None]
+    if absent:
+        raise ValueError(f"{options.source} is a {stage} checkpoint; its bases are needed: give {', '.join(absent)}")
+    print(f"{options.source}: {stage}, {len(source):,} weights")
+    bases = Bases.of(options.florence2, options.stable_diffusion)
+    common = {"resolutions": (options.decoder_resolution, options.encoder_resolution), "allow": options.allow}
+    if stage == "stage1":
+        plan, changed = import_stage1(source, options.destination, bases, **common)
+    else:
+        plan, changed = import_stage2(source, options.destination, bases, options.llm, **common), []
+    print("\n".join(table(plan)))
+    for component in changed:
+        print(f"frozen weights of {component} differ from the base: written to {options.destination}/bases/{component}")
+    print(f"written: {options.destination}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

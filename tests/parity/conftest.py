@@ -1,0 +1,98 @@
+"""The published implementation's weights, laid out on disk as its users have them, and imported."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from vlv.models.conversion import Bases, import_stage1, import_stage2
+from vlv.models.foreign import open_foreign
+
+ASSET = Path(__file__).resolve().parents[1] / "assets" / "parity"
+SHARED = "model.language_model.model.shared.weight"
+COPIES = [SHARED.replace("shared", f"{part}.embed_tokens") for part in ("encoder", "decoder")]
+
+
+@pytest.fixture(scope="session")
+def published():
+    """The published stage-1 state dict, with the tied copies that the asset leaves out."""
+    weights = load_file(ASSET / "weights_decoder.safetensors") | load_file(ASSET / "weights_encoder.safetensors")
+    return weights | {name: weights[SHARED].clone() for name in COPIES}
+
+
+@pytest.fixture(scope="session")
+def stage1_file(published, tmp_path_factory):
+    path = tmp_path_factory.mktemp("published") / "stage1.safetensors"
+    save_file({key: value for key, value in published.items() if not key.startswith(("qwen2_model", "mlp"))}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def stage2_file(published, tmp_path_factory):
+    path = tmp_path_factory.mktemp("published") / "model.safetensors"
+    weights = {key: value for key, value in published.items() if key.startswith(("qwen2_model", "mlp"))}
+    weights["qwen2_model.lm_head.weight"] = weights["qwen2_model.model.embed_tokens.weight"].clone()
+    for key, value in published.items():
+        if key.split(".")[0] in ("model", "text_encoder", "language_proj", "query_embed"):
+            weights[f"VLV_model.{key}"] = value
+    save_file(weights, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bases(published, tmp_path_factory):
+    """Component folders in the hub's layouts, with the same frozen weights."""
+    folder = tmp_path_factory.mktemp("bases")
+    for name in ("florence2", "stable-diffusion", "qwen"):
+        shutil.copytree(ASSET / name, folder / name)
+
+    def part(prefix):
+        return {key.removeprefix(prefix): value for key, value in published.items() if key.startswith(prefix)}
+
+    save_file(part("model."), folder / "florence2" / "model.safetensors", metadata={"format": "pt"})
+    save_file(part("qwen2_model."), folder / "qwen" / "model.safetensors", metadata={"format": "pt"})
+    for name, file in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
+        save_file(
+            part(f"{name}."), folder / "stable-diffusion" / name / f"{file}.safetensors", metadata={"format": "pt"}
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def component_bases(bases):
+    return Bases.of(str(bases / "florence2"), str(bases / "stable-diffusion"))
+
+
+@pytest.fixture(scope="session")
+def imported_stage1(stage1_file, component_bases, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("imported") / "stage1"
+    import_stage1(open_foreign(stage1_file), folder, component_bases, resolutions=(64, 128))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def imported_stage2(stage2_file, component_bases, bases, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("imported") / "stage2"
+    import_stage2(open_foreign(stage2_file), folder, component_bases, str(bases / "qwen"), resolutions=(64, 128))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def values1():
+    return load_file(ASSET / "values_stage1.safetensors")
+
+
+@pytest.fixture(scope="session")
+def values2():
+    return load_file(ASSET / "values_stage2.safetensors")
+
+
+@pytest.fixture(scope="session")
+def facts():
+    return json.loads((ASSET / "values.json").read_text())

@@ -1,0 +1,112 @@
+"""Stage 1, step by step, against what the published implementation computed."""
+
+import pytest
+import torch
+from PIL import Image
+
+from vlv import VLVAutoEncoder
+from vlv.models.decoders import Conditioning, DiffusionDraws
+from vlv.sampling import guide
+
+ACTIVATIONS, LOSSES, GUIDANCE = 5e-5, 1e-5, 2.0
+
+
+@pytest.fixture(scope="module")
+def model(imported_stage1):
+    return VLVAutoEncoder.from_pretrained(imported_stage1)
+
+
+@pytest.fixture(scope="module")
+def pixels(model, values1):
+    images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in values1["image_uint8"]]
+    return model.image_processor.batch(images)
+
+
+@pytest.fixture(scope="module")
+def draws(values1):
+    return DiffusionDraws(values1["vae.posterior_eps"], values1["unet.timesteps"], values1["noise"])
+
+
+def distance(got, expected):
+    assert got.shape == expected.shape
+    return (got - expected).abs().max().item()
+
+
+def test_pixel_values_are_exact(model, pixels, values1):
+    assert torch.equal(pixels["decoder_pixels"], values1["image_uint8"])
+    assert torch.equal(model.encoder.normalize(pixels["encoder_pixels"]), values1["processor.pixel_values"])
+
+
+def test_every_step_of_the_encoder(model, pixels, values1):
+    features = model.encoder.image_features(pixels["encoder_pixels"])
+    assert distance(features, values1["image_features"]) < ACTIVATIONS
+    states = model.encoder.encode(features)
+    assert distance(states, values1["encoder_last_hidden_state"]) < ACTIVATIONS
+    assert distance(model.encoder.read_queries(states), values1["last_decoder_hidden_state"]) < ACTIVATIONS
+    embeddings = model.encoder(pixels["encoder_pixels"])
+    assert distance(embeddings["clip"], values1["conditional_context"]) < ACTIVATIONS
+    conditioning = model.decoder.conditioner(embeddings)
+    assert distance(conditioning.states, values1["text_encoder_last_hidden_state"]) < ACTIVATIONS
+
+
+def test_latents_noise_and_prediction(model, pixels, draws, values1):
+    latents = model.decoder.encode_images(pixels["decoder_pixels"], draws.posterior_noise)
+    scale = model.decoder.vae.config.scaling_factor
+    assert distance(latents / scale, values1["vae.x0_sample"]) < ACTIVATIONS
+    noisy = model.decoder.noise_scheduler.add_noise(latents, draws.noise, draws.timesteps)
+    assert distance(noisy, values1["unet.noised_latent"]) < ACTIVATIONS
+    states = values1["text_encoder_last_hidden_state"]
+    assert distance(model.decoder._predict(noisy, draws.timesteps, states), values1["pred_noise"]) < ACTIVATIONS
+
+
+def test_losses(model, pixels, draws, values1):
+    loss = model(pixels["encoder_pixels"], pixels["decoder_pixels"], draws).mean()
+    assert abs(loss.item() - values1["loss"].item()) < LOSSES
+    assert abs(loss.item() - 1.277474) < LOSSES
+    l1 = (values1["pred_noise"] - draws.noise).abs().mean()
+    assert abs(l1.item() - values1["loss_l1"].item()) < LOSSES
+
+
+def test_loss_without_the_text_encoder(model, pixels, draws, values1):
+    latents = model.decoder.encode_images(pixels["decoder_pixels"], draws.posterior_noise)
+    direct = Conditioning(model.encoder(pixels["encoder_pixels"])["clip"])
+    loss = model.decoder.denoising_loss(latents, direct, draws).mean()
+    assert abs(loss.item() - values1["loss_no_text_encoder"].item()) < LOSSES
+
+
+def test_gradients(model, pixels, draws, values1):
+    model.zero_grad()
+    model(pixels["encoder_pixels"], pixels["decoder_pixels"], draws).mean().backward()
+    for got, name in (
+        (model.encoder.query_embed.grad, "grad.query_embed"),
+        (model.encoder.language_proj["clip"][2].bias.grad, "grad.language_proj.2.bias"),
+    ):
+        assert distance(got, values1[name]) / values1[name].abs().max() < LOSSES
+
+
+def test_unconditional_states(model, values1):
+    assert distance(model.decoder.unconditional_states, values1["gen.uncond_embeds"]) < ACTIVATIONS
+
+
+def test_guided_generation(model, pixels, values1):
+    """The same initial latents and the same noise at each step; guidance and decoding are ours."""
+    states = model.embed(pixels["encoder_pixels"]).states
+    empty = model.decoder.unconditional_states.expand(2, -1, -1)
+    scheduler = model.decoder._sampler("ddpm")
+    scheduler.set_timesteps(4)
+    assert scheduler.timesteps.tolist() == [751, 501, 251, 1]
+    latents = values1["gen.initial_latents_seed99"]
+    noises = iter(values1["gen.step_noises_seed99"])
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        # The last step's noise was not kept: its variance is 1e-20.
+        patch.setattr(
+            "diffusers.schedulers.scheduling_ddpm.randn_tensor",
+            lambda *_, **__: next(noises, torch.zeros_like(latents)),
+        )
+        for timestep in scheduler.timesteps:
+            both = model.decoder._predict(torch.cat([latents] * 2), timestep, torch.cat([empty, states]))
+            latents = scheduler.step(guide(*both.chunk(2), GUIDANCE), timestep, latents).prev_sample
+        decoded = model.decoder.vae.decode(latents / model.decoder.vae.config.scaling_factor).sample
+    images = (decoded / 2 + 0.5).clamp(0, 1)
+    expected = values1["gen.decoded_seed99"]
+    assert min(distance(images, expected), distance(decoded, expected)) < 1e-4

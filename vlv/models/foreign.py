@@ -1,0 +1,140 @@
+"""State dicts of other code, opened without running any of it: safetensors, or pickles of tensors alone."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from vlv.models.identity import CheckpointError
+
+_WRAPPINGS = ("model_state_dict", "state_dict", "module", "model")
+_NAMES = (
+    "model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.bin",
+    "model.pt",
+    "pytorch_model.pt",
+)
+
+
+class ForeignWeights:
+    """The tensors of a checkpoint by name, read one at a time."""
+
+    def __init__(self, path: Path, shapes: dict[str, tuple[int, ...]], read: Callable[[str], Tensor]) -> None:
+        self.path = path
+        self.shapes = shapes
+        self._read = read
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The tensor of that name; its pages are read from the file when they are used."""
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+def open_foreign(path: Path) -> ForeignWeights:
+    """Open a state dict: a file, or a folder that holds one.
+
+    Raises:
+        CheckpointError: nothing there, a damaged file, a pickle that needs more than tensors, or a
+            DeepSpeed folder that is still to be consolidated.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path} is not there")
+    if path.is_dir():
+        _refuse_zero(path)
+        index = next(iter(sorted(path.glob("*.index.json"))), None)
+        if index is not None:
+            return _open_sharded(path, index)
+        found = next((path / name for name in _NAMES if (path / name).is_file()), None)
+        if found is None:
+            raise CheckpointError(f"{path} holds no state dict: expected one of {', '.join(_NAMES)}")
+        path = found
+    return _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickle(path)
+
+
+def _refuse_zero(folder: Path) -> None:
+    steps = [entry for entry in folder.glob("global_step*") if entry.is_dir()]
+    parts = [*folder.glob("*zero_pp_rank_*"), *folder.glob("*_optim_states.pt")]
+    if steps or parts:
+        whole = folder if steps else folder.parent
+        raise CheckpointError(
+            f"{folder} is a DeepSpeed ZeRO checkpoint, in pieces. With your own DeepSpeed, run "
+            f"`python {whole}/zero_to_fp32.py {whole} consolidated` and import `consolidated`. "
+            "Mind that this unpickles the files: only do it with ones whose origin you trust"
+        )
+
+
+def _open_safetensors(path: Path) -> ForeignWeights:
+    try:
+        file = safe_open(path, framework="pt")
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or not complete ({error})") from None
+    return ForeignWeights(path, shapes, file.get_tensor)
+
+
+def _open_sharded(folder: Path, index: Path) -> ForeignWeights:
+    try:
+        places: dict[str, str] = json.loads(index.read_text())["weight_map"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise CheckpointError(f"{index} is no index of shards ({error})") from None
+    missing = sorted({name for name in places.values() if not (folder / name).is_file()})
+    if missing:
+        raise CheckpointError(f"{folder} is not complete: {', '.join(missing[:3])} is missing")
+    files = {name: open_foreign(folder / name) for name in sorted(set(places.values()))}
+    try:
+        shapes = {name: files[file].shapes[name] for name, file in places.items()}
+    except KeyError as error:
+        raise CheckpointError(f"{folder}: {index.name} names {error}, which its shard does not hold") from None
+    return ForeignWeights(folder, shapes, lambda name: files[places[name]][name])
+
+
+def _open_pickle(path: Path) -> ForeignWeights:
+    try:
+        loaded = _load_pickle(path)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path} is refused: it is a pickle that needs more than tensors, and loading it could run code. "
+            "Ask its author for safetensors, or save its state dict alone in an environment you trust"
+        ) from None
+    # What is no pickle at all fails wherever the reader happens to be.
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, struct.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is damaged, not complete, or no checkpoint of torch ({reason})") from None
+    tensors = _unwrap(loaded)
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors")
+    return ForeignWeights(path, {name: tuple(value.shape) for name, value in tensors.items()}, tensors.__getitem__)
+
+
+def _load_pickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError as error:
+        if "mmap" not in str(error):
+            raise
+        return torch.load(path, map_location="cpu", weights_only=True)  # the format before torch 1.6
+
+
+def _unwrap(loaded: Any) -> dict[str, Tensor]:
+    """The state dict inside what a training script saved."""
+    for name in _WRAPPINGS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(name), dict):
+            loaded = loaded[name]
+    if not isinstance(loaded, dict):
+        return {}
+    return {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
