@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, Stage2Config
-from vlv.models.identity import CheckpointError, is_hub_id, require_checkpoint
+from vlv.identity import CheckpointError, is_hub_id, require_checkpoint
 
 TRAINING_DATA = ("folder", "webdataset", "parquet")
 

@@ -12,12 +12,13 @@ STANDARD = set(sys.stdlib_module_names)
 
 # part -> (parts of vlv that it may import, third-party packages that it must not)
 RULES = {
-    "models": ({"models", "losses", "sampling"}, {"wandb", "accelerate", "torchmetrics", "webdataset"}),
+    "models": ({"models", "losses", "sampling", "identity"}, {"wandb", "accelerate", "torchmetrics", "webdataset"}),
     "data": ({"data"}, {"wandb", "accelerate", "diffusers", "transformers"}),
     "training": ({"training"}, {"diffusers", "transformers"}),
     "evaluation": ({"evaluation"}, {"wandb", "accelerate", "diffusers", "transformers"}),
-    "inference": ({"inference", "models", "data", "evaluation", "sampling"}, {"wandb", "accelerate"}),
+    "inference": ({"inference", "models", "data", "evaluation", "sampling", "identity"}, {"wandb", "accelerate"}),
     "config": ({"settings"}, {"torch", "transformers", "diffusers"}),
+    "identity": (set(), {"torch", "transformers", "diffusers"}),
     "settings": (set(), {"torch", "transformers", "diffusers"}),
     "losses": (set(), set()),
     "sampling": (set(), set()),

@@ -1,29 +1,25 @@
-"""The models. Names are loaded on first use, so that light modules in here stay light to import."""
+"""The models. Importing them makes transformers' AutoConfig and AutoModel know their classes."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from transformers import AutoConfig, AutoModel
 
-if TYPE_CHECKING:
-    from vlv.models.autoencoder import VLVAutoEncoder
-    from vlv.models.captioner import VLVCaptioner
-    from vlv.models.encoder import VLVEncoder
-    from vlv.models.image_processor import VLVImageProcessor
-    from vlv.models.stage2 import preview_autoencoder
+from vlv.models.autoencoder import VLVAutoEncoder
+from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
+from vlv.models.encoder import VLVEncoder, VLVEncoderConfig
+from vlv.models.image_processor import VLVImageProcessor
+from vlv.models.stage2 import preview_autoencoder
 
-__all__ = ["VLVAutoEncoder", "VLVCaptioner", "VLVEncoder", "VLVImageProcessor", "preview_autoencoder"]
+__all__ = [
+    "VLVAutoEncoder",
+    "VLVCaptioner",
+    "VLVCaptionerConfig",
+    "VLVEncoder",
+    "VLVEncoderConfig",
+    "VLVImageProcessor",
+    "preview_autoencoder",
+]
 
-_HOMES = {
-    "VLVAutoEncoder": "autoencoder",
-    "VLVCaptioner": "captioner",
-    "VLVEncoder": "encoder",
-    "VLVImageProcessor": "image_processor",
-    "preview_autoencoder": "stage2",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"vlv.models.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'vlv.models' has no attribute {name!r}")
+for _config, _model in ((VLVEncoderConfig, VLVEncoder), (VLVCaptionerConfig, VLVCaptioner)):
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    AutoModel.register(_config, _model, exist_ok=True)

@@ -13,10 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
-from vlv.models.decoders import Conditioning, DiffusionDecoder, DiffusionDraws, load_decoder
-from vlv.models.encoder import EncoderPart, VLVEncoder
-from vlv.models.frozen import FrozenStaysEval, set_dtypes
-from vlv.models.identity import (
+from vlv.identity import (
     CONFIG_NAME,
     OWN_BASES,
     STAGE1_TYPE,
@@ -27,6 +24,9 @@ from vlv.models.identity import (
     require_checkpoint,
     require_same_component,
 )
+from vlv.models.decoders import Conditioning, DiffusionDecoder, DiffusionDraws, load_decoder
+from vlv.models.encoder import EncoderPart, VLVEncoder
+from vlv.models.frozen import FrozenStaysEval, set_dtypes
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.models.pretrained import build_encoder, resolve_component
 from vlv.sampling import mix_seed

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vlv.identity import WEIGHTS_NAME, CheckpointError
 from vlv.models.florence2 import new_florence2, read_config, rename_original
 from vlv.models.foreign import ForeignWeights, open_foreign
-from vlv.models.identity import WEIGHTS_NAME, CheckpointError
 from vlv.models.importing import ImportPlan, Skeleton
 from vlv.models.pretrained import load_tokenizer, resolve_component
 

@@ -19,12 +19,12 @@ from transformers import (
 )
 from transformers.configuration_utils import SubConfigSpec
 
+from vlv.identity import STAGE2_TYPE, require_checkpoint
 from vlv.losses import caption_loss
 from vlv.models.decoders import Conditioner, build_conditioner
 from vlv.models.decoders.interface import Conditioning
 from vlv.models.encoder import VLVEncoder, VLVEncoderConfig
 from vlv.models.frozen import FrozenStaysEval, freeze, is_frozen, set_dtypes
-from vlv.models.identity import STAGE2_TYPE, require_checkpoint
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.models.pretrained import load_tokenizer
 from vlv.models.projector import Projector
@@ -216,7 +216,3 @@ class VLVCaptioner(FrozenStaysEval, PreTrainedModel):
         model.tokenizer = load_tokenizer(path, "ckpt_dir")
         model.image_processor = VLVImageProcessor.from_pretrained(path)
         return model.eval()
-
-
-AutoConfig.register(VLVEncoderConfig.model_type, VLVEncoderConfig, exist_ok=True)
-AutoConfig.register(VLVCaptionerConfig.model_type, VLVCaptionerConfig, exist_ok=True)

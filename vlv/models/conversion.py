@@ -13,13 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from vlv.models.bases import FLORENCE2, Bases, read_weight, write_decoder, write_florence2, write_shards
-from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
-from vlv.models.decoders import load_skeleton
-from vlv.models.encoder import VLVEncoder, VLVEncoderConfig, prompt_token_ids
-from vlv.models.florence2 import read_config
-from vlv.models.foreign import ForeignWeights
-from vlv.models.identity import (
+from vlv.identity import (
     CONFIG_NAME,
     OWN_BASES,
     STAGE1_TYPE,
@@ -28,6 +22,12 @@ from vlv.models.identity import (
     component_identity,
     config_hash,
 )
+from vlv.models.bases import FLORENCE2, Bases, read_weight, write_decoder, write_florence2, write_shards
+from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
+from vlv.models.decoders import load_skeleton
+from vlv.models.encoder import VLVEncoder, VLVEncoderConfig, prompt_token_ids
+from vlv.models.florence2 import read_config
+from vlv.models.foreign import ForeignWeights
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.models.importing import ImportPlan, Skeleton, check_copies, plan_import
 from vlv.models.pretrained import TASK_PROMPT, load_tokenizer, resolve_component

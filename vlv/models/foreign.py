@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vlv.models.identity import CheckpointError
+from vlv.identity import CheckpointError
 
 _WRAPPINGS = ("model_state_dict", "state_dict", "module", "model")
 _NAMES = (

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from vlv.identity import CheckpointError
 from vlv.models.foreign import ForeignWeights
-from vlv.models.identity import CheckpointError
 from vlv.models.reference import Stage, place
 
 _GROWING = "encoder.florence2.language_model.shared.weight"  # the hub's native model has padded rows

@@ -18,10 +18,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from vlv.identity import CheckpointError, is_hub_id, read_json
 from vlv.models.decoders.interface import EmbeddingSpace
 from vlv.models.encoder import VLVEncoder, VLVEncoderConfig, prompt_token_ids
 from vlv.models.florence2 import is_original_config, load_original
-from vlv.models.identity import CheckpointError, is_hub_id, read_json
 
 # What Florence-2's task token <MORE_DETAILED_CAPTION> stands for.
 TASK_PROMPT = "Describe with a paragraph what is shown in the image."

@@ -8,10 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from vlv.models.autoencoder import VLVAutoEncoder, load_trained, resolve_base
-from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
-from vlv.models.decoders import DiffusionDecoder, load_conditioner, load_decoder
-from vlv.models.identity import (
+from vlv.identity import (
     CONFIG_NAME,
     WEIGHTS_NAME,
     CheckpointError,
@@ -19,6 +16,9 @@ from vlv.models.identity import (
     read_json,
     require_checkpoint,
 )
+from vlv.models.autoencoder import VLVAutoEncoder, load_trained, resolve_base
+from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
+from vlv.models.decoders import DiffusionDecoder, load_conditioner, load_decoder
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.models.pretrained import build_encoder, load_language_model, load_tokenizer, resolve_component
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from vlv import VLVAutoEncoder
-from vlv.models.identity import require_checkpoint
+from vlv.identity import require_checkpoint
 from vlv.models.objectives import DenoisingObjective
 
 

@@ -4,8 +4,8 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from vlv import VLVAutoEncoder, VLVCaptioner
+from vlv.identity import require_checkpoint
 from vlv.losses import IGNORED
-from vlv.models.identity import require_checkpoint
 from vlv.models.objectives import CaptionObjective
 from vlv.models.stage2 import captioner_from_stage1, decoder_of, preview_autoencoder
 

@@ -1,7 +1,7 @@
 import pytest
 
+from vlv.identity import CheckpointError, config_hash, is_hub_id, require_checkpoint
 from vlv.models import pretrained
-from vlv.models.identity import CheckpointError, config_hash, is_hub_id, require_checkpoint
 from vlv.models.pretrained import load_tokenizer, resolve_component
 
 
