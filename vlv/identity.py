@@ -14,6 +14,7 @@ OWN_BASES = "bases/"  # a base that a checkpoint brings with it lies in here, re
 STAGE1_TYPE = "vlv_autoencoder"
 STAGE2_TYPE = "vlv_captioner"
 
+_BLOCK, _BLOCKS = 1 << 16, 64
 _WHAT = {"stage1": "a stage-1 checkpoint (VLVAutoEncoder)", "stage2": "a captioner (stage 2, VLVCaptioner)"}
 _WANTED = {
     "stage1": "a stage-1 checkpoint is needed here: give <output_dir of train_stage1.sh>/final",
@@ -76,9 +77,17 @@ def is_hub_id(source: str) -> bool:
 
 
 def component_identity(folder: Path, source: str) -> dict[str, str]:
-    """Where a frozen component came from, and a hash over the configs in its folder."""
+    """Where a frozen component came from (with the revision of a hub snapshot), and what tells it from others."""
     where = str(folder.resolve()) if Path(source).is_dir() else source
-    return {"source": where, "config_sha256": config_hash(folder)}
+    revision = {"revision": folder.name} if folder.parent.name == "snapshots" else {}
+    return {"source": where, **revision, **component_hashes(folder)}
+
+
+def component_hashes(folder: Path) -> dict[str, str]:
+    """A hash over the configs of a component's folder, and a fingerprint of its weights."""
+    weights = [path for path in folder.rglob("*.safetensors") if ".fp16." not in path.name]
+    weights = weights or list(folder.rglob("*.bin"))
+    return {"config_sha256": config_hash(folder), "weights_fingerprint": fingerprint(folder, weights)}
 
 
 def config_hash(folder: Path) -> str:
@@ -93,6 +102,25 @@ def config_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def fingerprint(folder: Path, paths: list[Path]) -> str:
+    """SHA-256 over files of a folder, of large ones over 64 blocks spread evenly.
+
+    Training changes all of a weights file, so 4 MiB tell two of them apart without reading 15 GB.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
+        with path.open("rb") as file:
+            if size <= _BLOCK * _BLOCKS:
+                digest.update(file.read())
+                continue
+            for block in range(_BLOCKS):
+                file.seek(block * (size - _BLOCK) // (_BLOCKS - 1))
+                digest.update(file.read(_BLOCK))
+    return digest.hexdigest()
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as handle:
@@ -103,13 +131,15 @@ def require_same_component(name: str, folder: Path, identity: dict[str, str], op
     """Check that a frozen component is the one that a checkpoint was trained with.
 
     Raises:
-        CheckpointError: its configs differ; names the component, both places and the option.
+        CheckpointError: its configs or weights differ; names the component, both places and the option.
     """
-    if config_hash(folder) != identity["config_sha256"]:
-        raise CheckpointError(
-            f"{name} in {folder} is not the one that the checkpoint was trained with ({identity['source']}): "
-            f"their configs differ; set {option} to that one"
-        )
+    hashes = component_hashes(folder)
+    for key, what in (("config_sha256", "configs"), ("weights_fingerprint", "weights")):
+        if identity.get(key, hashes[key]) != hashes[key]:
+            raise CheckpointError(
+                f"{name} in {folder} is not the one that the checkpoint was trained with ({identity['source']}): "
+                f"their {what} differ; set {option} to that one"
+            )
 
 
 def _stable(value: Any) -> Any:

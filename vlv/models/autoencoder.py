@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Generator, Tensor
 
 from vlv.identity import (
     CONFIG_NAME,
-    OWN_BASES,
     STAGE1_TYPE,
     WEIGHTS_NAME,
-    CheckpointError,
     component_identity,
     read_json,
     require_checkpoint,
-    require_same_component,
 )
 from vlv.models.decoders import Conditioning, DiffusionDecoder, DiffusionDraws, load_decoder
 from vlv.models.encoder import EncoderPart, VLVEncoder
 from vlv.models.frozen import FrozenStaysEval, set_dtypes
 from vlv.models.image_processor import VLVImageProcessor
-from vlv.models.pretrained import build_encoder, resolve_component
+from vlv.models.pretrained import build_encoder, load_trained, resolve_base, resolve_component
 from vlv.sampling import mix_seed
 
 
@@ -152,6 +150,15 @@ class VLVAutoEncoder(FrozenStaysEval):
         save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
         self.save_description(folder)
 
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """Upload what `save_pretrained` writes to a hub repository, made where it is not there; returns its address."""
+        api = HfApi(token=token)
+        address = api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload VLVAutoEncoder")
+        return str(address)
+
     def save_description(self, folder: Path) -> None:
         """Write config.json and preprocessor_config.json: all of a checkpoint but the weights."""
         self.image_processor.save_pretrained(folder)
@@ -244,49 +251,3 @@ class VLVAutoEncoder(FrozenStaysEval):
         )
         load_trained(model, folder / WEIGHTS_NAME)
         return model.eval()
-
-
-def resolve_base(identity: dict[str, str], given: str | None, option: str, checkpoint: Path) -> str:
-    """The place of a frozen base: the given one, or where training found it; checked to be the same.
-
-    Raises:
-        CheckpointError: it is not there, or is another component.
-    """
-    source = given or identity["source"]
-    if not given and source.startswith(OWN_BASES):
-        source = str(checkpoint / source)
-    try:
-        folder = resolve_component(source, option)
-    except CheckpointError:
-        if given:
-            raise
-        raise CheckpointError(
-            f"{checkpoint} was trained on {source}, which is not there any more: set {option} to where it lies now"
-        ) from None
-    require_same_component(option.removesuffix("_model_path"), folder, identity, option)
-    return source
-
-
-def load_trained(model: torch.nn.Module, path: Path) -> None:
-    """Fill a model's trained parameters from a safetensors file that holds exactly them.
-
-    Raises:
-        CheckpointError: a name or a shape that does not fit.
-    """
-    try:
-        weights = load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged or not complete ({error}): copy or download it again") from None
-    wanted = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    missing, unexpected = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
-    if missing or unexpected:
-        raise CheckpointError(
-            f"{path} does not fit the model: {len(missing)} weights missing {missing[:2]}, "
-            f"{len(unexpected)} unexpected {unexpected[:2]}"
-        )
-    for name, value in wanted.items():
-        if value.shape != weights[name].shape:
-            raise CheckpointError(
-                f"{path}: {name} has shape {tuple(weights[name].shape)}, the model wants {tuple(value.shape)}"
-            )
-        value.data.copy_(weights[name])

@@ -89,6 +89,8 @@ class VLVCaptioner(FrozenStaysEval, PreTrainedModel):
         self.mlp = Projector(self.conditioner.width, self.llm.get_input_embeddings().embedding_dim)
         self.compute_dtype = torch.float32
         freeze(self.conditioner)
+        # The language model's own defaults (a repetition penalty, sampling) are for chats.
+        self.llm.generation_config = self.generation_defaults()
         self.post_init()
 
     @property
@@ -158,8 +160,14 @@ class VLVCaptioner(FrozenStaysEval, PreTrainedModel):
         return {"logits_to_keep": count} if can else {}
 
     @torch.no_grad()
-    def generate_ids(self, encoder_pixels: Tensor, num_beams: int = 4, max_new_tokens: int | None = None) -> Tensor:
-        """Caption token ids [B, <= max_new_tokens] of uint8 encoder pixels [B, 3, E, E], by beam search."""
+    def generate_ids(
+        self, encoder_pixels: Tensor, num_beams: int | None = None, max_new_tokens: int | None = None
+    ) -> Tensor:
+        """Caption token ids [B, <= max_new_tokens] of uint8 encoder pixels [B, 3, E, E], by beam search.
+
+        What is None is as generation_config.json says.
+        """
+        given = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
         device = next(self.mlp.parameters()).device
         mixed = self.compute_dtype != torch.float32
         with torch.autocast(device.type, self.compute_dtype if mixed else torch.bfloat16, enabled=mixed):
@@ -167,30 +175,36 @@ class VLVCaptioner(FrozenStaysEval, PreTrainedModel):
             return self.llm.generate(
                 inputs_embeds=prefix.to(self.llm.dtype),
                 attention_mask=torch.ones(prefix.shape[:2], dtype=torch.long, device=device),
-                generation_config=GenerationConfig(
-                    num_beams=num_beams,
-                    max_new_tokens=max_new_tokens or self.config.max_caption_tokens + 1,
-                    do_sample=False,
-                    # Not the published True: it stops at the first few finished beams, so a short wrong
-                    # caption was seen to win over a longer one that had nearly all of the probability.
-                    early_stopping=False,
-                    eos_token_id=self.config.eos_token_id,
-                    pad_token_id=self.config.pad_token_id,
-                ),
+                **{key: value for key, value in given.items() if value is not None},
             )
 
+    def generation_defaults(self) -> GenerationConfig:
+        """How captions are generated where nothing else is said: saved as generation_config.json."""
+        return GenerationConfig(
+            num_beams=4,
+            max_new_tokens=self.config.max_caption_tokens + 1,
+            do_sample=False,
+            # Not the published True: it stops at the first few finished beams, so a short wrong caption
+            # was seen to win over a longer one that had nearly all of the probability.
+            early_stopping=False,
+            eos_token_id=self.config.eos_token_id,
+            pad_token_id=self.config.pad_token_id,
+        )
+
     def caption_pixels(
-        self, encoder_pixels: Tensor, num_beams: int = 4, max_new_tokens: int | None = None
+        self, encoder_pixels: Tensor, num_beams: int | None = None, max_new_tokens: int | None = None
     ) -> list[str]:
         """Captions of uint8 encoder pixels [B, 3, E, E]."""
         ids = self.generate_ids(encoder_pixels, num_beams, max_new_tokens)
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
-    def caption(self, images: list[Image.Image], num_beams: int = 4, max_new_tokens: int | None = None) -> list[str]:
+    def caption(
+        self, images: list[Image.Image], num_beams: int | None = None, max_new_tokens: int | None = None
+    ) -> list[str]:
         """Captions of PIL images of any size and mode.
 
         Args:
-            num_beams: beams of the search; 1 is greedy.
+            num_beams: beams of the search; 1 is greedy; None is as generation_config.json says (4).
             max_new_tokens: longest caption; None is what the captioner was trained with.
         """
         pixels = self.image_processor.batch(images)["encoder_pixels"]
@@ -200,6 +214,7 @@ class VLVCaptioner(FrozenStaysEval, PreTrainedModel):
         """Write the whole captioner: weights, config, tokenizer and image processor. It needs no other folder."""
         super().save_pretrained(save_directory, **kwargs)
         if kwargs.get("is_main_process", True):
+            self.llm.generation_config.save_pretrained(save_directory)
             self.tokenizer.save_pretrained(save_directory)
             self.image_processor.save_pretrained(save_directory)
 
@@ -213,6 +228,8 @@ class VLVCaptioner(FrozenStaysEval, PreTrainedModel):
         path = require_checkpoint(folder, "stage2")
         kwargs.setdefault("dtype", torch.float32)
         model = super().from_pretrained(path, **kwargs)
+        if (path / "generation_config.json").is_file():
+            model.llm.generation_config = GenerationConfig.from_pretrained(path)
         model.tokenizer = load_tokenizer(path, "ckpt_dir")
         model.image_processor = VLVImageProcessor.from_pretrained(path)
         return model.eval()

@@ -19,8 +19,8 @@ from vlv.identity import (
     STAGE1_TYPE,
     WEIGHTS_NAME,
     CheckpointError,
+    component_hashes,
     component_identity,
-    config_hash,
 )
 from vlv.models.bases import FLORENCE2, Bases, read_weight, write_decoder, write_florence2, write_shards
 from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
@@ -67,7 +67,7 @@ def import_stage1(
         folder = destination / OWN_BASES / component
         write = write_florence2 if component == "florence2" else write_decoder
         write(folder, bases, plan, source, base)
-        identities[component] = {"source": f"{OWN_BASES}{component}", "config_sha256": config_hash(folder)}
+        identities[component] = {"source": f"{OWN_BASES}{component}", **component_hashes(folder)}
     config = {
         "model_type": STAGE1_TYPE,
         "trained": "language_model",

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -18,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from vlv.identity import CheckpointError, is_hub_id, read_json
+from vlv.identity import OWN_BASES, CheckpointError, is_hub_id, read_json, require_same_component
 from vlv.models.decoders.interface import EmbeddingSpace
 from vlv.models.encoder import VLVEncoder, VLVEncoderConfig, prompt_token_ids
 from vlv.models.florence2 import is_original_config, load_original
@@ -139,3 +142,49 @@ def load_tokenizer(folder: Path, option: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{option}: the tokenizer in {folder} cannot be read ({error})") from None
+
+
+def resolve_base(identity: dict[str, str], given: str | None, option: str, checkpoint: Path) -> str:
+    """The place of a frozen base: the given one, or where training found it; checked to be the same.
+
+    Raises:
+        CheckpointError: it is not there, or is another component.
+    """
+    source = given or identity["source"]
+    if not given and source.startswith(OWN_BASES):
+        source = str(checkpoint / source)
+    try:
+        folder = resolve_component(source, option)
+    except CheckpointError:
+        if given:
+            raise
+        raise CheckpointError(
+            f"{checkpoint} was trained on {source}, which is not there any more: set {option} to where it lies now"
+        ) from None
+    require_same_component(option.removesuffix("_model_path"), folder, identity, option)
+    return source
+
+
+def load_trained(model: nn.Module, path: Path) -> None:
+    """Fill a model's trained parameters from a safetensors file that holds exactly them.
+
+    Raises:
+        CheckpointError: a name or a shape that does not fit.
+    """
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged or not complete ({error}): copy or download it again") from None
+    wanted = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    missing, unexpected = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{path} does not fit the model: {len(missing)} weights missing {missing[:2]}, "
+            f"{len(unexpected)} unexpected {unexpected[:2]}"
+        )
+    for name, value in wanted.items():
+        if value.shape != weights[name].shape:
+            raise CheckpointError(
+                f"{path}: {name} has shape {tuple(weights[name].shape)}, the model wants {tuple(value.shape)}"
+            )
+        value.data.copy_(weights[name])

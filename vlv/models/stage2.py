@@ -16,11 +16,18 @@ from vlv.identity import (
     read_json,
     require_checkpoint,
 )
-from vlv.models.autoencoder import VLVAutoEncoder, load_trained, resolve_base
+from vlv.models.autoencoder import VLVAutoEncoder
 from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
 from vlv.models.decoders import DiffusionDecoder, load_conditioner, load_decoder
 from vlv.models.image_processor import VLVImageProcessor
-from vlv.models.pretrained import build_encoder, load_language_model, load_tokenizer, resolve_component
+from vlv.models.pretrained import (
+    build_encoder,
+    load_language_model,
+    load_tokenizer,
+    load_trained,
+    resolve_base,
+    resolve_component,
+)
 
 
 def captioner_from_stage1(

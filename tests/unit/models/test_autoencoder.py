@@ -191,3 +191,14 @@ def test_missing_component_is_one_line(tiny_components, tmp_path, name):
     with pytest.raises(ValueError, match=r"absent is not there") as failure:
         VLVAutoEncoder.from_components(paths["stable-diffusion"], paths["florence2"])
     assert "\n" not in str(failure.value)
+
+
+def test_a_base_with_other_weights_is_refused(model, tmp_path, tiny_components):
+    from safetensors.torch import load_file, save_file
+
+    model.save_pretrained(tmp_path / "final")
+    shutil.copytree(tiny_components / "florence2", tmp_path / "other")
+    weights = load_file(tmp_path / "other" / "model.safetensors")
+    save_file({name: value + 1 for name, value in weights.items()}, tmp_path / "other" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"florence2 in .*other is not the one .*their weights differ"):
+        VLVAutoEncoder.from_pretrained(tmp_path / "final", florence2=str(tmp_path / "other"))

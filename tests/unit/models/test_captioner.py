@@ -205,3 +205,66 @@ def test_bf16_compute_keeps_fp32_masters(stage1, tiny_components):
     assert model.encoder.vision_tower.convs[0].conv.weight.dtype == torch.bfloat16
     image = Image.new("RGB", (64, 64), "red")
     assert isinstance(model.caption([image], num_beams=1, max_new_tokens=3)[0], str)
+
+
+def test_auto_model_loads_a_saved_encoder(captioner, tmp_path):
+    from transformers import AutoModel
+
+    import vlv.models  # noqa: F401  (it registers the classes)
+
+    captioner.encoder.save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path, dtype=torch.float32)
+    for (name, value), (other_name, other) in zip(
+        captioner.encoder.named_parameters(), again.named_parameters(), strict=True
+    ):
+        assert name == other_name
+        assert torch.equal(value, other), name
+    pixels = torch.randint(0, 256, (1, 3, 128, 128), dtype=torch.uint8)
+    captioner.eval()
+    assert torch.allclose(again.eval()(pixels)["clip"], captioner.encoder(pixels)["clip"], atol=1e-6)
+
+
+def test_generation_config_is_saved_and_taken(captioner, tmp_path):
+    import json
+
+    captioner.save_pretrained(tmp_path)
+    path = tmp_path / "generation_config.json"
+    config = json.loads(path.read_text())
+    assert (config["num_beams"], config["max_new_tokens"]) == (4, 33)
+    path.write_text(json.dumps({**config, "max_new_tokens": 2}))
+    ids = VLVCaptioner.from_pretrained(tmp_path).generate_ids(
+        torch.zeros(1, 3, 128, 128, dtype=torch.uint8), num_beams=1
+    )
+    assert ids.shape[1] <= 2
+
+
+def test_the_language_models_own_defaults_do_not_reach_captions(stage1, tiny_components, tmp_path):
+    import json
+    import shutil
+
+    shutil.copytree(tiny_components / "qwen", tmp_path / "lm")
+    path = tmp_path / "lm" / "generation_config.json"
+    path.write_text(json.dumps({"repetition_penalty": 5.0, "do_sample": True, "temperature": 2.0}))
+    plain, chatty = build(stage1, tiny_components), build(stage1, tiny_components, tmp_path / "lm")
+    images = [Image.new("RGB", (64, 64), "red")]
+    assert chatty.caption(images, num_beams=1, max_new_tokens=12) == plain.caption(images, 1, 12)
+
+
+def test_pushing_uploads_what_saving_writes(stage1, captioner, monkeypatch):
+    import os
+
+    uploaded = {}
+
+    class Api:
+        def __init__(self, token=None):
+            pass
+
+        def create_repo(self, repo_id, **_):
+            return f"https://hub/{repo_id}"
+
+        def upload_folder(self, repo_id, folder_path, **_):
+            uploaded[repo_id] = sorted(os.listdir(folder_path))
+
+    monkeypatch.setattr("vlv.models.autoencoder.HfApi", Api)
+    VLVAutoEncoder.from_pretrained(stage1).push_to_hub("me/stage1")
+    assert uploaded["me/stage1"] == ["config.json", "model.safetensors", "preprocessor_config.json"]
