@@ -24,6 +24,7 @@ from scripts.loading import (
     training_loader,
     validation_batches,
 )
+from vlv.card import write_card
 from vlv.config import save_config
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.captions import CaptionTokenizer
@@ -152,6 +153,7 @@ def save_final(config: TrainingConfig, save: Callable[[Path], None]) -> None:
     temporary.mkdir(parents=True)
     save(temporary)
     save_config(config, temporary / CONFIG)
+    write_card(temporary)
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
     print(f"finished: {final}", file=sys.stderr)

@@ -39,7 +39,7 @@ def test_a_run_leaves_what_the_docs_say(stage1):
     names = {path.name for path in (stage1 / "checkpoints" / "step_00000008").iterdir()}
     assert {"model.safetensors", "optimizer.safetensors", "trainer_state.json", "config.yaml"} <= names
     final = {path.name for path in (stage1 / "final").iterdir()}
-    assert final == {"config.json", "config.yaml", "model.safetensors", "preprocessor_config.json"}
+    assert final == {"README.md", "config.json", "config.yaml", "model.safetensors", "preprocessor_config.json"}
     assert len(list((stage1 / "validation" / "step_00000008").glob("*.png"))) == 2
 
 

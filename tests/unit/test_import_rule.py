@@ -19,6 +19,8 @@ RULES = {
     "inference": ({"inference", "models", "data", "evaluation", "sampling", "identity"}, {"wandb", "accelerate"}),
     "config": ({"settings"}, {"torch", "transformers", "diffusers"}),
     "identity": (set(), {"torch", "transformers", "diffusers"}),
+    "card": ({"identity", "inspection"}, {"torch", "transformers", "diffusers"}),
+    "inspection": ({"identity"}, {"torch", "transformers", "diffusers"}),
     "settings": (set(), {"torch", "transformers", "diffusers"}),
     "losses": (set(), set()),
     "sampling": (set(), set()),

@@ -1,0 +1,31 @@
+"""Say what a checkpoint is: stage, step, bases, parameters, dtype, recipe, metrics."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from scripts.entry import BAD_CALL, stop
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the call and print a line for each fact."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.inspect_checkpoint", description=__doc__)
+    parser.add_argument("path", type=Path, metavar="PATH", help="folder of a checkpoint")
+    path = parser.parse_args(arguments).path
+    from vlv.inspection import describe_checkpoint
+
+    try:
+        facts = describe_checkpoint(path)
+    except (OSError, ValueError) as error:
+        stop(str(error), BAD_CALL)
+        return
+    width = max(map(len, facts))
+    print(path)
+    for name, value in facts.items():
+        print(f"  {name:<{width}}  {value}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
