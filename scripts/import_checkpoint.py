@@ -46,6 +46,7 @@ def convert(options: argparse.Namespace) -> None:
         ValueError: what cannot be converted, and why.
     """
     from scripts.entry import quiet_libraries
+    from vlv.card import write_card
     from vlv.models.bases import Bases
     from vlv.models.conversion import captioners_stage1, import_stage1, import_stage2
     from vlv.models.foreign import open_foreign
@@ -78,6 +79,7 @@ def convert(options: argparse.Namespace) -> None:
     print("\n".join(table(plan)))
     for component in changed:
         print(f"frozen weights of {component} differ from the base: written to {options.destination}/bases/{component}")
+    write_card(options.destination)
     print(f"written: {options.destination}")
 
 
