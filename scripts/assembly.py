@@ -91,7 +91,7 @@ def fit(
         BadSampleLog(output_dir / BAD_SAMPLES, accelerator.num_processes, config.max_bad_share).watch(loader),
         _settings(config, data, sizes),
         state=state,
-        lr_at=partial(lr_at, num_steps=data.num_steps, **schedule),
+        lr_at=partial(lr_at, num_steps=config.lr_schedule_steps or data.num_steps, **schedule),
         checkpointer=checkpointer,
         logger=logger,
         validate=validate,

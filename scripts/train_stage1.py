@@ -37,6 +37,7 @@ def run(config: Stage1Config) -> None:
         conditioning=config.conditioning,
         decoder_resolution=config.decoder_resolution,
         encoder_resolution=config.encoder_resolution,
+        encoder_view_from_original=config.encoder_view_from_original,
         num_queries=config.num_queries,
         trained=config.train,
     ).set_dtypes(torch_dtype(precision), torch_dtype(config.param_dtype))

@@ -66,6 +66,9 @@ class OptimConfig:
     weight_decay: float = option(0.01, "AdamW weight decay")
     max_grad_norm: float = option(1.0, "gradients are clipped to this global norm; 0 switches clipping off")
     lr_schedule: Literal["cosine", "linear", "constant"] = option("cosine", "lr falls to 0 at the last optimizer step")
+    lr_schedule_steps: int | None = option(
+        None, "steps that the schedule is made for; null is the run's, and a cosine made for fewer swings back up"
+    )
     warmup_steps: int = option(0, "optimizer steps over which lr rises linearly from 0")
     precision: Precision = option("auto", "number format of the computation; auto is bf16 on a GPU, fp32 on the CPU")
     param_dtype: Literal["fp32", "bf16"] = option("fp32", "number format of the weights that train")
@@ -80,6 +83,8 @@ class OptimConfig:
         require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "give 0 or more")
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "give 0 or more")
         require(self.max_micro_batch >= 1, "max_micro_batch", self.max_micro_batch, "give at least 1")
+        if self.lr_schedule_steps is not None:
+            require(self.lr_schedule_steps >= 1, "lr_schedule_steps", self.lr_schedule_steps, "give null or at least 1")
         if self.dropout is not None:
             require(0 <= self.dropout < 1, "dropout", self.dropout, "give null or a share in [0, 1)")
 
@@ -126,6 +131,9 @@ class Stage1Config(RunConfig, OptimConfig, DataConfig):
     florence2_model_path: str = option("./pretrained_checkpoints/Florence-2-large", "Florence-2: folder or hub id")
     decoder_resolution: int = option(384, "side in pixels of the square that the diffusion decoder sees")
     encoder_resolution: int = option(768, "side in pixels of the square that the vision encoder sees")
+    encoder_view_from_original: bool = option(
+        False, "take the encoder's view from the original image, not from the decoder's crop as published"
+    )
     num_queries: int = option(77, "learned queries, from 1 to the text encoder's limit")
     conditioning: Literal["text_encoder", "direct"] = option(
         "text_encoder", "embeddings pass the frozen text encoder, or go straight into cross-attention"

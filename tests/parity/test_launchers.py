@@ -15,7 +15,8 @@ def launch(tmp_path):
 def test_an_imported_captioner_captions_and_previews(launch, imported_stage2, imported_stage1, sample_photos, tmp_path):
     done = launch(
         "Caption_inference.sh", f"stage1_path={imported_stage1}", IMAGE_PATH=sample_photos, CKPT_DIR=imported_stage2,
-        OUTPUT_DIR=tmp_path / "c.json", NUM_BEAMS=2, MAX_NEW_TOKENS=6, PREVIEW_DIR=tmp_path / "p", NUM_INFERENCE_STEPS=2,
+        OUTPUT_DIR=tmp_path / "c.json", NUM_BEAMS=2, MAX_NEW_TOKENS=6, NUM_INFERENCE_STEPS=2,
+        PREVIEW_DIR=tmp_path / "p",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(json.loads((tmp_path / "c.json").read_text())) == 4

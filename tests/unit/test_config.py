@@ -97,11 +97,11 @@ def test_every_setting_is_documented(kind):
         assert len(field.metadata["doc"]) > 10
 
 
-@pytest.mark.parametrize("name", ["stage1", "stage1_tiny", "stage1_paper"])
+@pytest.mark.parametrize("name", ["stage1", "stage1_tiny", "stage1_paper", "stage1_as_published"])
 def test_stage1_recipes_load(name):
     assert load_config(Stage1Config, f"configs/{name}.yaml", []).num_steps > 0
 
 
-@pytest.mark.parametrize("name", ["stage2", "stage2_tiny", "stage2_paper"])
+@pytest.mark.parametrize("name", ["stage2", "stage2_tiny", "stage2_paper", "stage2_as_published"])
 def test_stage2_recipes_load(name):
     assert load_config(Stage2Config, f"configs/{name}.yaml", []).total_steps > 0

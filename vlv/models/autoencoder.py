@@ -191,6 +191,7 @@ class VLVAutoEncoder(FrozenStaysEval):
         conditioning: str = "text_encoder",
         decoder_resolution: int = 384,
         encoder_resolution: int = 768,
+        encoder_view_from_original: bool = False,
         num_queries: int = 77,
         trained: EncoderPart = "language_model",
         prompt_ids: list[int] | None = None,
@@ -214,7 +215,7 @@ class VLVAutoEncoder(FrozenStaysEval):
             "florence2": component_identity(florence2_folder, florence2),
             "decoder": component_identity(decoder_folder, stable_diffusion),
         }
-        image_processor = VLVImageProcessor(decoder_resolution, encoder_resolution)
+        image_processor = VLVImageProcessor(decoder_resolution, encoder_resolution, encoder_view_from_original)
         return cls(encoder, decoder, image_processor, bases, conditioning, trained)
 
     @classmethod

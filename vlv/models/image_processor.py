@@ -25,15 +25,28 @@ class VLVImageProcessor:
     the published preprocessing.
     """
 
-    def __init__(self, decoder_resolution: int, encoder_resolution: int) -> None:
+    def __init__(
+        self, decoder_resolution: int, encoder_resolution: int, encoder_view_from_original: bool = False
+    ) -> None:
+        """Hold the sizes.
+
+        Args:
+            encoder_view_from_original: take the encoder's view from the original image instead of from the
+                decoder's small crop, where it has more to see. Not the published preprocessing.
+        """
         self.decoder_resolution = decoder_resolution
         self.encoder_resolution = encoder_resolution
+        self.encoder_view_from_original = encoder_view_from_original
 
     def __call__(self, image: Image.Image) -> dict[str, Tensor]:
         """Turn one image into `decoder_pixels` uint8 [3, R, R] and `encoder_pixels` uint8 [3, E, E]."""
+        image = self.to_rgb(image)
         crop = self.crop(image)
         size = (self.encoder_resolution, self.encoder_resolution)
-        view = crop if crop.size == size else crop.resize(size, Image.Resampling.BICUBIC)
+        if self.encoder_view_from_original:
+            view = _square_of(image).resize(size, Image.Resampling.BICUBIC)
+        else:
+            view = crop if crop.size == size else crop.resize(size, Image.Resampling.BICUBIC)
         return {"decoder_pixels": _to_tensor(crop), "encoder_pixels": _to_tensor(view)}
 
     def batch(self, images: list[Image.Image]) -> dict[str, Tensor]:
@@ -88,11 +101,21 @@ class VLVImageProcessor:
         values = json.loads(path.read_text())
         if values.get("image_processor_type") != cls.__name__:
             raise ValueError(f"{path} is for {values.get('image_processor_type')}, not for {cls.__name__}")
-        return cls(values["decoder_resolution"], values["encoder_resolution"])
+        return cls(**{key: values[key] for key in cls(1, 1).to_dict() if key in values})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as they are saved."""
-        return {"decoder_resolution": self.decoder_resolution, "encoder_resolution": self.encoder_resolution}
+        return {
+            "decoder_resolution": self.decoder_resolution,
+            "encoder_resolution": self.encoder_resolution,
+            "encoder_view_from_original": self.encoder_view_from_original,
+        }
+
+
+def _square_of(image: Image.Image) -> Image.Image:
+    side = min(image.size)
+    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+    return image.crop((left, top, left + side, top + side))
 
 
 def _to_tensor(image: Image.Image) -> Tensor:

@@ -26,13 +26,14 @@ def build_optimizer(
 def lr_at(step: int, *, lr: float, schedule: str, num_steps: int, warmup_steps: int = 0) -> float:
     """Learning rate of optimizer step `step` (from 0): linear warm-up, then the schedule down to 0 at `num_steps`.
 
-    It counts optimizer steps, so the number of processes and of accumulated batches do not enter.
+    It counts optimizer steps, so the number of processes and of accumulated batches do not enter. A run never
+    goes past `num_steps` unless its schedule was made for fewer (`lr_schedule_steps`).
     """
     if step < warmup_steps:
         return lr * (step + 1) / warmup_steps
-    done = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))
+    done = (step - warmup_steps) / max(1, num_steps - warmup_steps)
     if schedule == "cosine":
-        return lr * 0.5 * (1 + math.cos(math.pi * done))
+        return lr * 0.5 * (1 + math.cos(math.pi * done))  # past its end it rises again, as the published one did
     if schedule == "linear":
-        return lr * (1 - done)
+        return lr * max(0.0, 1 - done)
     return lr

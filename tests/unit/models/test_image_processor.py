@@ -73,6 +73,16 @@ def test_exif_orientation_is_applied():
     assert VLVImageProcessor.to_rgb(Image.open(buffer)).size == (4, 8)
 
 
+def test_view_from_the_original_keeps_its_detail():
+    stripes = np.zeros((96, 128, 3), np.uint8)
+    stripes[:, ::2] = 255  # one pixel wide: gone in the decoder's crop, there in the original
+    image = Image.fromarray(stripes)
+    sharp = VLVImageProcessor(24, 96, encoder_view_from_original=True)(image)
+    soft = VLVImageProcessor(24, 96)(image)
+    assert sharp["encoder_pixels"].float().std() > 2 * soft["encoder_pixels"].float().std()
+    assert (sharp["decoder_pixels"] == soft["decoder_pixels"]).all()
+
+
 def test_saved_processor_loads(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     assert VLVImageProcessor.from_pretrained(tmp_path).to_dict() == processor.to_dict()

@@ -12,7 +12,14 @@ def test_lr_ends_at_zero_at_the_last_step_and_stays(schedule):
     assert lr(0) == 2.0
     assert lr(50) == pytest.approx(1.0)
     assert lr(99) < 0.05
-    assert lr(100) == lr(150) == pytest.approx(0.0)
+    assert lr(100) == pytest.approx(0.0)
+
+
+def test_a_cosine_made_for_fewer_steps_swings_back_up():
+    """The published run: a cosine of 20,000 steps over 200,000 ends at its peak."""
+    assert lr_at(20_000, lr=5e-5, schedule="cosine", num_steps=20_000) == pytest.approx(0.0)
+    assert lr_at(200_000, lr=5e-5, schedule="cosine", num_steps=20_000) == pytest.approx(5e-5)
+    assert lr_at(150, lr=1.0, schedule="linear", num_steps=100) == 0.0
 
 
 def test_warmup_rises_linearly_then_the_schedule_starts_at_its_peak():
