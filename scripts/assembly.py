@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 
 from scripts.dry_run import parameter_counts
 from scripts.loading import (
@@ -29,6 +30,7 @@ from vlv.config import save_config
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.captions import CaptionTokenizer
 from vlv.inference.validation import Showcase
+from vlv.training.average import WeightAverage
 from vlv.training.checkpoint import Checkpointer, find_checkpoint
 from vlv.training.metrics import MetricLogger
 from vlv.training.optim import build_optimizer, lr_at
@@ -71,7 +73,8 @@ def fit(
     objective, optimizer = accelerator.prepare(objective, optimizer)
     checkpointer = _checkpointer(config, accelerator, parts)
     found = find_checkpoint(config.resume, output_dir / CHECKPOINTS)
-    state = checkpointer.load(found, objective, optimizer) if found else TrainState()
+    average = _average(config, accelerator, objective)
+    state = checkpointer.load(found, objective, optimizer, average) if found else TrainState()
     logger = _logger(config, accelerator, data, state)
     _announce(logger, config, objective, data, sizes, state, found)
     loader = training_loader(config, accelerator, data, sizes, state, parts.image_processor, parts.caption_tokenizer)
@@ -95,9 +98,27 @@ def fit(
         checkpointer=checkpointer,
         logger=logger,
         validate=validate,
+        average=average,
     ).fit()
     logger.close()
+    if average is not None:
+        return {name.removeprefix("model."): value for name, value in average.state().items()}
     return checkpointer.trained_state(objective)
+
+
+def _average(config: TrainingConfig, accelerator: Accelerator, objective: torch.nn.Module) -> WeightAverage | None:
+    """The moving average of the trained weights, where it is asked for.
+
+    Raises:
+        ValueError: weights that are sharded over the processes.
+    """
+    if not config.ema_decay:
+        return None
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ValueError(
+            f"ema_decay={config.ema_decay} needs whole weights on each process: use DDP, or set ema_decay=0"
+        )
+    return WeightAverage(accelerator.unwrap_model(objective), config.ema_decay)
 
 
 def _checkpointer(config: TrainingConfig, accelerator: Accelerator, parts: StageParts) -> Checkpointer:

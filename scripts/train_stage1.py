@@ -26,6 +26,7 @@ def run(config: Stage1Config) -> None:
     from scripts.loading import BatchSizes, open_training_data
     from vlv.inference.validation import DrawnShowcase
     from vlv.models.autoencoder import VLVAutoEncoder
+    from vlv.models.initial import load_initial
     from vlv.models.objectives import DenoisingObjective
     from vlv.training.processes import resolve_precision, start_processes, torch_dtype
 
@@ -45,7 +46,10 @@ def run(config: Stage1Config) -> None:
         model.encoder.set_dropout(config.dropout)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    objective = DenoisingObjective(model, config.seed)
+    model.decoder.min_snr_gamma = config.min_snr_gamma
+    if config.initial_checkpoint is not None:
+        load_initial(model, config.initial_checkpoint)
+    objective = DenoisingObjective(model, config.seed, config.conditioning_dropout)
     if config.dry_run:
         return print_dry_run(config, objective, BatchSizes.of(config, config.num_gpus))
 

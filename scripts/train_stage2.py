@@ -26,6 +26,7 @@ def run(config: Stage2Config) -> None:
     from scripts.loading import BatchSizes, open_training_data
     from vlv.data.captions import CaptionTokenizer
     from vlv.inference.validation import CaptionedShowcase
+    from vlv.models.initial import load_initial
     from vlv.models.objectives import CaptionObjective
     from vlv.models.stage2 import captioner_from_stage1, decoder_of
     from vlv.training.processes import resolve_precision, start_processes, torch_dtype
@@ -47,6 +48,8 @@ def run(config: Stage2Config) -> None:
         model.set_dropout(config.dropout)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
+    if config.initial_checkpoint is not None:
+        load_initial(model, config.initial_checkpoint)
     decoder = decoder_of(model, config.stable_diffusion_model_path) if config.diffusion_weight > 0 else None
     if decoder is not None:
         decoder.set_dtypes(compute_dtype)

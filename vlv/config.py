@@ -74,6 +74,7 @@ class OptimConfig:
     param_dtype: Literal["fp32", "bf16"] = option("fp32", "number format of the weights that train")
     max_micro_batch: int = option(64, "most samples a process takes at once; the rest is gradient accumulation")
     gradient_checkpointing: bool = option(False, "recompute activations in backward: less memory, slower")
+    ema_decay: float = option(0.0, "moving average of the trained weights, which the finished model gets; 0 is off")
     dropout: float | None = option(None, "dropout of every trained part; null keeps what the components say")
 
     def __post_init__(self) -> None:
@@ -83,6 +84,7 @@ class OptimConfig:
         require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "give 0 or more")
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "give 0 or more")
         require(self.max_micro_batch >= 1, "max_micro_batch", self.max_micro_batch, "give at least 1")
+        require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "give a decay in [0, 1), say 0.9999")
         if self.lr_schedule_steps is not None:
             require(self.lr_schedule_steps >= 1, "lr_schedule_steps", self.lr_schedule_steps, "give null or at least 1")
         if self.dropout is not None:
@@ -101,6 +103,9 @@ class RunConfig:
     seed: int = option(42, "seed of the data order, of the noise and of new weights")
     resume: str | None = option(None, "latest, or the path of a checkpoint, to go on from; null starts anew")
     overwrite: bool = option(False, "allow a new run in a folder that holds checkpoints, which are then removed")
+    initial_checkpoint: str | None = option(
+        None, "start from the weights of this stage-1 model (its encoder) or captioner (its encoder, or all of it)"
+    )
     dry_run: bool = option(False, "print the resolved config, parameter counts and a memory estimate, and stop")
     num_gpus: int = option(8, "number of processes")
     accelerate_config: str | None = option(None, "Accelerate YAML with the parallelism; null is DDP over num_gpus")
@@ -135,6 +140,10 @@ class Stage1Config(RunConfig, OptimConfig, DataConfig):
         False, "take the encoder's view from the original image, not from the decoder's crop as published"
     )
     num_queries: int = option(77, "learned queries, from 1 to the text encoder's limit")
+    conditioning_dropout: float = option(0.0, "share of samples trained on the empty prompt instead; not the paper's")
+    min_snr_gamma: float | None = option(
+        None, "weight the loss by min-SNR with this gamma (5 is usual); null is the paper's"
+    )
     conditioning: Literal["text_encoder", "direct"] = option(
         "text_encoder", "embeddings pass the frozen text encoder, or go straight into cross-attention"
     )
@@ -148,6 +157,10 @@ class Stage1Config(RunConfig, OptimConfig, DataConfig):
         DataConfig.__post_init__(self)
         for key in ("num_steps", "global_batch_size", "num_queries", "decoder_resolution", "encoder_resolution"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
+        share = self.conditioning_dropout
+        require(0 <= share < 1, "conditioning_dropout", share, "give a share in [0, 1)")
+        if self.min_snr_gamma is not None:
+            require(self.min_snr_gamma > 0, "min_snr_gamma", self.min_snr_gamma, "give null or a positive number")
 
 
 @dataclass(frozen=True)

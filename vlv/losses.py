@@ -27,6 +27,18 @@ def diffusion_loss(model_pred: Tensor, target: Tensor) -> Tensor:
     return errors.flatten(1).mean(1)
 
 
+def min_snr_weights(signal: Tensor, gamma: float, velocity: bool) -> Tensor:
+    """Min-SNR loss weights of each sample, [B] (arXiv 2303.09556).
+
+    Args:
+        signal: [B], the scheduler's cumulative alpha at each sample's timestep, in (0, 1).
+        gamma: the signal-to-noise ratio above which a timestep weighs no more.
+        velocity: whether the target is the velocity; the noise otherwise.
+    """
+    snr = signal / (1 - signal)
+    return snr.clamp(max=gamma) / (snr + 1 if velocity else snr)
+
+
 def caption_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy summed over the caption tokens, in fp32.
 

@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from vlv.losses import IGNORED, caption_loss, diffusion_loss, weighted_sum
+from vlv.losses import IGNORED, caption_loss, diffusion_loss, min_snr_weights, weighted_sum
 
 
 def test_diffusion_loss_by_hand():
@@ -26,3 +26,11 @@ def test_weight_zero_leaves_out_even_nan_and_its_gradient():
     total.backward()
     assert total.item() == 2.0
     assert values.grad.tolist() == [1.0, 0.0]
+
+
+def test_min_snr_weights_by_hand():
+    signal = torch.tensor([0.5, 0.9, 0.99])  # signal-to-noise ratios 1, 9, 99
+    epsilon = min_snr_weights(signal, gamma=5.0, velocity=False)
+    assert torch.allclose(epsilon, torch.tensor([1.0, 5 / 9, 5 / 99]), atol=1e-4)
+    velocity = min_snr_weights(signal, gamma=5.0, velocity=True)
+    assert torch.allclose(velocity, torch.tensor([1 / 2, 5 / 10, 5 / 100]), atol=1e-4)

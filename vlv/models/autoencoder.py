@@ -67,10 +67,20 @@ class VLVAutoEncoder(FrozenStaysEval):
         """Conditioning ([B, Q, D] states) of uint8 encoder pixels [B, 3, E, E]."""
         return self.decoder.conditioner(self.encoder(encoder_pixels))
 
-    def forward(self, encoder_pixels: Tensor, decoder_pixels: Tensor, draws: DiffusionDraws) -> Tensor:
-        """Denoising loss of each image, [B] fp32, from uint8 pixels [B, 3, E, E] and [B, 3, R, R]."""
+    def forward(
+        self, encoder_pixels: Tensor, decoder_pixels: Tensor, draws: DiffusionDraws, dropped: Tensor | None = None
+    ) -> Tensor:
+        """Denoising loss of each image, [B] fp32, from uint8 pixels [B, 3, E, E] and [B, 3, R, R].
+
+        Args:
+            dropped: [B] bool, images whose conditioning is replaced by the empty prompt's.
+        """
         latents = self.decoder.encode_images(decoder_pixels, draws.posterior_noise)  # [B, C, h, w]
-        return self.decoder.denoising_loss(latents, self.embed(encoder_pixels), draws)
+        conditioning = self.embed(encoder_pixels)
+        if dropped is not None:
+            empty = self.decoder.unconditional(conditioning).states
+            conditioning = conditioning._replace(states=torch.where(dropped[:, None, None], empty, conditioning.states))
+        return self.decoder.denoising_loss(latents, conditioning, draws)
 
     def set_dtypes(self, compute_dtype: torch.dtype, param_dtype: torch.dtype) -> VLVAutoEncoder:
         """Number formats of frozen and of trained weights; the VAE stays in fp32."""

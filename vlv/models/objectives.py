@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vlv.losses import IGNORED, weighted_sum
@@ -23,10 +24,16 @@ Batch = dict[str, Any]
 class DenoisingObjective(FrozenStaysEval):
     """Stage 1: the decoder's denoising loss; the count is of real samples."""
 
-    def __init__(self, model: VLVAutoEncoder, seed: int) -> None:
+    def __init__(self, model: VLVAutoEncoder, seed: int, conditioning_dropout: float = 0.0) -> None:
+        """Hold the model.
+
+        Args:
+            conditioning_dropout: share of samples that train on the empty prompt's conditioning instead.
+        """
         super().__init__()
         self.model = model
         self.seed = seed
+        self.conditioning_dropout = conditioning_dropout
         self.loss_weights = {"diffusion": 1.0}
 
     @staticmethod
@@ -36,9 +43,15 @@ class DenoisingObjective(FrozenStaysEval):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Sum of the loss over the batch's real samples; the noise of each depends on its position alone."""
-        draws = self.model.decoder.sample_draws(sample_generators(self.seed, batch["positions"]))
+        generators = sample_generators(self.seed, batch["positions"])
+        draws = self.model.decoder.sample_draws(generators)
         weights: Tensor = batch["weights"]
-        losses = self.model(batch["encoder_pixels"], batch["decoder_pixels"], draws.to(weights.device))
+        dropped = None
+        if self.conditioning_dropout and self.training:
+            # Drawn last, so that the other draws are those of a run without.
+            drawn = torch.stack([torch.rand((), generator=generator) for generator in generators])
+            dropped = (drawn < self.conditioning_dropout).to(weights.device)
+        losses = self.model(batch["encoder_pixels"], batch["decoder_pixels"], draws.to(weights.device), dropped)
         return {"diffusion": weighted_sum(losses, weights)}
 
 

@@ -22,10 +22,11 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from vlv.training.average import WeightAverage
 from vlv.training.state import TrainState
 
 STATE_NAME = "trainer_state.json"
-_WEIGHTS, _OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+_WEIGHTS, _OPTIMIZER, _AVERAGE = "model.safetensors", "optimizer.safetensors", "average.safetensors"
 _PREFIX = "model."  # an objective holds its model under this name
 
 
@@ -66,7 +67,9 @@ class Checkpointer:
             state = get_model_state_dict(module, options=options)
         return {name.removeprefix(_PREFIX): state[name].contiguous() for name in sorted(names) if name in state}
 
-    def save(self, objective: nn.Module, optimizer: Any, state: TrainState) -> Path:
+    def save(
+        self, objective: nn.Module, optimizer: Any, state: TrainState, average: WeightAverage | None = None
+    ) -> Path:
         """Write one checkpoint; every process calls it."""
         target = self.folder / f"step_{state.step:08d}"
         temporary = self.folder / f".writing-{target.name}"
@@ -76,6 +79,8 @@ class Checkpointer:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             save_file(weights, temporary / _WEIGHTS, metadata={"format": "pt"})
+            if average is not None:
+                save_file(average.state(), temporary / _AVERAGE)
             if slots:
                 save_file(slots, temporary / _OPTIMIZER)
             self.write_extras(temporary)
@@ -88,8 +93,10 @@ class Checkpointer:
         self.accelerator.wait_for_everyone()
         return target
 
-    def load(self, path: Path, objective: nn.Module, optimizer: Any) -> TrainState:
-        """Restore weights and optimizer from a checkpoint; returns where it stood.
+    def load(
+        self, path: Path, objective: nn.Module, optimizer: Any, average: WeightAverage | None = None
+    ) -> TrainState:
+        """Restore weights, optimizer and average from a checkpoint; returns where it stood.
 
         Raises:
             ValueError: a checkpoint that is incomplete, or of another model or other frozen bases.
@@ -113,6 +120,10 @@ class Checkpointer:
             self.accelerator.load_state(str(path / "deepspeed"))
         else:
             self._load_optimizer(path, module, optimizer)
+        if average is not None:
+            if not (path / _AVERAGE).is_file():
+                raise ValueError(f"resume={path} was trained without an average: set ema_decay=0, or start anew")
+            average.load(load_file(path / _AVERAGE))
         if saved.get("scaler") and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
         return TrainState(step=saved["step"], samples=saved["samples"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import Tensor
 
+from vlv.training.average import WeightAverage
 from vlv.training.checkpoint import Checkpointer
 from vlv.training.metrics import MetricLogger
 from vlv.training.processes import seed_step
@@ -66,6 +68,7 @@ class Trainer:
         checkpointer: Checkpointer,
         logger: MetricLogger,
         validate: Callable[[TrainState], dict[str, float]],
+        average: WeightAverage | None = None,
     ) -> None:
         """Hold the parts.
 
@@ -74,6 +77,7 @@ class Trainer:
             loader: micro-batches of this process, `accumulation` for each step, from `state.samples` on.
             lr_at: learning rate of an optimizer step.
             validate: called on every process at each save; its numbers are logged.
+            average: moving average of the trained weights, which is validated and saved beside them.
         """
         self.accelerator = accelerator
         self.objective = objective
@@ -85,6 +89,7 @@ class Trainer:
         self.checkpointer = checkpointer
         self.logger = logger
         self.validate = validate
+        self.average = average
         self._bare: Any = accelerator.unwrap_model(objective)
         self._terms = list(self._bare.loss_weights)
         self._trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
@@ -148,6 +153,8 @@ class Trainer:
                     self._window.norm = norm
                 self.optimizer.step()
                 self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update()
         self._window.add(sums, counts, lr)
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
@@ -184,9 +191,10 @@ class Trainer:
         window.restart()
 
     def _save(self) -> None:
-        path = self.checkpointer.save(self.objective, self.optimizer, self.state)
+        path = self.checkpointer.save(self.objective, self.optimizer, self.state, self.average)
         self.objective.eval()
-        metrics = self.validate(self.state)
+        with self.average.applied() if self.average else nullcontext():
+            metrics = self.validate(self.state)
         self.objective.train()
         if metrics:
             self.logger.log(self.state.step, metrics)

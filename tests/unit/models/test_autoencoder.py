@@ -7,7 +7,9 @@ from PIL import Image
 
 from vlv import VLVAutoEncoder
 from vlv.identity import require_checkpoint
+from vlv.models.initial import load_initial
 from vlv.models.objectives import DenoisingObjective
+from vlv.sampling import sample_generators
 
 
 def build(tiny_components, **changes):
@@ -202,3 +204,41 @@ def test_a_base_with_other_weights_is_refused(model, tmp_path, tiny_components):
     save_file({name: value + 1 for name, value in weights.items()}, tmp_path / "other" / "model.safetensors")
     with pytest.raises(ValueError, match=r"florence2 in .*other is not the one .*their weights differ"):
         VLVAutoEncoder.from_pretrained(tmp_path / "final", florence2=str(tmp_path / "other"))
+
+
+def test_conditioning_dropout_trains_on_the_empty_prompt(model, batch):
+    objective = DenoisingObjective(model, seed=0, conditioning_dropout=0.999999)
+    plain = DenoisingObjective(model, seed=0)
+    assert torch.equal(objective.eval()(batch)["diffusion"], plain.eval()(batch)["diffusion"])
+    model.encoder.set_dropout(0.0)
+    dropped = objective.train()(batch)["diffusion"]
+    draws = model.decoder.sample_draws(sample_generators(0, batch["positions"]))
+    latents = model.decoder.encode_images(batch["decoder_pixels"], draws.posterior_noise)
+    empty = model.decoder.unconditional(model.embed(batch["encoder_pixels"]))
+    expected = model.decoder.denoising_loss(latents, empty, draws).sum()
+    assert torch.allclose(dropped, expected, atol=1e-5)
+    model.eval()
+
+
+def test_min_snr_weighs_each_sample(model, batch):
+    draws = model.decoder.sample_draws(sample_generators(0, batch["positions"]))
+    plain = model(batch["encoder_pixels"], batch["decoder_pixels"], draws)
+    model.decoder.min_snr_gamma = 5.0
+    weighted = model(batch["encoder_pixels"], batch["decoder_pixels"], draws)
+    model.decoder.min_snr_gamma = None
+    signal = model.decoder.noise_scheduler.alphas_cumprod[draws.timesteps]
+    snr = signal / (1 - signal)
+    assert torch.allclose(weighted, plain * torch.minimum(snr, torch.tensor(5.0)) / snr, atol=1e-5)
+
+
+def test_starting_from_an_earlier_model(model, tiny_components, tmp_path):
+    model.save_pretrained(tmp_path)
+    fresh = build(tiny_components)
+    with torch.no_grad():
+        fresh.encoder.query_embed += 1
+    load_initial(fresh, str(tmp_path))
+    assert torch.equal(fresh.encoder.query_embed, model.encoder.query_embed)
+    with pytest.raises(ValueError, match="has shape"):
+        load_initial(build(tiny_components, num_queries=8), str(tmp_path))
+    with pytest.raises(ValueError, match="is no model of VLV"):
+        load_initial(fresh, str(tiny_components / "florence2"))

@@ -268,3 +268,20 @@ def test_pushing_uploads_what_saving_writes(stage1, captioner, monkeypatch):
     monkeypatch.setattr("vlv.models.autoencoder.HfApi", Api)
     VLVAutoEncoder.from_pretrained(stage1).push_to_hub("me/stage1")
     assert uploaded["me/stage1"] == ["config.json", "model.safetensors", "preprocessor_config.json"]
+
+
+def test_both_stages_start_from_a_captioner(captioner, stage1, tiny_components, tmp_path):
+    from vlv.models.initial import load_initial
+
+    with torch.no_grad():
+        captioner.mlp.layers[0].bias += 1
+    captioner.save_pretrained(tmp_path)
+    fresh = build(stage1, tiny_components)
+    load_initial(fresh, str(tmp_path))
+    for (name, value), (_, other) in zip(captioner.named_parameters(), fresh.named_parameters(), strict=True):
+        assert torch.equal(value, other), name
+    autoencoder = VLVAutoEncoder.from_pretrained(stage1)
+    with torch.no_grad():
+        autoencoder.encoder.query_embed += 1
+    load_initial(autoencoder, str(tmp_path))
+    assert torch.equal(autoencoder.encoder.query_embed, captioner.encoder.query_embed)

@@ -1,11 +1,14 @@
 """The loop on a toy objective: a linear model whose exact gradients are known."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 
+from vlv.training.average import WeightAverage
 from vlv.training.checkpoint import Checkpointer, find_checkpoint, list_checkpoints
 from vlv.training.metrics import MetricLogger
 from vlv.training.optim import build_optimizer
@@ -57,7 +60,9 @@ def run(folder, *, num_steps=6, accumulation=1, micro=4, state=None, resume=None
         folder / "checkpoints", accelerator, keep=2, identity={"kind": "toy"}, write_extras=lambda path: None
     )
     found = find_checkpoint(resume, folder / "checkpoints")
-    state = checkpointer.load(found, objective, optimizer) if found else TrainState()
+    decay = changes.pop("ema_decay", 0.0)
+    average = WeightAverage(accelerator.unwrap_model(objective), decay) if decay else None
+    state = checkpointer.load(found, objective, optimizer, average) if found else TrainState()
     settings = TrainerSettings(
         num_steps=num_steps,
         global_batch_size=micro * accumulation,
@@ -80,7 +85,8 @@ def run(folder, *, num_steps=6, accumulation=1, micro=4, state=None, resume=None
         lr_at=lambda step: lr * (1 - step / num_steps),
         checkpointer=checkpointer,
         logger=logger,
-        validate=lambda state: {"val/loss": float(state.step)},
+        validate=lambda state: {"val/loss": float(state.step), "val/weight": float(objective.model.weight[0])},
+        average=average,
     )
     trainer.fit()
     return objective, trainer
@@ -122,17 +128,42 @@ def test_resume_continues_to_the_same_bits_with_dropout(tmp_path):
     run(tmp_path / "parts", num_steps=6, dropout=0.5)
     newest = list_checkpoints(tmp_path / "parts" / "checkpoints")[-1]
     assert newest.name == "step_00000006"
-    import shutil
-
     shutil.rmtree(newest)
     again, trainer = run(tmp_path / "parts", num_steps=6, dropout=0.5, resume="latest")
     assert torch.equal(whole.model.weight, again.model.weight)
     assert (trainer.state.step, trainer.state.samples) == (6, 24)
 
 
-def test_frozen_tensors_stay_and_are_not_saved(tmp_path):
-    from safetensors.torch import load_file
+def test_the_average_is_the_textbooks_and_resumes(tmp_path):
+    objective, _ = run(tmp_path / "plain", num_steps=6)
+    _, trainer = run(tmp_path / "averaged", num_steps=6, ema_decay=0.9)
+    assert torch.equal(trainer._bare.model.weight, objective.model.weight)  # it changes nothing in training
+    history = []
+    for name in ("step_00000003", "step_00000006"):
+        folder = tmp_path / "averaged" / "checkpoints" / name
+        history.append(load_file(folder / "average.safetensors")["model.weight"])
+        assert not torch.equal(history[-1], load_file(folder / "model.safetensors")["weight"])
+    shutil.rmtree(tmp_path / "averaged" / "checkpoints" / "step_00000006")
+    _, again = run(tmp_path / "averaged", num_steps=6, ema_decay=0.9, resume="latest")
+    assert torch.equal(again.average.state()["model.weight"], history[-1])
+    validated = [line["val/weight"] for line in lines(tmp_path / "averaged") if "val/weight" in line]
+    assert validated[-1] == pytest.approx(history[-1][0].item(), rel=1e-6)
 
+
+def test_average_by_hand():
+    module = torch.nn.Module()
+    module.weight = torch.nn.Parameter(torch.zeros(1))
+    average = WeightAverage(module, 0.9)
+    for value in (1.0, 2.0):
+        module.weight.data.fill_(value)
+        average.update()
+    assert average.state()["weight"].item() == pytest.approx(0.9 * 0.1 * 1.0 + 0.1 * 2.0)
+    with average.applied():
+        assert module.weight.item() == pytest.approx(0.29)
+    assert module.weight.item() == 2.0
+
+
+def test_frozen_tensors_stay_and_are_not_saved(tmp_path):
     objective, _ = run(tmp_path)
     assert torch.equal(objective.model.frozen, torch.ones(2))
     saved = load_file(list_checkpoints(tmp_path / "checkpoints")[-1] / "model.safetensors")

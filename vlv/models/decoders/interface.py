@@ -76,6 +76,7 @@ class DiffusionDecoder(FrozenStaysEval, ABC):
     """A frozen text-to-image model: the only teacher of stage 1."""
 
     conditioner: Conditioner
+    min_snr_gamma: float | None = None  # weight the training loss by min-SNR; None is plain
 
     @property
     @abstractmethod
@@ -89,6 +90,10 @@ class DiffusionDecoder(FrozenStaysEval, ABC):
     @abstractmethod
     def sample_draws(self, generators: Sequence[Generator]) -> DiffusionDraws:
         """The random numbers of one training step, on the CPU, one generator a sample."""
+
+    @abstractmethod
+    def unconditional(self, like: Conditioning) -> Conditioning:
+        """The conditioning of the empty prompt, in the shape of another."""
 
     @abstractmethod
     def denoising_loss(self, latents: Tensor, conditioning: Conditioning, draws: DiffusionDraws) -> Tensor:

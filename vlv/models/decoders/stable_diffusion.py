@@ -18,7 +18,7 @@ from diffusers import (
 from torch import Generator, Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from vlv.losses import diffusion_loss
+from vlv.losses import diffusion_loss, min_snr_weights
 from vlv.models.decoders.interface import Conditioner, Conditioning, DiffusionDecoder, DiffusionDraws, EmbeddingSpace
 from vlv.models.frozen import freeze
 from vlv.models.text_conditioner import TextConditioner
@@ -150,11 +150,18 @@ class StableDiffusionDecoder(DiffusionDecoder):
         timesteps: Any = draws.timesteps
         noisy_latents = self.noise_scheduler.add_noise(latents, draws.noise, timesteps)
         model_pred = self._predict(noisy_latents, draws.timesteps, conditioning.states)
-        if self.noise_scheduler.config.prediction_type == "v_prediction":
-            target = self.noise_scheduler.get_velocity(latents, draws.noise, timesteps)
-        else:
-            target = draws.noise
-        return diffusion_loss(model_pred, target)
+        velocity = self.noise_scheduler.config.prediction_type == "v_prediction"
+        target = self.noise_scheduler.get_velocity(latents, draws.noise, timesteps) if velocity else draws.noise
+        losses = diffusion_loss(model_pred, target)
+        if self.min_snr_gamma is None:
+            return losses
+        signal = self.noise_scheduler.alphas_cumprod.to(losses.device)[timesteps]
+        return losses * min_snr_weights(signal, self.min_snr_gamma, velocity)
+
+    def unconditional(self, like: Conditioning) -> Conditioning:
+        batch, queries = like.states.shape[:2]
+        # Causal, so the first Q rows of the padded empty prompt are the encoding of its first Q tokens.
+        return Conditioning(self.unconditional_states[:, :queries].to(like.states.dtype).expand(batch, -1, -1))
 
     def enable_gradient_checkpointing(self) -> None:
         self.unet.enable_gradient_checkpointing()
@@ -174,9 +181,7 @@ class StableDiffusionDecoder(DiffusionDecoder):
         scheduler: str = "ddpm",
     ) -> Tensor:
         states = conditioning.states  # [B, Q, D]
-        batch, queries = states.shape[:2]
-        # Causal, so the first Q rows of the padded empty prompt are the encoding of its first Q tokens.
-        empty = self.unconditional_states[:, :queries].to(states.dtype).expand(batch, -1, -1)
+        empty = self.unconditional(conditioning).states
 
         def predict(latents: Tensor, timestep: Tensor) -> Tensor:
             if guidance_scale == 1:

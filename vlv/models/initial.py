@@ -1,0 +1,44 @@
+"""Starting a training from an earlier model's weights: a stage-1 checkpoint, or a captioner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from vlv.identity import CONFIG_NAME, STAGE1_TYPE, STAGE2_TYPE, CheckpointError, read_json
+from vlv.models.foreign import open_foreign
+
+_PARTS = ("encoder.", "mlp.", "llm.")
+
+
+def load_initial(model: nn.Module, source: str) -> int:
+    """Copy every weight of encoder, MLP and language model that the source has; returns how many.
+
+    Into stage 1, a captioner gives its encoder; into stage 2, all of it. What trains must be there.
+
+    Raises:
+        CheckpointError: no model of ours, a trained weight that it lacks, or another shape.
+    """
+    folder = Path(source)
+    kind = read_json(folder / CONFIG_NAME).get("model_type") if folder.is_dir() else None
+    if kind not in (STAGE1_TYPE, STAGE2_TYPE):
+        raise CheckpointError(
+            f"initial_checkpoint={source} is no model of VLV: give <output_dir>/final, or an imported checkpoint"
+        )
+    weights = open_foreign(folder)
+    copied = 0
+    for name, value in model.named_parameters():
+        if not name.startswith(_PARTS):
+            continue
+        if name not in weights.shapes:
+            if value.requires_grad:
+                raise CheckpointError(f"initial_checkpoint={source} has no {name}, which trains here")
+            continue
+        if weights.shapes[name] != tuple(value.shape):
+            raise CheckpointError(
+                f"initial_checkpoint={source}: {name} has shape {weights.shapes[name]}, {tuple(value.shape)} is wanted"
+            )
+        value.data.copy_(weights[name])
+        copied += 1
+    return copied
