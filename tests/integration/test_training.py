@@ -123,6 +123,25 @@ def test_gradient_checkpointing_changes_no_loss(stage1, again, tmp_path):
     assert all(abs(one[step] - two[step]) <= 1e-5 for step in one)
 
 
+def test_what_goes_beyond_the_paper_trains_and_resumes(stage1, again, tmp_path):
+    options = (
+        "ema_decay=0.9", "min_snr_gamma=5", "conditioning_dropout=0.2", "encoder_view_from_original=true",
+        f"initial_checkpoint={stage1 / 'final'}",
+    )  # fmt: skip
+    again(tmp_path, *options)
+    final = load_file(tmp_path / "final" / "model.safetensors")
+    checkpoint = tmp_path / "checkpoints" / "step_00000008"
+    average = load_file(checkpoint / "average.safetensors")
+    assert all(torch.equal(final[name], average[f"model.{name}"]) for name in final)
+    last = load_file(checkpoint / "model.safetensors")
+    assert not torch.equal(final["encoder.query_embed"], last["encoder.query_embed"])
+    assert VLVAutoEncoder.from_pretrained(tmp_path / "final").image_processor.encoder_view_from_original
+    shutil.rmtree(checkpoint)
+    again(tmp_path, *options, "resume=latest")
+    resumed = load_file(tmp_path / "final" / "model.safetensors")
+    assert all(torch.equal(final[name], resumed[name]) for name in final)
+
+
 def test_a_second_run_in_the_same_folder_is_refused(launch, stage1, components, sample_photos):
     done = launch(
         "train_stage1.sh",
