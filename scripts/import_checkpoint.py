@@ -1,8 +1,9 @@
 """Convert a published VLV checkpoint to this project's format.
 
 SRC is recognised by its content: a stage-1 state dict (pytorch_model.bin, .pt, .safetensors), a stage-2 model.pt,
-or the released captioner's folder. DST becomes a folder that CKPT_DIR and diffusion_model_path take. Nothing of
-SRC is run: pickles are read as tensors alone, and one that needs more is refused.
+the released captioner's folder, or a Florence-2 folder in its original layout (which becomes a native one). DST
+becomes a folder that CKPT_DIR and diffusion_model_path take. Nothing of SRC is run: pickles are read as tensors
+alone, and one that needs more is refused.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def convert(options: argparse.Namespace) -> None:
     """
     from scripts.entry import quiet_libraries
     from vlv.card import write_card
-    from vlv.models.bases import Bases
+    from vlv.models.bases import Bases, import_florence2
     from vlv.models.conversion import captioners_stage1, import_stage1, import_stage2
     from vlv.models.foreign import open_foreign
     from vlv.models.importing import table
@@ -58,9 +59,18 @@ def convert(options: argparse.Namespace) -> None:
     quiet_libraries()
     source = open_foreign(options.source)
     stage = recognise(set(source.shapes))
-    if stage not in ("stage1", "stage2"):
-        what = "a Florence-2 in its original layout, which needs no import" if stage else "no VLV checkpoint"
-        raise ValueError(f"{options.source} holds {len(source):,} weights and is {what}")
+    if stage == "florence2":
+        if not options.source.is_dir():
+            raise ValueError(
+                f"{options.source} is Florence-2's weights alone: give its folder, with config and tokenizer"
+            )
+        count = import_florence2(options.source, options.destination)
+        print(
+            f"{options.source}: Florence-2 in its original layout\nwritten: {options.destination} ({count:,} weights)"
+        )
+        return
+    if stage is None:
+        raise ValueError(f"{options.source} holds {len(source):,} weights and is no VLV checkpoint")
     if options.stage1_only and stage == "stage2":
         source, stage = captioners_stage1(source), "stage1"
     needed = {"--stable-diffusion": options.stable_diffusion, "--florence2": options.florence2}

@@ -221,3 +221,20 @@ def test_real_shapes_fill_the_full_size_encoder_and_projector():
         assert sorted(reason for reason in plan.dropped) == sorted(
             key for key in real_keys(name) if ("lm_head" in key and "qwen" not in key) or "final_logits" in key
         )
+
+
+def test_florence2_in_its_original_layout_becomes_a_native_folder(bases, tmp_path, capsys):
+    from transformers import Florence2ForConditionalGeneration
+
+    from vlv.models.pretrained import load_florence2, load_tokenizer
+
+    main([str(bases / "florence2"), str(tmp_path / "native")])
+    assert "Florence-2 in its original layout" in capsys.readouterr().out
+    _, info = Florence2ForConditionalGeneration.from_pretrained(tmp_path / "native", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    pixels = torch.randn(1, 3, 128, 128)
+    models = [load_florence2(folder, torch.float32).eval() for folder in (bases / "florence2", tmp_path / "native")]
+    features = [model.get_image_features(pixels).pooler_output for model in models]
+    assert torch.equal(*features)
+    assert load_tokenizer(tmp_path / "native", "x")("a dog")["input_ids"]

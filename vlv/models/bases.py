@@ -94,6 +94,36 @@ def write_florence2(folder: Path, bases: Bases, plan: ImportPlan, source: Foreig
     save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
 
 
+def import_florence2(source: Path, destination: Path) -> int:
+    """Write a Florence-2 folder in the original layout as a native one; returns how many weights it has.
+
+    Raises:
+        CheckpointError: a weight that the native model needs is missing.
+    """
+    weights = open_foreign(source)
+    config = read_config(source)
+    with torch.device("meta"):
+        skeleton = Skeleton.of(new_florence2(config))
+    readers = {}
+    for key in weights:
+        name = rename_original(key)
+        if name in skeleton.shapes:
+            readers[name] = _reader(weights, key, key == "image_projection")
+    missing = skeleton.shapes.keys() - readers.keys()
+    if missing:
+        raise CheckpointError(f"{source}: {len(missing)} weights are missing, the first is {min(missing)}")
+    destination.mkdir(parents=True, exist_ok=True)
+    config.architectures = ["Florence2ForConditionalGeneration"]
+    config.save_pretrained(destination)
+    load_tokenizer(source, "SRC").save_pretrained(destination)
+    for name in ("preprocessor_config.json", "generation_config.json"):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, destination / name)
+    tensors = {f"model.{name}": read().contiguous() for name, read in readers.items()}
+    save_file(tensors, destination / WEIGHTS_NAME, metadata={"format": "pt"})
+    return len(tensors)
+
+
 def write_decoder(folder: Path, bases: Bases, plan: ImportPlan, source: ForeignWeights, base: dict[str, Any]) -> None:
     ignored = shutil.ignore_patterns("*.safetensors", "*.bin", "*.ckpt", "*.index.json")
     shutil.copytree(bases.decoder, folder, ignore=ignored, dirs_exist_ok=True)
