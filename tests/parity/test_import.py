@@ -4,17 +4,19 @@ import gzip
 import json
 import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Florence2Config, Qwen2Config
+from transformers import AutoConfig, AutoModelForCausalLM, Florence2Config
 
 from scripts.import_checkpoint import main
 from tests.parity.conftest import ASSET, COPIES, SHARED
 from vlv import VLVAutoEncoder, VLVCaptioner
 from vlv.models.bases import Bases
 from vlv.models.conversion import captioners_stage1, import_stage1
+from vlv.models.decoders import load_skeleton
 from vlv.models.encoder import VLVEncoder, VLVEncoderConfig
 from vlv.models.foreign import open_foreign
 from vlv.models.importing import Skeleton, plan_import
@@ -197,30 +199,40 @@ def test_every_key_of_the_real_checkpoints_has_one_place_and_goes_back():
         assert {key for key in keys if key not in back} == {key for key in keys if "final_logits_bias" in key}
 
 
-def test_real_shapes_fill_the_full_size_encoder_and_projector():
-    """Built on the meta device; the hub's native Florence-2 has 51,328 rows, the published checkpoint 51,289."""
-    text = {"model_type": "bart", "vocab_size": 51328, "d_model": 1024, "max_position_embeddings": 4096}
-    text |= {"encoder_layers": 12, "decoder_layers": 12, "encoder_ffn_dim": 4096, "decoder_ffn_dim": 4096}
-    text |= {"encoder_attention_heads": 16, "decoder_attention_heads": 16}
-    vision = {"embed_dim": [256, 512, 1024, 2048], "depths": [1, 1, 9, 1], "projection_dim": 1024}
-    vision |= {"num_heads": [8, 16, 32, 64], "num_groups": [8, 16, 32, 64]}
-    config = VLVEncoderConfig(
-        florence2_config=Florence2Config(text_config=text, vision_config=vision).to_dict(),
-        spaces={"clip": 1024},
-        num_queries=77,
-        prompt_ids=[0, 2],
-    )
-    module = torch.nn.Module()
+REAL = Path(__file__).resolve().parents[2] / "configs" / "components"
+
+
+@pytest.fixture(scope="module")
+def full_size():
+    """Both stages at full size on the meta device, under the names of the whole models."""
+    decoder = load_skeleton(REAL / "stable-diffusion-2-1-base", "text_encoder", 384)
+    spaces = {space.name: space.width for space in decoder.conditioner.spaces}
+    florence2 = Florence2Config.from_pretrained(REAL / "Florence-2-large").to_dict()
+    stage1, stage2 = torch.nn.Module(), torch.nn.Module()
     with torch.device("meta"):
-        module.encoder = VLVEncoder(config)
-        module.mlp = Projector(1024, Qwen2Config(hidden_size=2048).hidden_size)
-    for name, stage in (("stage1_checkpoint_keys.json.gz", "stage1"), ("stage2_model_pt_keys.json.gz", "stage2")):
-        plan = plan_import(real_keys(name), stage, Skeleton.of(module))
-        assert not plan.misshapen
-        assert [missing for missing in plan.missing if stage == "stage2" or missing.startswith("encoder.")] == []
-        assert sorted(reason for reason in plan.dropped) == sorted(
-            key for key in real_keys(name) if ("lm_head" in key and "qwen" not in key) or "final_logits" in key
-        )
+        encoder = VLVEncoder(VLVEncoderConfig(florence2_config=florence2, spaces=spaces, prompt_ids=[0, 2]))
+        llm = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(REAL / "Qwen2.5-3B"))
+        stage2.mlp = Projector(decoder.conditioner.width, llm.config.hidden_size)
+    stage1.encoder = stage2.encoder = encoder
+    stage1.decoder = decoder
+    stage2.conditioner, stage2.llm = decoder.conditioner, llm
+    return {"stage1": stage1, "stage2": stage2}
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_the_real_keys_and_shapes_fill_the_full_size_models(full_size, stage):
+    """The hub's native Florence-2 has 51,328 embedding rows, the published checkpoints 51,289."""
+    keys = real_keys("stage1_checkpoint_keys.json.gz" if stage == "stage1" else "stage2_model_pt_keys.json.gz")
+    plan = plan_import(keys, stage, Skeleton.of(full_size[stage]))
+    assert plan.misshapen == {}
+    assert plan.missing == []
+    assert plan.unexpected == []
+    assert sorted(plan.dropped) == sorted(
+        key for key in keys if ("lm_head" in key and "qwen" not in key) or "final_logits" in key
+    )
+    tied = ("shared", "embed_tokens", "lm_head")
+    assert all(key.endswith(tuple(f"{name}.weight" for name in tied)) for key in plan.copies)
+    assert len(plan.mapped) + len(plan.copies) + len(plan.dropped) == len(keys)
 
 
 def test_florence2_in_its_original_layout_becomes_a_native_folder(bases, tmp_path, capsys):
