@@ -22,6 +22,7 @@ RULES = {
     "card": ({"identity", "inspection"}, {"torch", "transformers", "diffusers"}),
     "inspection": ({"identity"}, {"torch", "transformers", "diffusers"}),
     "settings": (set(), {"torch", "transformers", "diffusers"}),
+    "shapes": ({"shapes", "models", "losses", "sampling"}, {"wandb", "accelerate"}),
     "losses": (set(), set()),
     "sampling": (set(), set()),
 }

@@ -88,21 +88,9 @@ def write_stable_diffusion(folder: Path, sentences: list[str], prediction_type: 
     for name, part in parts.items():
         part.save_pretrained(folder / name)
     tokenizer.save_pretrained(folder / "tokenizer")
-    _name_tokenizer_class(folder / "tokenizer", "CLIPTokenizer")
+    name_tokenizer_class(folder / "tokenizer", "CLIPTokenizer")
     scheduler.save_pretrained(folder / "scheduler")
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDPMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    write_model_index(folder)
     return {name: _count(part) for name, part in parts.items()}
 
 
@@ -148,8 +136,8 @@ def write_florence2(folder: Path, sentences: list[str], layout: str = "native") 
         model.save_pretrained(folder)
     GenerationConfig(bos_token_id=0, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    _name_tokenizer_class(folder, "BartTokenizer")
-    _write_preprocessor(folder)
+    name_tokenizer_class(folder, "BartTokenizer")
+    write_preprocessor(folder, 128)
     return {"florence2": _count(model)}
 
 
@@ -173,11 +161,28 @@ def write_qwen(folder: Path, sentences: list[str]) -> dict[str, int]:
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    _name_tokenizer_class(folder, "Qwen2Tokenizer")
+    name_tokenizer_class(folder, "Qwen2Tokenizer")
     return {"qwen": _count(model)}
 
 
-def _name_tokenizer_class(folder: Path, name: str) -> None:
+def write_model_index(folder: Path) -> None:
+    """Write model_index.json of a Stable Diffusion pipeline without safety checker."""
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def name_tokenizer_class(folder: Path, name: str) -> None:
     """Write the class that the hub's folders name, so that loading takes the same path as theirs."""
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text())
@@ -185,8 +190,8 @@ def _name_tokenizer_class(folder: Path, name: str) -> None:
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
-def _write_preprocessor(folder: Path) -> None:
-    size = {"height": 128, "width": 128}
+def write_preprocessor(folder: Path, resolution: int) -> None:
+    size = {"height": resolution, "width": resolution}
     values = {
         "image_processor_type": "CLIPImageProcessor",
         "do_resize": True,

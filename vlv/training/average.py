@@ -34,6 +34,10 @@ class WeightAverage:
         for name, value in self._averages.items():
             value.copy_(state[name])
 
+    def apply(self) -> None:
+        """Put the averages into the module for good."""
+        self._write(self._averages)
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Put the averages into the module while the context lasts."""

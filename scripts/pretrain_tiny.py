@@ -1,0 +1,140 @@
+"""Train one part of the embedded world's tiny family from nothing; `bash scripts/pretrain_tiny.sh` runs them all.
+
+Each part is a run of its own in WORK/PART with metrics.jsonl and checkpoints; called again, it goes on from the
+newest. The finished part is written into OUT, in the layout of the hub's folders, in fp16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scripts.entry import BAD_CALL, stop
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one part is trained: optimizer steps, samples of a step, peak learning rate, moving average (0: none)."""
+
+    steps: int
+    batch_size: int
+    lr: float
+    ema_decay: float = 0.0
+
+
+RECIPES = {
+    "vae": Recipe(3200, 32, 3e-3),
+    "text_encoder": Recipe(1600, 64, 1e-3),
+    "tower": Recipe(1500, 64, 1e-3),
+    "florence2": Recipe(1500, 64, 1e-3),
+    "qwen": Recipe(800, 64, 2e-3),
+    "unet": Recipe(3600, 64, 1e-3, ema_decay=0.999),
+}
+LATENT_SCENES = 60_000
+DESCRIPTION_SEED = 42
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the call and train."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.pretrain_tiny",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("part", choices=["tokenizers", *RECIPES])
+    parser.add_argument("--out", type=Path, default=Path("assets/tiny"), help="where the family goes")
+    parser.add_argument("--work", type=Path, default=Path("outputs/pretrain_tiny"), help="runs, logs, checkpoints")
+    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="bf16")
+    parser.add_argument("--steps", type=int, help="train for another number of steps")
+    options = parser.parse_args(arguments)
+    from scripts.entry import quiet_libraries
+
+    quiet_libraries()
+    try:
+        if options.part == "tokenizers":
+            write_tokenizers(options.out)
+        else:
+            train(options)
+    except (OSError, ValueError) as error:
+        stop(str(error), BAD_CALL)
+
+
+def write_tokenizers(out: Path) -> None:
+    """Train the three tokenizers and write all that is not weights."""
+    from vlv.shapes.pretraining.architecture import build_tokenizers, save_tokenizers, tokenizer_sentences
+
+    save_tokenizers(out, build_tokenizers(tokenizer_sentences()))
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train one part and write it."""
+    import torch
+
+    from vlv.shapes.pretraining import parts
+
+    torch.manual_seed(DESCRIPTION_SEED)
+    recipe = RECIPES[options.part]
+    built = parts.build(options.part, options.out, options.work, DESCRIPTION_SEED, LATENT_SCENES)
+    fit(options, recipe, built.objective, built.sample)
+    built.save()
+    print(f"written: {options.out} ({options.part})", file=sys.stderr)
+
+
+def fit(options: argparse.Namespace, recipe: Recipe, objective: Any, sample: Callable[[int], dict[str, Any]]) -> None:
+    """Train an objective to the end of its recipe; it then holds the final (averaged) weights."""
+    from functools import partial
+
+    from vlv.shapes.pretraining.samples import scene_loader
+    from vlv.training.average import WeightAverage
+    from vlv.training.checkpoint import Checkpointer, find_checkpoint
+    from vlv.training.metrics import MetricLogger
+    from vlv.training.optim import build_optimizer, lr_at
+    from vlv.training.processes import resolve_precision, start_processes
+    from vlv.training.state import TrainState
+    from vlv.training.trainer import Trainer, TrainerSettings
+
+    folder, steps = options.work / options.part, options.steps or recipe.steps
+    accelerator = start_processes(resolve_precision(options.precision))
+    optimizer = build_optimizer(objective.parameters(), recipe.lr, (0.9, 0.99), 0.01)
+    objective, optimizer = accelerator.prepare(objective, optimizer)
+    identity = {"part": options.part, "steps": steps}
+    checkpointer = Checkpointer(
+        folder / "checkpoints", accelerator, keep=1, identity=identity, write_extras=lambda _: None
+    )
+    average = WeightAverage(accelerator.unwrap_model(objective), recipe.ema_decay) if recipe.ema_decay else None
+    found = find_checkpoint("latest", folder / "checkpoints")
+    state = checkpointer.load(found, objective, optimizer, average) if found else TrainState()
+    logger = MetricLogger(folder, enabled=True, num_steps=steps, first_step=state.step)
+    Trainer(
+        accelerator,
+        objective,
+        optimizer,
+        scene_loader(sample, recipe.batch_size, state.samples),
+        TrainerSettings(
+            num_steps=steps,
+            global_batch_size=recipe.batch_size,
+            accumulation=1,
+            micro_batch_size=recipe.batch_size,
+            max_grad_norm=1.0,
+            save_step=max(1, steps // 8),
+            log_every=50,
+            seed=DESCRIPTION_SEED,
+        ),
+        state=state,
+        lr_at=partial(lr_at, lr=recipe.lr, schedule="cosine", num_steps=steps, warmup_steps=min(100, steps // 10)),
+        checkpointer=checkpointer,
+        logger=logger,
+        validate=lambda _: {},
+        average=average,
+    ).fit()
+    logger.close()
+    if average is not None:
+        average.apply()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The measures, on cases that can be counted by hand."""
+
+import math
+
+import pytest
+
+from vlv.shapes.describe import describe
+from vlv.shapes.measures import facts, measure_captions, measure_pictures, wrong_facts
+from vlv.shapes.oracle import read_description
+from vlv.shapes.render import render
+from vlv.shapes.scene import Item, Scene, make_scene
+
+SCENE = Scene((Item(0, 0, "large", "red", "circle"), Item(2, 1, "small", "blue", "star")), "white")
+TRUE = "Two shapes on a white background. A large red circle is at the top left. At the bottom is a small blue star."
+
+
+def test_a_true_caption_is_faultless():
+    measures = measure_captions([TRUE], [SCENE])
+    assert (measures.f1, measures.exact, measures.hallucinations, measures.spatial_error) == (1, 1, 0, 0)
+
+
+def test_a_wrong_place_costs_precision_recall_and_distance():
+    text = TRUE.replace("At the bottom is", "In the top right corner is")
+    measures = measure_captions([text], [SCENE])
+    assert (measures.precision, measures.recall, measures.f1) == (0.5, 0.5, 0.5)
+    assert measures.exact == 0
+    assert measures.hallucinations == 1
+    assert measures.spatial_error == pytest.approx(math.hypot(2, 1) / 2)  # one of the two stands right
+    assert wrong_facts(read_description(text), SCENE) == [("small", "blue", "star", (0, 2))]
+
+
+@pytest.mark.parametrize(
+    ("text", "precision", "recall", "exact"),
+    [
+        (TRUE.split(" At the bottom")[0], 1, 0.5, 0),
+        (TRUE + " In the center is a big pink cross.", 2 / 3, 1, 0),
+        (TRUE + " At the bottom is a small blue star.", 2 / 3, 1, 0),
+        (TRUE.replace("white", "black"), 1, 1, 0),
+        (TRUE + " The red circle is above the blue star.", 1, 1, 1),
+        (TRUE + " The red circle is below the blue star.", 1, 1, 0),
+        ("", 0, 0, 0),
+    ],
+)
+def test_what_is_left_out_added_or_wrong(text, precision, recall, exact):
+    measures = measure_captions([text], [SCENE])
+    assert measures.precision == pytest.approx(precision)
+    assert measures.recall == pytest.approx(recall)
+    assert measures.exact == exact
+    assert math.isnan(measures.spatial_error) == (not text)
+
+
+def test_pictures_are_measured_through_the_oracle():
+    scenes = [make_scene("test", number) for number in range(20)]
+    pictures = [render(scene, number) for number, scene in enumerate(scenes)]
+    assert measure_pictures(pictures, scenes).exact == 1
+    other = measure_pictures(pictures[1:] + pictures[:1], scenes)
+    assert other.f1 < 0.3
+    assert other.count == 20
+
+
+def test_each_scene_needs_one_caption():
+    with pytest.raises(ValueError, match="2 captions or pictures for 1 scenes"):
+        measure_captions(["", ""], [SCENE])
+
+
+def test_facts_are_those_that_descriptions_tell():
+    scene = make_scene("test", 1)
+    said = {(s.size, s.color, s.shape, s.place) for s in read_description(describe(scene, 1)).statements}
+    assert said == set(facts(scene.items))

@@ -1,0 +1,140 @@
+"""The embedded world: what is drawn and said of a scene can be read back without a fault."""
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlv.shapes.describe import PLACES, RELATIONS, brief, describe, holds, locate, region
+from vlv.shapes.oracle import read_description, read_pictures
+from vlv.shapes.render import CELL, EXTENT, PLACE_JITTER, RESOLUTION, SIZE_JITTER, render
+from vlv.shapes.scene import BACKGROUNDS, COLORS, HELD_OUT_PAIRS, SHAPES, SIZES, SPLITS, Item, Scene, make_scene
+
+COUNT = 10_000
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """A quarter of each split."""
+    return [make_scene(split, number) for split in SPLITS for number in range(COUNT // len(SPLITS))]
+
+
+def test_a_scene_is_a_function_of_its_split_and_number():
+    assert make_scene("train", 3) == make_scene("train", 3)
+    assert make_scene("train", 3) != make_scene("val", 3)
+    with pytest.raises(ValueError, match="split='tests' is not one of train, val, test, unseen"):
+        make_scene("tests", 0)
+
+
+def test_splits_share_no_scene_and_training_never_sees_the_held_out_pairs():
+    drawn = {split: {make_scene(split, number) for number in range(5000)} for split in SPLITS}
+    for one in SPLITS:
+        for other in SPLITS:
+            assert one == other or not drawn[one] & drawn[other]
+        pairs = {item.pair for scene in drawn[one] for item in scene.items}
+        assert pairs == HELD_OUT_PAIRS if one == "unseen" else not pairs & HELD_OUT_PAIRS
+    assert {color for color, _ in HELD_OUT_PAIRS} < set(COLORS)
+    assert {shape for _, shape in HELD_OUT_PAIRS} == set(SHAPES)
+
+
+def test_every_attribute_and_number_of_shapes_occurs_about_equally_often(scenes):
+    train = [make_scene("train", number) for number in range(5000)]
+    items = [item for scene in train for item in scene.items]
+    for values, wanted in (
+        (Counter(item.shape for item in items), SHAPES),
+        (Counter(item.size for item in items), SIZES),
+        (Counter((item.row, item.column) for item in items), PLACES),
+        (Counter(scene.background for scene in train), BACKGROUNDS),
+        (Counter(len(scene.items) for scene in train), (1, 2, 3, 4)),
+    ):
+        assert set(values) == set(wanted)
+        # Not exactly: the scenes of one shape are few, and a twentieth of them is kept for each other split.
+        assert max(values.values()) < 1.25 * min(values.values())
+
+
+def test_no_shape_can_leave_its_cell():
+    assert EXTENT["large"] * (1 + SIZE_JITTER) + PLACE_JITTER <= CELL / 2
+
+
+def test_pictures_of_one_scene_differ_by_their_jitter_alone():
+    scene = make_scene("test", 5)
+    first, again, other = render(scene, 1), render(scene, 1), render(scene, 2)
+    assert first.size == (RESOLUTION, RESOLUTION)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_the_oracle_reads_every_clean_picture(scenes):
+    pictures = [render(scene, number) for number, scene in enumerate(scenes)]
+    readings = read_pictures(pictures)
+    assert [reading.scene for reading in readings] == scenes
+    assert min(reading.confidence for reading in readings) > 0.2
+
+
+def test_the_oracle_reads_through_noise_blur_and_another_size():
+    scenes = [make_scene("test", number) for number in range(200)]
+    stream = np.random.default_rng(0)
+    pictures = []
+    for number, scene in enumerate(scenes):
+        pixels = np.asarray(render(scene, number), dtype=np.float32)
+        noisy = Image.fromarray((pixels + stream.normal(0, 12, pixels.shape)).clip(0, 255).astype(np.uint8))
+        pictures.append(noisy.resize((256, 256), Image.Resampling.NEAREST))
+    readings = read_pictures(pictures)
+    assert [reading.scene for reading in readings] == scenes
+    clean = read_pictures([render(scene, number) for number, scene in enumerate(scenes)])
+    assert sum(reading.confidence for reading in readings) < sum(reading.confidence for reading in clean)
+
+
+def test_an_empty_picture_holds_nothing():
+    reading = read_pictures([Image.new("RGB", (64, 64), BACKGROUNDS["gray"])])[0]
+    assert reading.scene == Scene((), "gray")
+    assert reading.confidence == 1
+
+
+def test_the_parser_reads_every_description(scenes):
+    for number, scene in enumerate(scenes):
+        description = read_description(describe(scene, number))
+        assert description.scene == scene
+        assert description.false_relations(scene) == 0
+        assert bool(description.relations) == (len(scene.items) > 1)
+
+
+def test_phrasings_differ():
+    scene = make_scene("test", 5)
+    assert len({describe(scene, number) for number in range(50)}) > 20
+
+
+def test_the_parser_takes_what_is_said_and_no_more():
+    said = read_description("A red circle is somewhere. On the left is a big blue star, I think. Nothing else.")
+    circle, star = said.statements
+    assert (circle.size, circle.color, circle.shape, circle.place) == (None, "red", "circle", None)
+    assert (star.size, star.color, star.shape, star.place) == ("large", "blue", "star", (1, 0))
+    assert said.background is None
+    assert said.scene is None
+
+
+def test_relations_are_judged_by_cells():
+    left, right = Item(0, 0, "small", "red", "circle"), Item(2, 1, "large", "blue", "star")
+    scene = Scene((left, right), "white")
+    assert [holds(left, relation, right) for relation in RELATIONS] == [True, False, True, False]
+    text = "The red circle is {} the blue star."
+    false = [read_description(text.format(relation)).false_relations(scene) for relation in RELATIONS]
+    assert false == [0, 1, 0, 1]
+    assert read_description("The red circle is above the pink star.").false_relations(scene) == 1
+
+
+def test_florence2_is_never_told_shape_colour_and_place_together():
+    for number in range(500):
+        scene = make_scene("train", number)
+        item = random.Random(number).choice(scene.items)
+        assert not any(word in brief(scene) for word in (*COLORS, *SIZES, "left", "right", "top", "bottom"))
+        answer = locate(scene, item.shape)
+        assert not any(word in answer for word in (*COLORS, *SIZES, *SHAPES))
+        answer = region(scene, item.row, item.column)
+        assert item.color in answer
+        assert not any(word in answer for word in SHAPES)
+    empty = next(cell for cell in PLACES if all((item.row, item.column) != cell for item in scene.items))
+    assert region(scene, *empty) == "nothing."
+    assert locate(Scene(scene.items[:1], "white"), "no such shape") == "nowhere."

@@ -1,0 +1,128 @@
+"""Exact measures of captions and pictures of the embedded world, against the scenes that they should show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+from PIL import Image
+
+from vlv.shapes.oracle import Description, read_description, read_pictures
+from vlv.shapes.scene import Item, Scene
+
+# (size, colour, shape, (row, column)); None where a caption leaves it open.
+Fact = tuple[str | None, str | None, str, tuple[int, int] | None]
+
+
+@dataclass(frozen=True)
+class SceneMeasures:
+    """How well a set of captions, or of pictures, tells its scenes.
+
+    precision, recall, f1: over stated shapes, right where size, colour, shape and place all are.
+    exact: share of scenes told without any fault: shapes, background, and no relation that does not hold.
+    hallucinations: stated shapes that are not there as stated, per scene.
+    spatial_error: distance, in cells, of shapes whose size, colour and shape are right from where they stand.
+    background: share of right backgrounds.
+    false_relations: share of stated relations that do not hold; 0 where none is stated.
+    count: scenes.
+    """
+
+    precision: float
+    recall: float
+    f1: float
+    exact: float
+    hallucinations: float
+    spatial_error: float
+    background: float
+    false_relations: float
+    count: int
+
+    def to_dict(self) -> dict[str, float]:
+        """The JSON form."""
+        return asdict(self)
+
+
+def measure_captions(captions: Sequence[str], scenes: Sequence[Scene]) -> SceneMeasures:
+    """Measures of captions, one a scene."""
+    return measure_descriptions([read_description(caption) for caption in captions], scenes)
+
+
+def measure_pictures(pictures: Sequence[Image.Image], scenes: Sequence[Scene]) -> SceneMeasures:
+    """Measures of pictures, one a scene, as the oracle reads them."""
+    _check(len(pictures), len(scenes))
+    read = [reading.scene for reading in read_pictures(pictures)]
+    return _measure([(facts(scene.items), scene.background, 0, 0) for scene in read], scenes)
+
+
+def measure_descriptions(descriptions: Sequence[Description], scenes: Sequence[Scene]) -> SceneMeasures:
+    """Measures of what captions say, one a scene."""
+    _check(len(descriptions), len(scenes))
+    told = []
+    for description, scene in zip(descriptions, scenes, strict=True):
+        said: list[Fact] = [(s.size, s.color, s.shape, s.place) for s in description.statements]
+        told.append((said, description.background, description.false_relations(scene), len(description.relations)))
+    return _measure(told, scenes)
+
+
+def facts(items: Iterable[Item]) -> list[Fact]:
+    """What is to be told of each shape."""
+    return [(item.size, item.color, item.shape, (item.row, item.column)) for item in items]
+
+
+def wrong_facts(description: Description, scene: Scene) -> list[Fact]:
+    """The stated shapes that are not there as stated."""
+    rest = facts(scene.items)
+    wrong: list[Fact] = []
+    for said in ((s.size, s.color, s.shape, s.place) for s in description.statements):
+        if said in rest:
+            rest.remove(said)
+        else:
+            wrong.append(said)
+    return wrong
+
+
+def _check(told: int, scenes: int) -> None:
+    if told != scenes or not scenes:
+        raise ValueError(f"{told} captions or pictures for {scenes} scenes: one for each, at least one")
+
+
+def _measure(told: Sequence[tuple[list[Fact], str | None, int, int]], scenes: Sequence[Scene]) -> SceneMeasures:
+    right = stated = true = exact = grounds = false = relations = 0
+    distances: list[float] = []
+    for (said, ground, false_relations, number_of_relations), scene in zip(told, scenes, strict=True):
+        rest = facts(scene.items)
+        hits = 0
+        for fact in said:
+            if fact in rest:
+                rest.remove(fact)
+                hits += 1
+        distances += _distances(said, scene)
+        right, stated, true = right + hits, stated + len(said), true + len(scene.items)
+        grounds += ground == scene.background
+        false, relations = false + false_relations, relations + number_of_relations
+        faultless = hits == len(said) == len(scene.items) and not false_relations
+        exact += faultless and ground == scene.background
+    count = len(scenes)
+    return SceneMeasures(
+        precision=right / max(1, stated),
+        recall=right / true,
+        f1=2 * right / max(1, stated + true),
+        exact=exact / count,
+        hallucinations=(stated - right) / count,
+        spatial_error=sum(distances) / len(distances) if distances else math.nan,
+        background=grounds / count,
+        false_relations=false / max(1, relations),
+        count=count,
+    )
+
+
+def _distances(said: list[Fact], scene: Scene) -> list[float]:
+    """Distances, in cells, of the stated places from the true ones, where the rest of a fact is right."""
+    places = {fact[:3]: fact[3] for fact in facts(scene.items)}
+    found = []
+    for fact in said:
+        true, stated = places.get(fact[:3]), fact[3]
+        if true is not None and stated is not None:
+            found.append(math.dist(true, stated))
+    return found

@@ -1,0 +1,1 @@
+"""Pretraining of the embedded world's own family: Stable Diffusion, Florence-2 and Qwen2, tiny but real."""

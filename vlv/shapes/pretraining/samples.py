@@ -1,0 +1,172 @@
+"""Scenes as training samples: what each part of the family is shown of scene `number`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vlv.losses import IGNORED
+from vlv.shapes.describe import brief, describe, locate, region
+from vlv.shapes.pretraining.architecture import CAPTION_TASK, LOCATE_TASK, REGION_TASK, TEXT_LENGTH
+from vlv.shapes.render import render
+from vlv.shapes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, Scene, make_scene
+
+Sample = dict[str, Any]
+EMPTY_SHARE = 0.1  # of prompts, so that guidance has something to guide away from
+_MEAN, _STD = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
+
+
+def picture_sample(number: int) -> Sample:
+    """Pixels uint8 [3, R, R] with the labels of every place."""
+    scene = make_scene("train", number)
+    return {"pixels": to_pixels(render(scene, number)), **labels(scene)}
+
+
+def tower_sample(number: int) -> Sample:
+    """Normalised pixels fp32 [3, R, R] with the labels of every place."""
+    scene = make_scene("train", number)
+    return {"pixel_values": normalize(to_pixels(render(scene, number))), **labels(scene)}
+
+
+def to_pixels(picture: Image.Image) -> Tensor:
+    """uint8 [3, R, R]."""
+    return torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1)
+
+
+def normalize(pixels: Tensor) -> Tensor:
+    """As Florence-2's processor does: fp32, ImageNet's mean and deviation."""
+    return (pixels.float() / 255 - _MEAN[:, None, None]) / _STD[:, None, None]
+
+
+def labels(scene: Scene) -> Sample:
+    """Class numbers of each place, [9], 0 where it is empty; background is a scalar."""
+    values = {name: torch.zeros(GRID * GRID, dtype=torch.long) for name in ("size", "color", "shape")}
+    for item in scene.items:
+        cell = item.row * GRID + item.column
+        values["size"][cell] = SIZES.index(item.size) + 1
+        values["color"][cell] = list(COLORS).index(item.color) + 1
+        values["shape"][cell] = SHAPES.index(item.shape) + 1
+    return {**values, "background": torch.tensor(list(BACKGROUNDS).index(scene.background))}
+
+
+class TextSamples:
+    """CLIP token ids [77] of a description, with the labels."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, number: int) -> Sample:
+        scene = make_scene("train", number)
+        return {"ids": clip_ids(self.tokenizer, describe(scene, number)), **labels(scene)}
+
+
+class LatentSamples:
+    """Cached latents of a picture, and the ids of one of its descriptions, another each time it comes round."""
+
+    def __init__(self, tokenizer: Any, cache: Path) -> None:
+        self.tokenizer = tokenizer
+        self.cache = load_file(cache)
+
+    def __call__(self, number: int) -> Sample:
+        place = number % len(self.cache["mean"])
+        empty = random.Random(f"empty {number}").random() < EMPTY_SHARE
+        text = "" if empty else describe(make_scene("train", place), number)
+        return {
+            "ids": clip_ids(self.tokenizer, text),
+            "latent_mean": self.cache["mean"][place],
+            "latent_std": self.cache["std"][place],
+        }
+
+
+class TaskSamples:
+    """One of Florence-2's tasks on a picture: a brief caption, where a shape is, or what a place looks like."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, number: int) -> Sample:
+        scene = make_scene("train", number)
+        prompt, answer = task(scene, number)
+        return {
+            "pixel_values": normalize(to_pixels(render(scene, number))),
+            "prompt_ids": torch.tensor(self.tokenizer(prompt)["input_ids"]),
+            "labels": torch.tensor(self.tokenizer(answer)["input_ids"]),
+        }
+
+
+def task(scene: Scene, number: int) -> tuple[str, str]:
+    """Prompt and answer of one of the three tasks, picked by `number`."""
+    stream = random.Random(f"task {number}")
+    kind = stream.random()
+    if kind < 0.2:
+        return CAPTION_TASK, brief(scene)
+    item = stream.choice(scene.items)
+    if kind < 0.6:
+        shape = item.shape if stream.random() < 0.8 else stream.choice(SHAPES)
+        return LOCATE_TASK.format(shape), locate(scene, shape)
+    cell = (item.row, item.column) if stream.random() < 0.8 else divmod(stream.randrange(GRID * GRID), GRID)
+    return REGION_TASK.format(cell[0] + 1, cell[1] + 1), region(scene, *cell)
+
+
+class SentenceSamples:
+    """Qwen2's token ids of a description and its end."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, number: int) -> Sample:
+        ids = self.tokenizer(describe(make_scene("train", number), number))["input_ids"]
+        ids = torch.tensor([*ids, self.tokenizer.eos_token_id])
+        return {"ids": ids, "labels": ids.clone()}
+
+
+def clip_ids(tokenizer: Any, text: str) -> Tensor:
+    """Token ids [77], padded as Stable Diffusion's pipeline does."""
+    return torch.tensor(tokenizer(text, padding="max_length", max_length=TEXT_LENGTH)["input_ids"])
+
+
+class SceneDataset(Dataset):
+    """Samples by their number in the endless order of training scenes."""
+
+    def __init__(self, sample: Callable[[int], Sample]) -> None:
+        self.sample = sample
+
+    def __getitem__(self, number: int) -> Sample:
+        return {"numbers": number, **self.sample(number)}
+
+
+def scene_loader(sample: Callable[[int], Sample], batch_size: int, first: int) -> DataLoader:
+    """Batches of consecutive scenes from number `first` on, without end."""
+    batches: Any = _batches(batch_size, first)
+    return DataLoader(SceneDataset(sample), batch_sampler=batches, collate_fn=collate)
+
+
+def _batches(batch_size: int, first: int) -> Iterator[list[int]]:
+    while True:
+        yield list(range(first, first + batch_size))
+        first += batch_size
+
+
+def collate(samples: list[Sample]) -> Sample:
+    """Stack; token ids of different lengths are padded on the right, prompts with a mask beside them."""
+    batch: Sample = {"numbers": [sample["numbers"] for sample in samples]}
+    for key in samples[0].keys() - {"numbers"}:
+        values = [sample[key] for sample in samples]
+        if len({len(value) if value.ndim else 0 for value in values}) == 1:
+            batch[key] = torch.stack(values)
+        else:
+            padding = IGNORED if key == "labels" else 1
+            batch[key] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=padding)
+    if "prompt_ids" in batch:
+        lengths = torch.tensor([len(sample["prompt_ids"]) for sample in samples])
+        batch["prompt_mask"] = torch.arange(batch["prompt_ids"].shape[1]) < lengths[:, None]
+    return batch
