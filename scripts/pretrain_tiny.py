@@ -28,6 +28,7 @@ class Recipe:
 
 RECIPES = {
     "vae": Recipe(3200, 32, 3e-3),
+    "vae_crowded": Recipe(2600, 32, 3e-3),
     "text_encoder": Recipe(1600, 64, 1e-3),
     "tower": Recipe(1500, 64, 1e-3),
     "florence2": Recipe(1500, 64, 1e-3),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Generator, Tensor
@@ -25,12 +23,13 @@ from vlv.identity import (
 from vlv.models.decoders import Conditioning, DiffusionDecoder, DiffusionDraws, load_decoder
 from vlv.models.encoder import EncoderPart, VLVEncoder
 from vlv.models.frozen import FrozenStaysEval, set_dtypes
+from vlv.models.hub import HubUpload
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.models.pretrained import build_encoder, load_trained, resolve_base, resolve_component
 from vlv.sampling import mix_seed
 
 
-class VLVAutoEncoder(FrozenStaysEval):
+class VLVAutoEncoder(HubUpload, FrozenStaysEval):
     """An encoder that trains and a diffusion decoder that never does.
 
     Shapes: B images, R and E decoder and encoder pixels, Q queries, C, h, w the latents'.
@@ -160,15 +159,6 @@ class VLVAutoEncoder(FrozenStaysEval):
         save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
         self.save_description(folder)
 
-    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-        """Upload what `save_pretrained` writes to a hub repository, made where it is not there; returns its address."""
-        api = HfApi(token=token)
-        address = api.create_repo(repo_id, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload VLVAutoEncoder")
-        return str(address)
-
     def save_description(self, folder: Path) -> None:
         """Write config.json and preprocessor_config.json: all of a checkpoint but the weights."""
         self.image_processor.save_pretrained(folder)
@@ -261,4 +251,5 @@ class VLVAutoEncoder(FrozenStaysEval):
             **image_processor.to_dict(),
         )
         load_trained(model, folder / WEIGHTS_NAME)
+        model.loaded_from = folder
         return model.eval()

@@ -25,6 +25,7 @@ from vlv.models.decoders import Conditioner, build_conditioner
 from vlv.models.decoders.interface import Conditioning
 from vlv.models.encoder import VLVEncoder, VLVEncoderConfig
 from vlv.models.frozen import FrozenStaysEval, freeze, is_frozen, set_dtypes
+from vlv.models.hub import HubUpload
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.models.pretrained import load_tokenizer
 from vlv.models.projector import Projector
@@ -57,7 +58,7 @@ class VLVCaptionerConfig(PreTrainedConfig):
     origin: dict[str, Any] | None = None
 
 
-class VLVCaptioner(FrozenStaysEval, PreTrainedModel):
+class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):
     """Encoder, frozen text encoder, projector and language model.
 
     Shapes: B images, E encoder pixels, Q rows of conditioning, D and H widths, L caption tokens, V vocabulary.
@@ -230,6 +231,7 @@ class VLVCaptioner(FrozenStaysEval, PreTrainedModel):
         model = super().from_pretrained(path, **kwargs)
         if (path / "generation_config.json").is_file():
             model.llm.generation_config = GenerationConfig.from_pretrained(path)
+        model.loaded_from = path
         model.tokenizer = load_tokenizer(path, "ckpt_dir")
         model.image_processor = VLVImageProcessor.from_pretrained(path)
         return model.eval()

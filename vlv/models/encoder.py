@@ -11,6 +11,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from vlv.models.florence2 import new_florence2
 from vlv.models.frozen import FrozenStaysEval, is_frozen
+from vlv.models.hub import HubUpload
 
 EncoderPart = Literal["language_model", "decoder_only", "all", "bart", "none"]
 
@@ -37,7 +38,7 @@ class VLVEncoderConfig(PreTrainedConfig):
     image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
 
 
-class VLVEncoder(FrozenStaysEval, PreTrainedModel):
+class VLVEncoder(HubUpload, FrozenStaysEval, PreTrainedModel):
     """Florence-2 encodes the image and a fixed prompt; its decoder reads learned queries; a head projects them.
 
     Shapes: B images, E encoder pixels, N image tokens, P prompt tokens, D Florence-2's width, Q queries.

@@ -81,10 +81,19 @@ def make_scene(split: Split, number: int) -> Scene:
             return scene
 
 
+def make_crowded_scene(number: int) -> Scene:
+    """A scene of one to nine shapes without held-out pairs, for training that needs no description."""
+    stream = random.Random(f"crowded {number}")
+    return _compose(stream, stream.randint(1, GRID * GRID), _SEEN)
+
+
 def _draw(stream: random.Random, unseen: bool) -> Scene:
-    count = stream.randint(1, MAX_OBJECTS)
+    return _compose(stream, stream.randint(1, MAX_OBJECTS), _HELD_OUT if unseen else _SEEN)
+
+
+def _compose(stream: random.Random, count: int, allowed: list[tuple[str, str]]) -> Scene:
     cells = stream.sample(range(GRID * GRID), count)
-    pairs = stream.sample(_HELD_OUT if unseen else _SEEN, count)
+    pairs = stream.sample(allowed, count)
     items = [Item(*divmod(cell, GRID), stream.choice(SIZES), *pair) for cell, pair in zip(cells, pairs, strict=True)]
     return Scene(tuple(sorted(items)), stream.choice(tuple(BACKGROUNDS)))
 

@@ -30,16 +30,18 @@ class Objective(nn.Module):
 
 
 class AutoencoderObjective(Objective):
-    """The VAE: L1, the same L1 over the dilated foreground, and a weak KL.
+    """The VAE: L1 (and L2 where it has a weight), the same over the dilated foreground, and a weak KL.
 
-    Without the foreground term the background, nine tenths of a picture, is all that is learned for long.
+    Without the foreground term the background, nine tenths of a picture, is all that is learned for long; without
+    L2, whose gradient grows with the error, colours other than the commonest come late.
     """
 
     grounds: Tensor
 
-    def __init__(self, vae: AutoencoderKL, kl_weight: float = 3e-4) -> None:
+    def __init__(self, vae: AutoencoderKL, squared_weight: float = 0.0, kl_weight: float = 3e-4) -> None:
         super().__init__()
         self.model: Any = vae
+        self.squared_weight = squared_weight
         self.kl_weight = kl_weight
         self.register_buffer("grounds", torch.tensor(list(BACKGROUNDS.values())).float(), persistent=False)
 
@@ -50,7 +52,8 @@ class AutoencoderObjective(Objective):
         foreground = max_pool2d(shape.float(), 5, stride=1, padding=2)  # [B, 1, R, R]
         pixels = 2 * batch["pixels"].float() / 255 - 1
         posterior = self.model.encode(pixels).latent_dist
-        error = (self.model.decode(posterior.sample()).sample.float() - pixels).abs().mean(1, keepdim=True)
+        difference = self.model.decode(posterior.sample()).sample.float() - pixels
+        error = (difference.abs() + self.squared_weight * difference**2).mean(1, keepdim=True)  # [B, 1, R, R]
         inside = (error * foreground).sum((1, 2, 3)) / foreground.sum((1, 2, 3)).clamp(min=1)
         kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean((1, 2, 3))
         return {"loss": (error.mean((1, 2, 3)) + inside + self.kl_weight * kl).sum()}

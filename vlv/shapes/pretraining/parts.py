@@ -40,6 +40,10 @@ def build(name: str, out: Path, work: Path, seed: int, latent_scenes: int) -> Pa
     if name == "vae":
         vae = architecture.build_vae()
         return Part(objectives.AutoencoderObjective(vae), samples.picture_sample, lambda: save_vae(vae, sd / "vae"))
+    if name == "vae_crowded":
+        vae = AutoencoderKL.from_pretrained(sd / "vae", torch_dtype=torch.float32)
+        objective = objectives.AutoencoderObjective(vae, squared_weight=2.0)
+        return Part(objective, samples.crowded_sample, lambda: save_vae(vae, sd / "vae"))
     if name == "text_encoder":
         tokenizer = _tokenizer(sd / "tokenizer")
         encoder = architecture.build_text_encoder(tokenizer)

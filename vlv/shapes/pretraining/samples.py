@@ -18,7 +18,7 @@ from vlv.losses import IGNORED
 from vlv.shapes.describe import brief, describe, locate, region
 from vlv.shapes.pretraining.architecture import CAPTION_TASK, LOCATE_TASK, REGION_TASK, TEXT_LENGTH
 from vlv.shapes.render import render
-from vlv.shapes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, Scene, make_scene
+from vlv.shapes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, Scene, make_crowded_scene, make_scene
 
 Sample = dict[str, Any]
 EMPTY_SHARE = 0.1  # of prompts, so that guidance has something to guide away from
@@ -28,6 +28,12 @@ _MEAN, _STD = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0
 def picture_sample(number: int) -> Sample:
     """Pixels uint8 [3, R, R] with the labels of every place."""
     scene = make_scene("train", number)
+    return {"pixels": to_pixels(render(scene, number)), **labels(scene)}
+
+
+def crowded_sample(number: int) -> Sample:
+    """Like `picture_sample`, of a scene with up to nine shapes: more to learn in each picture."""
+    scene = make_crowded_scene(number)
     return {"pixels": to_pixels(render(scene, number)), **labels(scene)}
 
 
