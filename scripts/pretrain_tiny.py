@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ RECIPES = {
     "unet": Recipe(3600, 64, 1e-3, ema_decay=0.999),
 }
 LATENT_SCENES = 60_000
-DESCRIPTION_SEED = 42
+SEED = 42
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -77,16 +76,21 @@ def train(options: argparse.Namespace) -> None:
 
     from vlv.shapes.pretraining import parts
 
-    torch.manual_seed(DESCRIPTION_SEED)
+    finished = options.work / options.part / "finished"
+    if finished.exists():
+        print(f"{options.part} is finished; remove {finished.parent} to train it again", file=sys.stderr)
+        return
+    torch.manual_seed(SEED)
     recipe = RECIPES[options.part]
-    built = parts.build(options.part, options.out, options.work, DESCRIPTION_SEED, LATENT_SCENES)
-    fit(options, recipe, built.objective, built.sample)
+    built = parts.build(options.part, options.out, options.work, SEED, LATENT_SCENES)
+    fit(options, recipe, built)
     built.save()
+    finished.touch()
     print(f"written: {options.out} ({options.part})", file=sys.stderr)
 
 
-def fit(options: argparse.Namespace, recipe: Recipe, objective: Any, sample: Callable[[int], dict[str, Any]]) -> None:
-    """Train an objective to the end of its recipe; it then holds the final (averaged) weights."""
+def fit(options: argparse.Namespace, recipe: Recipe, part: Any) -> None:
+    """Train a part to the end of its recipe; its objective then holds the final (averaged) weights."""
     from functools import partial
 
     from vlv.shapes.pretraining.samples import scene_loader
@@ -100,8 +104,8 @@ def fit(options: argparse.Namespace, recipe: Recipe, objective: Any, sample: Cal
 
     folder, steps = options.work / options.part, options.steps or recipe.steps
     accelerator = start_processes(resolve_precision(options.precision))
-    optimizer = build_optimizer(objective.parameters(), recipe.lr, (0.9, 0.99), 0.01)
-    objective, optimizer = accelerator.prepare(objective, optimizer)
+    optimizer = build_optimizer(part.objective.parameters(), recipe.lr, (0.9, 0.99), 0.01)
+    objective, optimizer = accelerator.prepare(part.objective, optimizer)
     identity = {"part": options.part, "steps": steps}
     checkpointer = Checkpointer(
         folder / "checkpoints", accelerator, keep=1, identity=identity, write_extras=lambda _: None
@@ -114,7 +118,7 @@ def fit(options: argparse.Namespace, recipe: Recipe, objective: Any, sample: Cal
         accelerator,
         objective,
         optimizer,
-        scene_loader(sample, recipe.batch_size, state.samples),
+        scene_loader(part.sample, recipe.batch_size, state.samples),
         TrainerSettings(
             num_steps=steps,
             global_batch_size=recipe.batch_size,
@@ -123,13 +127,13 @@ def fit(options: argparse.Namespace, recipe: Recipe, objective: Any, sample: Cal
             max_grad_norm=1.0,
             save_step=max(1, steps // 8),
             log_every=50,
-            seed=DESCRIPTION_SEED,
+            seed=SEED,
         ),
         state=state,
         lr_at=partial(lr_at, lr=recipe.lr, schedule="cosine", num_steps=steps, warmup_steps=min(100, steps // 10)),
         checkpointer=checkpointer,
         logger=logger,
-        validate=lambda _: {},
+        validate=lambda _: {f"val/{name}": value for name, value in part.evaluate().items()},
         average=average,
     ).fit()
     logger.close()

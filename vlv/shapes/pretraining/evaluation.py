@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPTextModel
 
-from vlv.models.decoders import load_decoder
 from vlv.models.decoders.interface import Conditioning, DiffusionDecoder
 from vlv.sampling import sample_generators
 from vlv.shapes.describe import describe
 from vlv.shapes.measures import SceneMeasures, measure_pictures
-from vlv.shapes.pretraining.samples import clip_ids, to_pixels
-from vlv.shapes.render import RESOLUTION, render
+from vlv.shapes.pretraining.objectives import CLASSES
+from vlv.shapes.pretraining.samples import Sample, clip_ids, collate, to_pixels
+from vlv.shapes.render import render
 from vlv.shapes.scene import Split, make_scene
 
 
 @torch.no_grad()
-def vae_round_trip(folder: Path, split: Split, count: int) -> dict[str, float]:
+def vae_round_trip(vae: Any, split: Split, count: int) -> dict[str, float]:
     """Measures of pictures after the VAE's encoder (mean) and decoder, with their PSNR in dB."""
-    from diffusers import AutoencoderKL
-
-    vae: Any = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32)
     scenes = [make_scene(split, number) for number in range(count)]
     pictures, errors = [], []
     for start in range(0, count, 64):
@@ -41,13 +36,35 @@ def vae_round_trip(folder: Path, split: Split, count: int) -> dict[str, float]:
 
 
 @torch.no_grad()
+def read_out_accuracy(objective: Any, sample: Callable[[int], Sample], count: int) -> dict[str, float]:
+    """Shares of places whose size, colour and shape are read right, of right backgrounds, and of faultless scenes."""
+    batch = collate([{"numbers": number, **sample(number)} for number in range(count)])
+    logits = objective.logits(batch)
+    right = {name: logits[name].argmax(-1) == batch[name] for name in (*CLASSES, "background")}
+    faultless = torch.stack([hits.reshape(count, -1).all(1) for hits in right.values()]).all(0)
+    shares = {f"{name}_accuracy": hits.float().mean().item() for name, hits in right.items()}
+    return {**shares, "faultless": faultless.float().mean().item()}
+
+
+@torch.no_grad()
+def mean_loss(objective: Any, sample: Callable[[int], Sample], count: int) -> dict[str, float]:
+    """The objective's own loss."""
+    batch = collate([{"numbers": number, **sample(number)} for number in range(count)])
+    return {"loss": objective(batch)["loss"].item() / count}
+
+
+@torch.no_grad()
 def drawn_from_sentences(
-    folder: Path, split: Split, count: int, guidance_scale: float, num_inference_steps: int, scheduler: str
+    decoder: DiffusionDecoder,
+    text_encoder: Any,
+    tokenizer: Any,
+    split: Split,
+    count: int,
+    guidance_scale: float,
+    num_inference_steps: int,
+    scheduler: str,
 ) -> tuple[SceneMeasures, list[Image.Image]]:
     """Measures of what Stable Diffusion draws from the true descriptions, and the pictures."""
-    decoder = load_decoder(folder, "text_encoder", RESOLUTION)
-    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     scenes = [make_scene(split, number) for number in range(count)]
     pictures: list[Image.Image] = []
     for start in range(0, count, 100):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,24 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoTokenizer, CLIPTextModel, Florence2ForConditionalGeneration
 
-from vlv.shapes.pretraining import architecture, objectives, samples
-from vlv.shapes.render import render
+from vlv.models.decoders import load_decoder
+from vlv.shapes.pretraining import architecture, evaluation, objectives, samples
+from vlv.shapes.render import RESOLUTION, render
 from vlv.shapes.scene import make_scene
 
 
 @dataclass(frozen=True)
 class Part:
-    """objective: what is trained. sample: scene number -> training sample. save: writes the finished part."""
+    """One part in training.
+
+    objective: what is trained. sample: scene number -> training sample. save: writes the finished part.
+    evaluate: measures on scenes of the val split.
+    """
 
     objective: nn.Module
     sample: Callable[[int], dict[str, Any]]
     save: Callable[[], None]
+    evaluate: Callable[[], dict[str, float]]
 
 
 def build(name: str, out: Path, work: Path, seed: int, latent_scenes: int) -> Part:
@@ -38,39 +45,58 @@ def build(name: str, out: Path, work: Path, seed: int, latent_scenes: int) -> Pa
     sd, florence2 = out / "stable-diffusion", out / "florence2"
     save = architecture.save_component
     if name == "vae":
-        vae = architecture.build_vae()
-        return Part(objectives.AutoencoderObjective(vae), samples.picture_sample, lambda: save_vae(vae, sd / "vae"))
+        return _vae(architecture.build_vae(), samples.picture_sample, 0.0, sd / "vae")
     if name == "vae_crowded":
         vae = AutoencoderKL.from_pretrained(sd / "vae", torch_dtype=torch.float32)
-        objective = objectives.AutoencoderObjective(vae, squared_weight=2.0)
-        return Part(objective, samples.crowded_sample, lambda: save_vae(vae, sd / "vae"))
+        return _vae(vae, samples.crowded_sample, 2.0, sd / "vae")
     if name == "text_encoder":
         tokenizer = _tokenizer(sd / "tokenizer")
         encoder = architecture.build_text_encoder(tokenizer)
-        objective = objectives.TextReadOut(encoder)
-        return Part(objective, samples.TextSamples(tokenizer), lambda: save(encoder, sd / "text_encoder"))
+        objective, val = objectives.TextReadOut(encoder), samples.TextSamples(tokenizer, "val")
+        read = partial(evaluation.read_out_accuracy, objective, val, 500)
+        return Part(objective, samples.TextSamples(tokenizer), lambda: save(encoder, sd / "text_encoder"), read)
     if name == "tower":
         model = architecture.build_florence2(_tokenizer(florence2))
-        return Part(objectives.TowerReadOut(model), samples.tower_sample, lambda: save(model, florence2))
+        objective, val = objectives.TowerReadOut(model), partial(samples.tower_sample, split="val")
+        read = partial(evaluation.read_out_accuracy, objective, val, 500)
+        return Part(objective, samples.tower_sample, lambda: save(model, florence2), read)
     if name == "florence2":
         tokenizer = _tokenizer(florence2)
         model = Florence2ForConditionalGeneration.from_pretrained(florence2, dtype=torch.float32)
         objective = objectives.TaskObjective(model, train_tower=False)
-        return Part(objective, samples.TaskSamples(tokenizer), lambda: save(model, florence2))
+        loss = partial(evaluation.mean_loss, objective, samples.TaskSamples(tokenizer, "val"), 500)
+        return Part(objective, samples.TaskSamples(tokenizer), lambda: save(model, florence2), loss)
     if name == "qwen":
         tokenizer = _tokenizer(out / "qwen")
         llm = architecture.build_qwen(tokenizer)
         objective = objectives.LanguageObjective(llm)
-        return Part(objective, samples.SentenceSamples(tokenizer), lambda: save(llm, out / "qwen"))
+        loss = partial(evaluation.mean_loss, objective, samples.SentenceSamples(tokenizer, "val"), 500)
+        return Part(objective, samples.SentenceSamples(tokenizer), lambda: save(llm, out / "qwen"), loss)
     assert name == "unet", name
-    unet = architecture.build_unet()
-    encoder = CLIPTextModel.from_pretrained(sd / "text_encoder", dtype=torch.float32)
-    scheduler = architecture.build_scheduler()
-    cache = cache_latents(sd / "vae", work / "latents.safetensors", latent_scenes)
+    return _unet(sd, cache_latents(sd / "vae", work / "latents.safetensors", latent_scenes), seed)
+
+
+def _vae(vae: Any, sample: Callable[[int], dict[str, Any]], squared_weight: float, folder: Path) -> Part:
+    objective = objectives.AutoencoderObjective(vae, squared_weight)
+    measure = partial(evaluation.vae_round_trip, vae, "val", 200)
+    return Part(objective, sample, lambda: save_vae(vae, folder), measure)
+
+
+def _unet(folder: Path, latents: Path, seed: int) -> Part:
+    unet, tokenizer = architecture.build_unet(), _tokenizer(folder / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    architecture.save_component(unet, folder / "unet")  # so that the folder is whole while the UNet trains
+    decoder: Any = load_decoder(folder, "text_encoder", RESOLUTION)
+
+    def draw() -> dict[str, float]:
+        decoder.unet.load_state_dict(unet.state_dict())
+        return evaluation.drawn_from_sentences(decoder, encoder, tokenizer, "val", 100, 2.0, 25, "ddim")[0].to_dict()
+
     return Part(
-        objectives.TextToImageObjective(unet, encoder, scheduler, seed),
-        samples.LatentSamples(_tokenizer(sd / "tokenizer"), cache),
-        lambda: save(unet, sd / "unet"),
+        objectives.TextToImageObjective(unet, encoder, architecture.build_scheduler(), seed),
+        samples.LatentSamples(tokenizer, latents),
+        lambda: architecture.save_component(unet, folder / "unet"),
+        draw,
     )
 
 
@@ -79,10 +105,24 @@ def _tokenizer(folder: Path) -> Any:
 
 
 @torch.no_grad()
-def save_vae(vae: Any, folder: Path, count: int = 512) -> None:
-    """Write the VAE with the scaling factor that gives its latents unit variance over training scenes."""
-    means = [_encode(vae, range(start, start + 64)).sample() for start in range(0, count, 64)]
-    vae.register_to_config(scaling_factor=round(1 / float(torch.cat(means).std()), 5))
+def save_vae(vae: Any, folder: Path, count: int = 1024) -> None:
+    """Write the VAE, its latents brought to zero mean and unit variance over training scenes, channel by channel.
+
+    Channels differ tenfold in spread, and what a shape is lies in the narrow ones too; a denoiser, whose error is
+    a mean over channels, would learn those last. The scale is moved into the two 1x1 convolutions around the
+    latents, which leaves the round trip as it was.
+    """
+    vae.eval()
+    means = torch.cat([_encode(vae, range(start, start + 64)).mean for start in range(0, count, 64)])
+    centre, spread = means.mean((0, 2, 3)), means.std((0, 2, 3))  # [C]
+    channels = len(centre)
+    into, out = vae.quant_conv, vae.post_quant_conv
+    into.weight[:channels] /= spread[:, None, None, None]
+    into.bias[:channels] = (into.bias[:channels] - centre) / spread
+    into.bias[channels:] -= 2 * spread.log()  # log variance
+    out.bias += (out.weight * centre[None, :, None, None]).sum((1, 2, 3))
+    out.weight *= spread[None, :, None, None]
+    vae.register_to_config(scaling_factor=1.0)
     architecture.save_component(vae, folder)
 
 

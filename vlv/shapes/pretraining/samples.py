@@ -18,16 +18,16 @@ from vlv.losses import IGNORED
 from vlv.shapes.describe import brief, describe, locate, region
 from vlv.shapes.pretraining.architecture import CAPTION_TASK, LOCATE_TASK, REGION_TASK, TEXT_LENGTH
 from vlv.shapes.render import render
-from vlv.shapes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, Scene, make_crowded_scene, make_scene
+from vlv.shapes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, Scene, Split, make_crowded_scene, make_scene
 
 Sample = dict[str, Any]
 EMPTY_SHARE = 0.1  # of prompts, so that guidance has something to guide away from
 _MEAN, _STD = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
 
 
-def picture_sample(number: int) -> Sample:
+def picture_sample(number: int, split: Split = "train") -> Sample:
     """Pixels uint8 [3, R, R] with the labels of every place."""
-    scene = make_scene("train", number)
+    scene = make_scene(split, number)
     return {"pixels": to_pixels(render(scene, number)), **labels(scene)}
 
 
@@ -37,9 +37,9 @@ def crowded_sample(number: int) -> Sample:
     return {"pixels": to_pixels(render(scene, number)), **labels(scene)}
 
 
-def tower_sample(number: int) -> Sample:
+def tower_sample(number: int, split: Split = "train") -> Sample:
     """Normalised pixels fp32 [3, R, R] with the labels of every place."""
-    scene = make_scene("train", number)
+    scene = make_scene(split, number)
     return {"pixel_values": normalize(to_pixels(render(scene, number))), **labels(scene)}
 
 
@@ -67,11 +67,12 @@ def labels(scene: Scene) -> Sample:
 class TextSamples:
     """CLIP token ids [77] of a description, with the labels."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, split: Split = "train") -> None:
         self.tokenizer = tokenizer
+        self.split: Split = split
 
     def __call__(self, number: int) -> Sample:
-        scene = make_scene("train", number)
+        scene = make_scene(self.split, number)
         return {"ids": clip_ids(self.tokenizer, describe(scene, number)), **labels(scene)}
 
 
@@ -96,11 +97,12 @@ class LatentSamples:
 class TaskSamples:
     """One of Florence-2's tasks on a picture: a brief caption, where a shape is, or what a place looks like."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, split: Split = "train") -> None:
         self.tokenizer = tokenizer
+        self.split: Split = split
 
     def __call__(self, number: int) -> Sample:
-        scene = make_scene("train", number)
+        scene = make_scene(self.split, number)
         prompt, answer = task(scene, number)
         return {
             "pixel_values": normalize(to_pixels(render(scene, number))),
@@ -126,11 +128,12 @@ def task(scene: Scene, number: int) -> tuple[str, str]:
 class SentenceSamples:
     """Qwen2's token ids of a description and its end."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, split: Split = "train") -> None:
         self.tokenizer = tokenizer
+        self.split: Split = split
 
     def __call__(self, number: int) -> Sample:
-        ids = self.tokenizer(describe(make_scene("train", number), number))["input_ids"]
+        ids = self.tokenizer(describe(make_scene(self.split, number), number))["input_ids"]
         ids = torch.tensor([*ids, self.tokenizer.eos_token_id])
         return {"ids": ids, "labels": ids.clone()}
 
