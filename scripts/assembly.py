@@ -166,7 +166,7 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def save_final(config: TrainingConfig, save: Callable[[Path], None]) -> None:
+def save_final(config: TrainingConfig, data: Data, save: Callable[[Path], None]) -> None:
     """Write the finished model to <output_dir>/final: to a temporary place first, then renamed."""
     final = Path(config.output_dir) / FINAL
     temporary = final.with_name(f".writing-{FINAL}")
@@ -174,7 +174,7 @@ def save_final(config: TrainingConfig, save: Callable[[Path], None]) -> None:
     temporary.mkdir(parents=True)
     save(temporary)
     save_config(config, temporary / CONFIG)
-    write_card(temporary)
+    write_card(temporary, {"data": f"{data.path}: {data.describe()}", "steps": f"{data.num_steps:,}"})
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
     print(f"finished: {final}", file=sys.stderr)

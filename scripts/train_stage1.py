@@ -56,11 +56,12 @@ def run(config: Stage1Config) -> None:
     sizes = BatchSizes.of(config, assembly.world_size())
     accelerator = start_processes(precision, sizes.accumulation, sizes.micro_batch_size)
     assembly.start_run_folder(config, accelerator)
+    data = open_training_data(config, accelerator, sizes)
     weights = assembly.fit(
         config,
         accelerator,
         objective,
-        open_training_data(config, accelerator, sizes),
+        data,
         sizes,
         assembly.StageParts(
             image_processor=model.image_processor,
@@ -77,7 +78,7 @@ def run(config: Stage1Config) -> None:
         ),
     )
     if accelerator.is_main_process:
-        assembly.save_final(config, lambda folder: model.save_pretrained(folder, weights))
+        assembly.save_final(config, data, lambda folder: model.save_pretrained(folder, weights))
     accelerator.end_training()
     return None
 

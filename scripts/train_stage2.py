@@ -60,11 +60,12 @@ def run(config: Stage2Config) -> None:
     sizes = BatchSizes.of(config, assembly.world_size())
     accelerator = start_processes(precision, sizes.accumulation, sizes.micro_batch_size)
     assembly.start_run_folder(config, accelerator)
+    data = open_training_data(config, accelerator, sizes)
     weights = assembly.fit(
         config,
         accelerator,
         objective,
-        open_training_data(config, accelerator, sizes),
+        data,
         sizes,
         assembly.StageParts(
             image_processor=model.image_processor,
@@ -78,7 +79,7 @@ def run(config: Stage2Config) -> None:
     )
     if accelerator.is_main_process:
         model.load_state_dict(weights, strict=False)
-        assembly.save_final(config, model.save_pretrained)
+        assembly.save_final(config, data, model.save_pretrained)
     accelerator.end_training()
     return None
 

@@ -32,18 +32,24 @@ _USE = {
 }
 
 
-def write_card(folder: Path) -> None:
+def write_card(folder: Path, training: dict[str, Any] | None = None) -> None:
     """Write README.md beside a finished checkpoint's files."""
-    (folder / CARD_NAME).write_text(model_card(folder))
+    (folder / CARD_NAME).write_text(model_card(folder, training))
 
 
-def model_card(folder: Path) -> str:
+def model_card(folder: Path, training: dict[str, Any] | None = None) -> str:
     """The card's text.
+
+    Args:
+        folder: the checkpoint's.
+        training: what only the run knows: its data and its steps.
 
     Raises:
         CheckpointError: the folder is no checkpoint of ours.
     """
     facts = describe_checkpoint(folder)
+    if "came from stage 1" in facts:
+        facts["came from stage 1"] = _public(facts["came from stage 1"])
     title, use = _USE[read_json(folder / CONFIG_NAME)["model_type"] == STAGE1_TYPE]
     sections = [
         f"---\nlibrary_name: vlv\npipeline_tag: image-to-text\ntags: [vlv]\n---\n\n# {title}",
@@ -51,6 +57,7 @@ def model_card(folder: Path) -> str:
         "encoder, and a language model learns to read its embeddings.",
         f"## Use\n```python\n{use}\n```",
         _table("Facts", {key: value for key, value in facts.items() if not key.startswith(("base ", "recipe"))}),
+        *([_table("Training", training)] if training else []),
         _table("Recipe", {key.removeprefix("recipe "): v for key, v in facts.items() if key.startswith("recipe")}),
         _table("Base models and their licences", _bases(facts)),
     ]
@@ -59,10 +66,18 @@ def model_card(folder: Path) -> str:
 
 def _bases(facts: dict[str, Any]) -> dict[str, str]:
     return {
-        key.removeprefix("base "): f"{Path(source).name if Path(source).is_absolute() else source}: {_licence(source)}"
+        key.removeprefix("base "): f"{_public(source)}: {_licence(source)}"
         for key, source in facts.items()
         if key.startswith("base ")
     }
+
+
+def _public(source: str) -> str:
+    """A place as others may see it: of a path on this machine the end alone, with the run's name before `final`."""
+    path = Path(source)
+    if not path.is_absolute():
+        return source
+    return f"{path.parent.name}/{path.name}" if path.name == "final" else path.name
 
 
 def _licence(source: str) -> str:

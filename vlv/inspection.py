@@ -36,7 +36,7 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
     facts |= _weights(folder)
     facts |= _origin(config, state)
     facts |= _recipe(folder)
-    facts |= _metrics(folder)
+    facts |= _metrics(folder, state.get("step"))
     return facts
 
 
@@ -66,7 +66,8 @@ def read_header(path: Path) -> dict[str, Any]:
 
 def _origin(config: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
     origin = config.get("origin") or config or state.get("identity", {})
-    bases = origin.get("bases") or {name: origin[name] for name in ("florence2", "decoder") if origin.get(name)}
+    names = ("florence2", "decoder", "language_model")
+    bases = origin.get("bases") or {name: origin[name] for name in names if origin.get(name)}
     facts = {f"base {name}": base["source"] for name, base in bases.items()}
     if origin.get("stage1"):
         facts["came from stage 1"] = origin["stage1"]["source"]
@@ -88,11 +89,13 @@ def _recipe(folder: Path) -> dict[str, Any]:
     return {f"recipe {key}": recipe[key] for key in _RECIPE if key in recipe}
 
 
-def _metrics(folder: Path) -> dict[str, Any]:
-    """The last value of each metric of the run that the checkpoint lies in."""
+def _metrics(folder: Path, step: int | None) -> dict[str, Any]:
+    """The last value of each metric, up to the checkpoint's step, of the run that it lies in."""
     found = [parent / "metrics.jsonl" for parent in list(folder.resolve().parents)[:2]]
     path = next((path for path in found if path.is_file()), None)
     last: dict[str, Any] = {}
     for line in path.read_text().splitlines() if path else []:
-        last.update(json.loads(line))
+        row = json.loads(line)
+        if step is None or row["step"] <= step:
+            last.update(row)
     return {f"last {key}": f"{value:.4g}" for key, value in last.items() if key in ("train/loss", "val/loss")}

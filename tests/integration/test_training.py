@@ -41,6 +41,10 @@ def test_a_run_leaves_what_the_docs_say(stage1):
     final = {path.name for path in (stage1 / "final").iterdir()}
     assert final == {"README.md", "config.json", "config.yaml", "model.safetensors", "preprocessor_config.json"}
     assert len(list((stage1 / "validation" / "step_00000008").glob("*.png"))) == 2
+    card = (stage1 / "final" / "README.md").read_text()
+    assert ": 4 samples |" in card
+    assert "| steps | 8 |" in card
+    assert "last val/loss" in card
 
 
 def test_the_schedule_ends_at_zero(stage1):
@@ -180,6 +184,7 @@ def test_stage2_leaves_a_whole_captioner(stage2, sample_photos):
     assert captions[0]["reference"].strip() == truth[captions[0]["name"]]
     captioner = VLVCaptioner.from_pretrained(stage2 / "final")
     assert captioner.config.origin["trained"] == ["mlp", "llm", "encoder"]
+    assert "| language_model | qwen: " in (stage2 / "final" / "README.md").read_text()
 
 
 def test_stage2_freezes_what_it_says(stage2, stage1):

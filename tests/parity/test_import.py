@@ -130,6 +130,24 @@ def test_missing_and_unexpected_weights_are_refused_unless_named(stage1_file, ca
     assert "final_layer_norm.bias" in line
 
 
+@pytest.mark.parametrize("form", ["beside the pieces", "shards"])
+def test_a_consolidated_folder_is_read(stage1_file, imported_stage1, call, tmp_path, form):
+    """What zero_to_fp32.py writes, beside DeepSpeed's own files or in several files with an index."""
+    weights, source = load_file(stage1_file), tmp_path / "run"
+    (source / "step_10").mkdir(parents=True)
+    if form == "shards":
+        places = {name: f"pytorch_model-0000{1 + n % 2}-of-00002.bin" for n, name in enumerate(sorted(weights))}
+        for file in set(places.values()):
+            torch.save({name: weights[name] for name in weights if places[name] == file}, source / file)
+        (source / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    else:
+        (source / "step_10" / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"x")
+        torch.save(weights, source / "pytorch_model.bin")
+    call(source, tmp_path / "out", llm=False)
+    expected, got = (load_file(path / "model.safetensors") for path in (imported_stage1, tmp_path / "out"))
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
 def test_untied_copies_are_refused(stage1_file, call, tmp_path, capsys):
     weights = load_file(stage1_file)
     weights[COPIES[0]] = weights[COPIES[0]] + 1
@@ -156,7 +174,19 @@ def test_a_hostile_pickle_is_refused_and_does_not_run(call, tmp_path, capsys, mo
     assert not (tmp_path / "was_run").exists()
 
 
-@pytest.mark.parametrize("kind", ["truncated pt", "truncated safetensors", "text", "empty folder", "absent", "zero"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "truncated pt",
+        "truncated safetensors",
+        "text",
+        "empty folder",
+        "absent",
+        "zero",
+        "zero own names",
+        "zero one step",
+    ],
+)
 def test_broken_sources_are_one_line(stage1_file, call, tmp_path, capsys, kind):
     source = tmp_path / ("a.safetensors" if "safetensors" in kind else "a.pt")
     if kind == "truncated pt":
@@ -168,13 +198,15 @@ def test_broken_sources_are_one_line(stage1_file, call, tmp_path, capsys, kind):
         source.write_text("hello")
     elif kind != "absent":
         source.mkdir()
-    if kind == "zero":
-        (source / "global_step10").mkdir()
-        (source / "global_step10" / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"x")
+    if kind.startswith("zero"):
+        step = source / ("step_10" if "own names" in kind else "global_step10")
+        step.mkdir()
+        (step / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"x")
+        source = step if "one step" in kind else source
     line = refused(capsys, lambda: call(source, tmp_path / "out", llm=False))
     assert str(source) in line
-    if kind == "zero":
-        assert "zero_to_fp32.py" in line
+    if kind.startswith("zero"):
+        assert f"{tmp_path / 'a.pt' / 'zero_to_fp32.py'} {tmp_path / 'a.pt'} consolidated" in line
         assert "trust" in line
 
 

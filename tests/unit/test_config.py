@@ -105,3 +105,23 @@ def test_stage1_recipes_load(name):
 @pytest.mark.parametrize("name", ["stage2", "stage2_tiny", "stage2_paper", "stage2_as_published"])
 def test_stage2_recipes_load(name):
     assert load_config(Stage2Config, f"configs/{name}.yaml", []).total_steps > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "stage", "differing"),
+    [
+        (Stage1Config, "stage1", {"lr_schedule_steps"}),
+        (
+            Stage2Config,
+            "stage2",
+            {"lr_schedule_steps", "supervise_eos", "total_steps", "betas", "max_grad_norm"},
+        ),
+    ],
+)
+def test_as_published_differs_from_the_paper_where_the_docs_say(kind, stage, differing):
+    """docs/checkpoints.md has a table of these."""
+    paper, published = (
+        dataclasses.asdict(load_config(kind, f"configs/{stage}_{name}.yaml", [])) for name in ("paper", "as_published")
+    )
+    found = {key for key in paper if paper[key] != published[key]}
+    assert found == differing | {"run_name", "output_dir"}

@@ -50,6 +50,12 @@ def test_a_checkpoint_for_resuming(run):
     assert facts["last train/loss"] == "1.25"
 
 
+def test_an_earlier_checkpoint_has_its_own_metrics(run):
+    path = run / "checkpoints" / "step_00000004" / "trainer_state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "step": 3}))
+    assert describe_checkpoint(path.parent)["last train/loss"] == "1.5"
+
+
 def test_a_run_folder_and_a_strange_folder_are_named(run, tmp_path, capsys):
     with pytest.raises(CheckpointError, match="folder of a run"):
         describe_checkpoint(run)
@@ -72,9 +78,27 @@ def test_a_damaged_file_is_named(tmp_path):
 
 
 def test_the_card_tells_recipe_bases_and_licences(run):
-    card = model_card(run / "final")
+    card = model_card(run / "final", {"data": "./images: 8 samples", "steps": "4"})
     assert "VLVAutoEncoder.from_pretrained" in card
     assert "| lr | 5e-05 |" in card
     assert "Florence-2-large: mit" in card
     assert "CreativeML Open RAIL++-M" in card
     assert "1.25" in card
+    assert "| data | ./images: 8 samples |" in card
+    assert "| steps | 4 |" in card
+
+
+def test_the_card_of_a_captioner_names_the_language_model_and_no_place_of_this_machine(tmp_path):
+    save_file({"a": zeros(2)}, tmp_path / "model.safetensors")
+    origin = {
+        "stage1": {"source": "/home/someone/outputs/Stage1_Training/final"},
+        "decoder": {"source": "/home/someone/stable-diffusion-2-1-base"},
+        "florence2": {"source": "florence-community/Florence-2-large"},
+        "language_model": {"source": "/home/someone/Qwen2.5-3B"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vlv_captioner", "origin": origin}))
+    card = model_card(tmp_path)
+    assert "| language_model | Qwen2.5-3B: Qwen Research License |" in card
+    assert "| florence2 | florence-community/Florence-2-large: MIT |" in card
+    assert "| came from stage 1 | Stage1_Training/final |" in card
+    assert "someone" not in card

@@ -89,7 +89,6 @@ def write_florence2(folder: Path, bases: Bases, plan: ImportPlan, source: Foreig
     weights = {
         "model." + name.removeprefix(FLORENCE2): read_weight(plan, source, base, name, skeleton)
         for name in skeleton.shapes
-        for name in skeleton.shapes
     }
     save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
 

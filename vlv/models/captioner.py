@@ -39,7 +39,7 @@ class VLVCaptionerConfig(PreTrainedConfig):
         conditioner: what `Conditioner.to_dict` gave.
         max_caption_tokens: captions were cut here in training; the default length of generation.
         eos_token_id, pad_token_id: of the language model's tokenizer.
-        origin: the stage-1 model that this one came from, the identity of the diffusion decoder, what
+        origin: the stage-1 model that this one came from, the identities of its components, what
             trained, and whether it draws with its own weights.
     """
 

@@ -108,6 +108,7 @@ def import_stage2(
             "stage1": None,
             "decoder": component_identity(bases.decoder, bases.decoder_source),
             "florence2": component_identity(bases.florence2, bases.florence2_source),
+            "language_model": component_identity(llm_folder, language_model),
             "conditioning": "text_encoder",
             "trained": ["mlp", "llm", "encoder"],
             "draws_with_own_weights": False,

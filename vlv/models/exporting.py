@@ -51,10 +51,12 @@ def export_checkpoint(
         )
     weights = _stage1_weights(folder, stable_diffusion, florence2) if stage == "stage1" else _stage2_weights(folder)
     published: dict[str, Tensor] = {}
+    mapped: set[int] = set()  # weights stay in their mapped files; only what is written twice is copied
     for name, value in weights.items():
-        value = value.t() if name == _TRANSPOSED else value
+        value = value.t().contiguous() if name == _TRANSPOSED else value
         for other in published_names(name, stage):
-            published[other] = value.clone().contiguous()
+            published[other] = value.clone() if value.data_ptr() in mapped else value
+            mapped.add(value.data_ptr())
     destination.parent.mkdir(parents=True, exist_ok=True)
     temporary = destination.with_name(f".writing-{destination.name}")
     if destination.suffix == ".safetensors":

@@ -25,6 +25,7 @@ _NAMES = (
     "model.pt",
     "pytorch_model.pt",
 )
+_ZERO_PARTS = ("*zero_pp_rank_*", "*_optim_states.pt")
 
 
 class ForeignWeights:
@@ -56,27 +57,31 @@ def open_foreign(path: Path) -> ForeignWeights:
     if not path.exists():
         raise CheckpointError(f"{path} is not there")
     if path.is_dir():
-        _refuse_zero(path)
         index = next(iter(sorted(path.glob("*.index.json"))), None)
         if index is not None:
             return _open_sharded(path, index)
         found = next((path / name for name in _NAMES if (path / name).is_file()), None)
         if found is None:
+            _refuse_zero(path)
             raise CheckpointError(f"{path} holds no state dict: expected one of {', '.join(_NAMES)}")
         path = found
     return _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickle(path)
 
 
 def _refuse_zero(folder: Path) -> None:
-    steps = [entry for entry in folder.glob("global_step*") if entry.is_dir()]
-    parts = [*folder.glob("*zero_pp_rank_*"), *folder.glob("*_optim_states.pt")]
-    if steps or parts:
+    # The published code names the steps itself (`step_1000`); DeepSpeed's own name is `global_step1000`.
+    steps = [entry for entry in folder.iterdir() if entry.is_dir() and _is_zero_step(entry)]
+    if steps or _is_zero_step(folder):
         whole = folder if steps else folder.parent
         raise CheckpointError(
             f"{folder} is a DeepSpeed ZeRO checkpoint, in pieces. With your own DeepSpeed, run "
             f"`python {whole}/zero_to_fp32.py {whole} consolidated` and import `consolidated`. "
             "Mind that this unpickles the files: only do it with ones whose origin you trust"
         )
+
+
+def _is_zero_step(folder: Path) -> bool:
+    return any(True for pattern in _ZERO_PARTS for _ in folder.glob(pattern))
 
 
 def _open_safetensors(path: Path) -> ForeignWeights:

@@ -21,7 +21,7 @@ def load_initial(model: nn.Module, source: str) -> int:
         CheckpointError: no model of ours, a trained weight that it lacks, or another shape.
     """
     folder = Path(source)
-    kind = read_json(folder / CONFIG_NAME).get("model_type") if folder.is_dir() else None
+    kind = read_json(folder / CONFIG_NAME).get("model_type") if (folder / CONFIG_NAME).is_file() else None
     if kind not in (STAGE1_TYPE, STAGE2_TYPE):
         raise CheckpointError(
             f"initial_checkpoint={source} is no model of VLV: give <output_dir>/final, or an imported checkpoint"

@@ -242,3 +242,5 @@ def test_starting_from_an_earlier_model(model, tiny_components, tmp_path):
         load_initial(build(tiny_components, num_queries=8), str(tmp_path))
     with pytest.raises(ValueError, match="is no model of VLV"):
         load_initial(fresh, str(tiny_components / "florence2"))
+    with pytest.raises(ValueError, match="is no model of VLV"):
+        load_initial(fresh, str(tiny_components))

@@ -1,5 +1,3 @@
-import os
-
 import pytest
 import torch
 from PIL import Image
@@ -8,7 +6,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConf
 from vlv import VLVAutoEncoder, VLVCaptioner
 from vlv.identity import require_checkpoint
 from vlv.losses import IGNORED
-from vlv.models.encoder import VLVEncoder
 from vlv.models.objectives import CaptionObjective
 from vlv.models.stage2 import captioner_from_stage1, decoder_of, preview_autoencoder
 
@@ -251,46 +248,6 @@ def test_the_language_models_own_defaults_do_not_reach_captions(stage1, tiny_com
     plain, chatty = build(stage1, tiny_components), build(stage1, tiny_components, tmp_path / "lm")
     images = [Image.new("RGB", (64, 64), "red")]
     assert chatty.caption(images, num_beams=1, max_new_tokens=12) == plain.caption(images, 1, 12)
-
-
-def test_pushing_uploads_what_saving_writes(stage1, captioner, monkeypatch, tmp_path):
-    uploaded = {}
-
-    class Api:
-        def __init__(self, token=None):
-            pass
-
-        def create_repo(self, repo_id, **_):
-            return f"https://hub/{repo_id}"
-
-        def upload_folder(self, repo_id, folder_path, **_):
-            uploaded[repo_id] = sorted(os.listdir(folder_path))
-
-    monkeypatch.setattr("vlv.models.hub.HfApi", Api)
-    autoencoder = VLVAutoEncoder.from_pretrained(stage1)
-    assert autoencoder.push_to_hub("me/stage1") == "https://hub/me/stage1"
-    autoencoder.encoder.push_to_hub("me/encoder")
-    captioner.push_to_hub("me/captioner")
-    assert uploaded["me/stage1"] == ["config.json", "model.safetensors", "preprocessor_config.json"]
-    assert uploaded["me/encoder"] == ["config.json", "model.safetensors"]
-    captioner.save_pretrained(tmp_path)
-    assert uploaded["me/captioner"] == sorted(os.listdir(tmp_path))
-    (tmp_path / "README.md").write_text("the run's card")
-    VLVCaptioner.from_pretrained(tmp_path).push_to_hub("me/finished")
-    assert uploaded["me/finished"] == sorted(os.listdir(tmp_path))
-
-
-def test_sharded_folders_load_the_same(captioner, tmp_path):
-    captioner.save_pretrained(tmp_path / "captioner", max_shard_size="500KB")
-    captioner.encoder.save_pretrained(tmp_path / "encoder", max_shard_size="500KB")
-    assert len(list((tmp_path / "captioner").glob("model-*.safetensors"))) > 1
-    assert len(list((tmp_path / "encoder").glob("model-*.safetensors"))) > 1
-    for model, again in (
-        (captioner, VLVCaptioner.from_pretrained(tmp_path / "captioner")),
-        (captioner.encoder, VLVEncoder.from_pretrained(tmp_path / "encoder")),
-    ):
-        for (name, value), (_, other) in zip(model.named_parameters(), again.named_parameters(), strict=True):
-            assert torch.equal(value, other), name
 
 
 def test_both_stages_start_from_a_captioner(captioner, stage1, tiny_components, tmp_path):
