@@ -254,7 +254,7 @@ class ReconstructConfig(DrawingConfig):
     output_dir: str = option("./reconstructed_images", "folder of pictures, index.html and metrics.json")
     seeds: list[int] = option([42], "one or several seeds; each gives a whole set of pictures")
     scheduler: Literal["ddpm", "ddim", "dpm++", "euler"] = option("ddpm", "sampler, built from the model's own config")
-    extractor: Literal["auto", "inception", "vision_tower"] = option(
+    extractor: Literal["auto", "inception", "vision_tower", "efficientnet_lite0"] = option(
         "auto", "features of FID and KID; auto is inception where it is installed, else the encoder's vision tower"
     )
     inception_weights: str | None = option(None, "local InceptionV3 weights file of torch-fidelity")

