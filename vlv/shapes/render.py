@@ -11,7 +11,7 @@ from vlv.shapes.scene import BACKGROUNDS, COLORS, GRID, Scene
 
 RESOLUTION = 64
 CELL = RESOLUTION / GRID
-EXTENT = {"small": 5.6, "large": 9.2}  # pixels from the centre to the farthest point of an unjittered shape
+EXTENT = {"small": 6.6, "large": 9.2}  # pixels from the centre to the farthest point of an unjittered shape
 PLACE_JITTER = 1.0  # pixels, in each direction
 SIZE_JITTER = 0.04  # share of the size; a large shape with all of it still lies within its cell
 _SCALE = 4  # drawn this much larger, then averaged: the antialiasing

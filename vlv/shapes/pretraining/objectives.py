@@ -38,7 +38,7 @@ class AutoencoderObjective(Objective):
 
     grounds: Tensor
 
-    def __init__(self, vae: AutoencoderKL, squared_weight: float = 0.0, kl_weight: float = 3e-4) -> None:
+    def __init__(self, vae: AutoencoderKL, squared_weight: float = 2.0, kl_weight: float = 5e-4) -> None:
         super().__init__()
         self.model: Any = vae
         self.squared_weight = squared_weight

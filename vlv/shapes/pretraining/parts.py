@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -45,10 +46,7 @@ def build(name: str, out: Path, work: Path, seed: int, latent_scenes: int) -> Pa
     sd, florence2 = out / "stable-diffusion", out / "florence2"
     save = architecture.save_component
     if name == "vae":
-        return _vae(architecture.build_vae(), samples.picture_sample, 0.0, sd / "vae")
-    if name == "vae_crowded":
-        vae = AutoencoderKL.from_pretrained(sd / "vae", torch_dtype=torch.float32)
-        return _vae(vae, samples.crowded_sample, 2.0, sd / "vae")
+        return _vae(architecture.build_vae(), sd / "vae")
     if name == "text_encoder":
         tokenizer = _tokenizer(sd / "tokenizer")
         encoder = architecture.build_text_encoder(tokenizer)
@@ -66,6 +64,18 @@ def build(name: str, out: Path, work: Path, seed: int, latent_scenes: int) -> Pa
         objective = objectives.TaskObjective(model, train_tower=False)
         loss = partial(evaluation.mean_loss, objective, samples.TaskSamples(tokenizer, "val"), 500)
         return Part(objective, samples.TaskSamples(tokenizer), lambda: save(model, florence2), loss)
+    if name == "own_tasks":  # to compare with: no read-out head, the tower learns from the tasks too
+        tokenizer = _tokenizer(florence2)
+        model, folder = architecture.build_florence2(tokenizer), work / name / "florence2"
+        objective = objectives.TaskObjective(model, train_tower=True)
+        loss = partial(evaluation.mean_loss, objective, samples.TaskSamples(tokenizer, "val"), 500)
+
+        def save_whole() -> None:
+            ignored = shutil.ignore_patterns("*.safetensors")
+            shutil.copytree(florence2, folder, ignore=ignored, dirs_exist_ok=True)
+            save(model, folder)
+
+        return Part(objective, samples.TaskSamples(tokenizer), save_whole, loss)
     if name == "qwen":
         tokenizer = _tokenizer(out / "qwen")
         llm = architecture.build_qwen(tokenizer)
@@ -76,10 +86,9 @@ def build(name: str, out: Path, work: Path, seed: int, latent_scenes: int) -> Pa
     return _unet(sd, cache_latents(sd / "vae", work / "latents.safetensors", latent_scenes), seed)
 
 
-def _vae(vae: Any, sample: Callable[[int], dict[str, Any]], squared_weight: float, folder: Path) -> Part:
-    objective = objectives.AutoencoderObjective(vae, squared_weight)
+def _vae(vae: Any, folder: Path) -> Part:
     measure = partial(evaluation.vae_round_trip, vae, "val", 200)
-    return Part(objective, sample, lambda: save_vae(vae, folder), measure)
+    return Part(objectives.AutoencoderObjective(vae), samples.crowded_sample, lambda: save_vae(vae, folder), measure)
 
 
 def _unet(folder: Path, latents: Path, seed: int) -> Part:
@@ -109,12 +118,15 @@ def save_vae(vae: Any, folder: Path, count: int = 1024) -> None:
     """Write the VAE, its latents brought to zero mean and unit variance over training scenes, channel by channel.
 
     Channels differ tenfold in spread, and what a shape is lies in the narrow ones too; a denoiser, whose error is
-    a mean over channels, would learn those last. The scale is moved into the two 1x1 convolutions around the
-    latents, which leaves the round trip as it was.
+    a mean over channels, would learn those last. The variance is that of samples, not of the posterior's mean:
+    a channel that the VAE leaves unused is noise alone, and must not be blown up. The scale is moved into the two
+    1x1 convolutions around the latents, which leaves the round trip as it was.
     """
     vae.eval()
-    means = torch.cat([_encode(vae, range(start, start + 64)).mean for start in range(0, count, 64)])
-    centre, spread = means.mean((0, 2, 3)), means.std((0, 2, 3))  # [C]
+    posteriors = [_encode(vae, range(start, start + 64)) for start in range(0, count, 64)]
+    means = torch.cat([posterior.mean for posterior in posteriors])  # [count, C, h, w]
+    noise = torch.cat([posterior.var for posterior in posteriors]).mean((0, 2, 3))  # [C]
+    centre, spread = means.mean((0, 2, 3)), (means.var((0, 2, 3)) + noise).sqrt()  # [C]
     channels = len(centre)
     into, out = vae.quant_conv, vae.post_quant_conv
     into.weight[:channels] /= spread[:, None, None, None]
