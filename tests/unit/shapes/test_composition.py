@@ -1,0 +1,29 @@
+"""Compositions: which pictures fit together, and what counts as holding both."""
+
+from PIL import Image
+
+from vlv.shapes.composition import composable_pairs, measure_compositions
+from vlv.shapes.render import render
+from vlv.shapes.scene import Item, Scene, make_scene
+
+LEFT = Scene((Item(0, 0, "large", "red", "circle"),), "white")
+RIGHT = Scene((Item(0, 2, "large", "blue", "square"),), "white")
+
+
+def test_pairs_share_a_background_and_no_place_and_no_scene_is_used_twice():
+    scenes = [make_scene("test", number) for number in range(400)]
+    pairs = composable_pairs(scenes, 50)
+    assert len(pairs) == 50
+    assert len({number for pair in pairs for number in pair}) == 100
+    for first, second in pairs:
+        places = [{(item.row, item.column) for item in scenes[number].items} for number in (first, second)]
+        assert not places[0] & places[1]
+        assert scenes[first].background == scenes[second].background
+        assert max(len(scenes[first].items), len(scenes[second].items)) <= 2
+
+
+def test_both_are_counted_only_where_the_picture_holds_both():
+    whole = render(Scene(LEFT.items + RIGHT.items, "white"), 0)
+    pictures = [whole, render(LEFT, 0), Image.new("RGB", (64, 64), "white")]
+    measures = measure_compositions(pictures, [(LEFT, RIGHT)] * 3)
+    assert measures == {"recall_first": 2 / 3, "recall_second": 1 / 3, "both": 1 / 3, "count": 3}

@@ -1,0 +1,144 @@
+"""The tiny family's training: what each part is shown, and that its objective is learned."""
+
+import re
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from scripts.pretrain_tiny import RECIPES, main
+from vlv.shapes.describe import PLACES, describe
+from vlv.shapes.pretraining import architecture, objectives, parts, samples
+from vlv.shapes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, SPLITS, make_scene
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    return architecture.build_tokenizers(architecture.tokenizer_sentences(1500))
+
+
+@pytest.mark.parametrize("name", ["stable-diffusion", "florence2", "qwen"])
+def test_no_description_is_ever_cut(tokenizers, name):
+    tokenizer = tokenizers[name]
+    sentences = [describe(make_scene(split, number), number) for split in SPLITS for number in range(2500)]
+    rows = tokenizer(sentences)["input_ids"]
+    assert max(map(len, rows)) <= architecture.TEXT_LENGTH
+    # CLIP's unknown token is its end token too, and the padding, which stands once at the end.
+    assert all(tokenizer.unk_token_id not in ids[:-1] for ids in rows)
+
+
+def test_florence_never_sees_an_answer_that_binds_shape_colour_and_place():
+    places = "|".join(phrase for phrases in PLACES.values() for phrase in phrases)
+    kinds = set()
+    for number in range(3000):
+        _, answer = samples.task(make_scene("train", number), number)
+        has_shape = bool(re.search("|".join(SHAPES), answer))
+        has_colour = bool(re.search("|".join(COLORS) + "|" + "|".join(BACKGROUNDS), answer))
+        has_place = bool(re.search(places, answer))
+        assert has_shape + has_colour + has_place <= 1, answer
+        kinds.add((has_shape, has_colour, has_place))
+    assert {(True, False, False), (False, True, False), (False, False, True)} <= kinds
+
+
+def test_labels_name_every_place():
+    scene = make_scene("train", 3)
+    labels = samples.labels(scene)
+    for item in scene.items:
+        cell = item.row * 3 + item.column
+        assert SHAPES[labels["shape"][cell] - 1] == item.shape
+        assert list(COLORS)[labels["color"][cell] - 1] == item.color
+        assert SIZES[labels["size"][cell] - 1] == item.size
+    assert (labels["shape"] > 0).sum() == len(scene.items)
+
+
+def test_a_tenth_of_the_prompts_is_empty(tokenizers, tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"mean": torch.zeros(5, 16, 8, 8), "std": torch.ones(5, 16, 8, 8)}, tmp_path / "latents.safetensors")
+    sample = samples.LatentSamples(tokenizers["stable-diffusion"], tmp_path / "latents.safetensors")
+    empty = samples.clip_ids(tokenizers["stable-diffusion"], "")
+    share = sum(torch.equal(sample(number)["ids"], empty) for number in range(1000)) / 1000
+    assert 0.07 < share < 0.13
+    assert not torch.equal(sample(1)["ids"], sample(6)["ids"])  # the same scene, told in other words
+
+
+def build_objective(name, tokenizers):
+    if name == "vae":
+        return objectives.AutoencoderObjective(architecture.build_vae()), samples.crowded_sample
+    if name == "text_encoder":
+        tokenizer = tokenizers["stable-diffusion"]
+        encoder = architecture.build_text_encoder(tokenizer)
+        return objectives.TextReadOut(encoder), samples.TextSamples(tokenizer)
+    if name == "qwen":
+        tokenizer = tokenizers["qwen"]
+        return objectives.LanguageObjective(architecture.build_qwen(tokenizer)), samples.SentenceSamples(tokenizer)
+    florence2 = architecture.build_florence2(tokenizers["florence2"])
+    if name == "tower":
+        return objectives.TowerReadOut(florence2), samples.tower_sample
+    whole = objectives.TaskObjective(florence2, train_tower=name == "own_tasks")
+    return whole, samples.TaskSamples(tokenizers["florence2"])
+
+
+@pytest.mark.parametrize("name", ["vae", "text_encoder", "tower", "florence2", "own_tasks", "qwen"])
+def test_each_objective_can_be_learned(tokenizers, name):
+    torch.manual_seed(0)
+    objective, sample = build_objective(name, tokenizers)
+    batch = samples.collate([{"numbers": number, **sample(number)} for number in range(4)])
+    trained = [value for value in objective.parameters() if value.requires_grad]
+    frozen = {key: value.clone() for key, value in objective.named_parameters() if not value.requires_grad}
+    optimizer = torch.optim.AdamW(trained, lr=2e-3)
+    losses = []
+    for _ in range(12):
+        loss = objective(batch)["loss"] / 4
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(torch.equal(value, dict(objective.named_parameters())[key]) for key, value in frozen.items())
+    tower = [key for key in frozen if "vision_tower" in key]
+    assert bool(tower) == (name == "florence2")
+    assert objective.counts(batch)["loss"] == 4
+
+
+def test_saved_latents_have_unit_variance_and_the_round_trip_is_as_before(tmp_path):
+    torch.manual_seed(0)
+    vae = architecture.build_vae().eval()
+    with torch.no_grad():  # one channel that carries next to nothing
+        vae.quant_conv.weight[0] *= 1e-3
+    pixels = torch.stack([samples.picture_sample(number)["pixels"] for number in range(64)]).float() / 127.5 - 1
+    with torch.no_grad():
+        posterior = vae.encode(pixels).latent_dist
+        noise = torch.randn_like(posterior.mean)
+        before = vae.decode(posterior.mean + posterior.std * noise).sample
+    parts.save_vae(vae, tmp_path, count=64)
+    saved = AutoencoderKL.from_pretrained(tmp_path, torch_dtype=torch.float32)
+    assert saved.config.scaling_factor == 1.0
+    with torch.no_grad():
+        posterior = vae.encode(pixels).latent_dist
+        latents = posterior.mean + posterior.std * noise
+        after = vae.decode(latents).sample
+    assert torch.allclose(before, after, atol=1e-2)  # saving rounds to fp16
+    assert torch.allclose(latents.std((0, 2, 3)), torch.ones(16), atol=0.05)
+    assert latents.mean((0, 2, 3)).abs().max() < 0.1
+    assert posterior.mean[:, 0].std() < 0.1  # noise is not blown up into signal
+
+
+def test_the_schedule_ends_in_noise_alone():
+    scheduler = architecture.build_scheduler()
+    assert scheduler.alphas_cumprod[-1] < 1e-6
+    assert scheduler.config.prediction_type == "v_prediction"
+    assert not scheduler.config.clip_sample
+
+
+def test_a_part_is_written_once(tmp_path, capsys):
+    out, work = tmp_path / "family", tmp_path / "work"
+    main(["tokenizers", "--out", str(out)])
+    call = ["qwen", "--out", str(out), "--work", str(work), "--steps", "1", "--precision", "fp32"]
+    main(call)
+    assert (out / "qwen" / "model.safetensors").is_file()
+    assert (work / "qwen" / "metrics.jsonl").is_file()
+    capsys.readouterr()
+    main(call)
+    assert "qwen is finished" in capsys.readouterr().err
+    assert set(RECIPES) == {"vae", "text_encoder", "tower", "florence2", "own_tasks", "qwen", "unet"}

@@ -1,0 +1,52 @@
+"""The page: wrong sentences are marked, pictures lie inside it."""
+
+import json
+
+from vlv.shapes.describe import describe
+from vlv.shapes.render import render
+from vlv.shapes.report import Example, Table, mark_errors, read_curve, write_report
+from vlv.shapes.scene import Item, Scene, make_scene
+
+SCENE = Scene((Item(0, 0, "large", "red", "circle"), Item(2, 1, "small", "blue", "star")), "white")
+
+
+def test_only_wrong_sentences_are_marked():
+    right = "Two shapes on a white background. A large red circle is at the top left. "
+    assert mark_errors(right, SCENE) == right
+    for wrong in (
+        "A small red circle is at the top left.",
+        "A large red circle is at the bottom.",
+        "The red circle is below the blue star.",
+        "A black background with two shapes.",
+    ):
+        assert mark_errors(right + wrong, SCENE) == right + f"<mark>{wrong}</mark>"
+
+
+def test_true_descriptions_have_no_marks():
+    for number in range(200):
+        scene = make_scene("test", number)
+        assert "<mark>" not in mark_errors(describe(scene, number), scene)
+
+
+def test_captions_cannot_write_html():
+    assert mark_errors("<script>alert(1)</script>", SCENE) == "&lt;script&gt;alert(1)&lt;/script&gt;"
+
+
+def test_the_page_holds_tables_pictures_and_curves(tmp_path):
+    picture = tmp_path / "a.png"
+    render(SCENE, 0).save(picture)
+    rows = [{"step": step, "train/loss": 1 / step} for step in (1, 2, 4)] + [{"step": 4, "val/loss": 0.5}]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    curve = read_curve("loss", tmp_path, "train/loss")
+    assert curve.points == [(1, 1.0), (2, 0.5), (4, 0.25)]
+    page = tmp_path / "report.html"
+    example = Example(SCENE, picture, picture, "A large red circle is at the bottom.")
+    write_report(page, "a & b", "what", [Table("Measures", ("row", "F1"), [("full", "0.99")])], [example], [curve])
+    text = page.read_text()
+    for part in ("a &amp; b", "<td>0.99</td>", "data:image/png;base64,", "<mark>A large", "loss: 1 to 0.25"):
+        assert part in text
+    assert text.count("<img") == 2
+
+
+def test_a_run_without_metrics_has_an_empty_curve(tmp_path):
+    assert read_curve("loss", tmp_path, "train/loss").points == []
