@@ -1,0 +1,138 @@
+"""VLV on the embedded world, in minutes: both stages train, both inferences run, on 64 held-out pictures.
+
+Everything is real but the size: the components in assets/tiny are a tiny Stable Diffusion, Florence-2 and Qwen2 in the
+hub's own layouts, and the four launchers run as they do on a cluster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from scripts.entry import FAILED_RUN, stop
+from scripts.tiny_runs import FAMILY, ROOT, RunError, caption, make_data, reconstruct, relative, train_stage1
+from scripts.tiny_runs import train_stage2 as run_stage2
+
+HELD_OUT = 64
+KEPT = FAMILY / "results.json"  # of scripts/reproduce_tiny.sh
+TO_REAL = """\
+This is the small world. For real weights (bash scripts/download_pretrained.sh) and pictures, change three lines:
+  stable_diffusion_model_path=./pretrained_checkpoints/stable-diffusion-2-1-base  (train_stage1.sh)
+  florence2_model_path=./pretrained_checkpoints/Florence-2-large                  (train_stage1.sh)
+  qwen_model=./pretrained_checkpoints/Qwen2.5-3B                                  (train_stage2.sh)
+and train_dataset_path and dataset_path to your data."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the call and run."""
+    parser = argparse.ArgumentParser(
+        prog="bash scripts/quickstart.sh",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "quickstart", help="where everything goes")
+    parser.add_argument("--clean", action="store_true", help="remove what an earlier call made, and start afresh")
+    options = parser.parse_args(arguments)
+    out = options.out.resolve()
+    if options.clean:
+        shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        run(out)
+    except RunError as error:
+        stop(str(error), FAILED_RUN)
+
+
+def run(out: Path) -> None:
+    """Make data, train, caption, draw, measure, report."""
+    started = time.monotonic()
+    data = make_data(out / "data", pictures=20_000, pairs=8_000, test=HELD_OUT)
+    stage1 = train_stage1(out / "stage1", "stage1_shapes_quick.yaml", data)
+    captioner = run_stage2(out / "stage2", "stage2_shapes_quick.yaml", data, stage1)
+    captions = caption(captioner, data.test, out / "captions.json")
+    pictures = reconstruct(stage1, data.test, out / "reconstructions")
+    summary = summarise(out, captions, pictures, time.monotonic() - started)
+    report(out, summary, data.test, captions, pictures)
+    tell(out, summary, captions)
+
+
+def summarise(out: Path, captions: Path, pictures: Path, seconds: float) -> dict[str, Any]:
+    """Measure, and write summary.json; a call that finds everything there keeps the first call's time."""
+    from scripts.measure_shapes import measure
+
+    path = out / "summary.json"
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    told, drawn = measure(captions), measure(pictures / "reconstructions")
+    metrics = json.loads((pictures / "metrics.json").read_text())["seeds"][0]
+    distance = next((name for name in metrics if name.startswith(("fid", "fd_"))), "fd")
+    summary = {
+        "caption_f1": told["f1"],
+        "caption_exact": told["exact"],
+        "caption_hallucinations": told["hallucinations"],
+        "reconstruction_f1": drawn["f1"],
+        distance: metrics.get(distance),
+        "seconds": max(seconds, earlier.get("seconds", 0.0)),
+        "held_out_pictures": HELD_OUT,
+    }
+    path.write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def report(out: Path, summary: dict[str, Any], images: Path, captions: Path, pictures: Path) -> None:
+    """Write report.html."""
+    from vlv.shapes.report import Example, Table, read_curve, write_report
+    from vlv.shapes.writing import named_scene
+
+    texts = json.loads(captions.read_text())
+    examples = [
+        Example(named_scene(name), images / name, pictures / "reconstructions" / name, text)
+        for name, text in texts.items()
+    ]
+    rows = [(name.replace("_", " "), _format(value)) for name, value in summary.items()]
+    write_report(
+        out / "report.html",
+        "VLV on the embedded world: quickstart",
+        "Stage 1 saw pictures alone; its only teacher was the frozen text-to-image model. Stage 2 learned to read the "
+        "embeddings as captions. None of these pictures was in the training.",
+        [Table("Measures on held-out pictures", ("measure", "value"), rows, without_stage1())],
+        examples,
+        [
+            read_curve("stage 1, denoising loss", out / "stage1", "train/loss"),
+            read_curve("stage 2, caption loss", out / "stage2", "train/loss"),
+        ],
+    )
+
+
+def tell(out: Path, summary: dict[str, Any], captions: Path) -> None:
+    """Print the table, three captions, and where to look."""
+    width = max(map(len, summary))
+    print()
+    for name, value in summary.items():
+        print(f"  {name:<{width}}  {_format(value)}")
+    note = without_stage1()
+    if note:
+        print(f"  {note}")
+    print()
+    for name, text in list(json.loads(captions.read_text()).items())[:3]:
+        print(f"  {name}: {text}")
+    print(f"\n{TO_REAL}\n\nLook at {relative(out / 'report.html')}")
+
+
+def without_stage1() -> str:
+    """What the same stage 2 reaches without stage 1, of the kept results."""
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    row = kept.get("quick_without_stage1")
+    return f"without stage 1 the same stage 2 reaches caption F1 {row['caption_f1']:.3f}" if row else ""
+
+
+def _format(value: Any) -> str:
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# The paper's questions on the embedded world: the full recipe, then every row of the table. Resumable; about 5 hours
+# on 2 CPU cores. Options: --only ROW, --list, --out FOLDER.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/environment.sh
+
+ensure_environment ''
+exec python -m scripts.reproduce_tiny "$@"

@@ -1,0 +1,109 @@
+"""Measures of the embedded world's runs, each kept in a folder and not taken again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from scripts.tiny_runs import FAMILY, caption, reconstruct
+
+Result = dict[str, Any]
+SENTENCE_SCENES = 1_000
+
+
+def measured_captions(captioner: Path, images: Path, folder: Path) -> Result:
+    """Caption the images and measure."""
+    from scripts.measure_shapes import measure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    values = measure(caption(captioner, images, folder / "captions.json"))
+    kept = ("f1", "precision", "recall", "exact", "hallucinations", "spatial_error", "false_relations")
+    return {f"caption_{name}": values[name] for name in kept}
+
+
+def measured_pictures(stage1: Path, images: Path, folder: Path, guidance: float) -> Result:
+    """Draw the images back and measure."""
+    from scripts.measure_shapes import measure
+
+    drawn = reconstruct(stage1, images, folder / "pictures", guidance)
+    values = measure(drawn / "reconstructions")
+    metrics = json.loads((drawn / "metrics.json").read_text())["seeds"][0]
+    distances = {name: value for name, value in metrics.items() if name.startswith(("fid", "kid", "fd_", "kd_"))}
+    return {"reconstruction_f1": values["f1"], "reconstruction_exact": values["exact"], **distances}
+
+
+def sentences(out: Path, guidance: float, split: Any = "test", steps: int = 50) -> Result:
+    """What the frozen Stable Diffusion draws from true descriptions."""
+    path = out / "measured" / f"sentences_{split}_{guidance:g}.json"
+    if not path.exists():
+        import torch
+        from transformers import AutoTokenizer, CLIPTextModel
+
+        from vlv.models.decoders import load_decoder
+        from vlv.shapes.pretraining.evaluation import drawn_from_sentences
+        from vlv.shapes.render import RESOLUTION
+
+        folder = FAMILY / "stable-diffusion"
+        decoder = load_decoder(folder, "text_encoder", RESOLUTION)
+        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+        measures, _ = drawn_from_sentences(
+            decoder, encoder, tokenizer, split, SENTENCE_SCENES, guidance, steps, scheduler="ddim"
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(measures.to_dict(), indent=2) + "\n")
+    return json.loads(path.read_text())
+
+
+def untrained_stage1(folder: Path) -> Path:
+    """A stage-1 model whose queries and projection are new, and whose Florence-2 is as it was."""
+    if not folder.is_dir():
+        import torch
+
+        from vlv import VLVAutoEncoder
+
+        torch.manual_seed(42)
+        model = VLVAutoEncoder.from_components(
+            str(FAMILY / "stable-diffusion"),
+            str(FAMILY / "florence2"),
+            decoder_resolution=64,
+            encoder_resolution=64,
+            num_queries=32,
+        )
+        model.save_pretrained(folder)
+    return folder
+
+
+def own_model(stage1: Path, captioner: Path, folder: Path) -> Path:
+    """A stage-1 model with a captioner's own encoder, to draw with."""
+    if not folder.is_dir():
+        from vlv import VLVAutoEncoder
+        from vlv.models.initial import load_initial
+
+        model = VLVAutoEncoder.from_pretrained(stage1)
+        load_initial(model, str(captioner))
+        model.save_pretrained(folder)
+    return folder
+
+
+def composition(stage1: Path, folder: Path, count: int = 200) -> Result:
+    """Join halves of two pictures' embeddings, draw, measure, and keep a sheet of the first pictures."""
+    from PIL import Image
+
+    from vlv import VLVAutoEncoder
+    from vlv.shapes.composition import composable_pairs, draw_compositions, measure_compositions
+    from vlv.shapes.render import render
+    from vlv.shapes.scene import make_scene
+
+    scenes = [make_scene("test", number) for number in range(2_000)]
+    pairs = composable_pairs(scenes, count)
+    sides = [[render(scenes[pair[side]], pair[side]) for pair in pairs] for side in (0, 1)]
+    drawn = draw_compositions(VLVAutoEncoder.from_pretrained(stage1), sides[0], sides[1], guidance=2.0, steps=50)
+    folder.mkdir(parents=True, exist_ok=True)
+    sheet = Image.new("RGB", (8 * 68, 3 * 68), "white")
+    for column in range(8):
+        for row, pictures in enumerate((*sides, drawn)):
+            sheet.paste(pictures[column], (column * 68 + 2, row * 68 + 2))
+    sheet.save(folder / "sheet.png")
+    return measure_compositions(drawn, [(scenes[first], scenes[second]) for first, second in pairs])

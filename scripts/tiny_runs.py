@@ -1,0 +1,151 @@
+"""The embedded world's runs, as its scripts start them: the four launchers, each skipped where its result is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+FAMILY = ROOT / "assets" / "tiny"
+Settings = Mapping[str, Any]
+
+
+class RunError(RuntimeError):
+    """A launcher that failed; its own message is above."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Folders of the embedded world's data.
+
+    pictures: training pictures without any text. pairs: pictures with descriptions, for stage 2.
+    val, test: folders of pictures with captions.json; unseen: of held-out pairs of colour and shape.
+    """
+
+    pictures: Path
+    pairs: Path
+    val: Path
+    test: Path
+    unseen: Path
+
+
+def make_data(folder: Path, pictures: int, pairs: int, test: int) -> Data:
+    """Write the data, whatever of it is not there."""
+    from vlv.shapes.scene import Split
+    from vlv.shapes.writing import DataFormat, write_scenes
+
+    data = Data(*(folder / name for name in ("pictures", "pairs", "val", "test", "unseen")))
+    wanted: list[tuple[Path, Split, range, DataFormat, bool]] = [
+        (data.pictures, "train", range(pictures), "parquet", False),
+        # Other scenes than the pictures of stage 1: numbers go on after them.
+        (data.pairs, "train", range(pictures, pictures + pairs), "parquet", True),
+        (data.val, "val", range(64), "folder", True),
+        (data.test, "test", range(test), "folder", True),
+        (data.unseen, "unseen", range(test), "folder", True),
+    ]
+    for path, split, numbers, form, captions in wanted:
+        marker = path.with_name(f".{path.name}.written")
+        if not marker.exists():
+            say(f"{path}: {len(numbers):,} scenes of {split}")
+            write_scenes(path, split, numbers, form, captions)
+            marker.touch()
+    return data
+
+
+def train_stage1(output_dir: Path, config: str, data: Data, **settings: Any) -> Path:
+    """Run `train_stage1.sh` on the pictures; returns the finished model's folder."""
+    paths = {
+        "train_dataset_path": data.pictures,
+        "val_dataset_path": data.val,
+        "stable_diffusion_model_path": FAMILY / "stable-diffusion",
+        "florence2_model_path": FAMILY / "florence2",
+    }
+    return _train("train_stage1.sh", output_dir, config, {**paths, **settings})
+
+
+def train_stage2(output_dir: Path, config: str, data: Data, stage1: Path, **settings: Any) -> Path:
+    """Run `train_stage2.sh` on the pairs; returns the finished captioner's folder."""
+    paths = {
+        "dataset_path": data.pairs,
+        "val_dataset_path": data.val,
+        "qwen_model": FAMILY / "qwen",
+        "diffusion_model_path": stage1,
+    }
+    return _train("train_stage2.sh", output_dir, config, {**paths, **settings})
+
+
+def _train(launcher: str, output_dir: Path, config: str, settings: Settings) -> Path:
+    final = output_dir / "final"
+    if final.is_dir():
+        say(f"{final} is there")
+        return final
+    started = time.monotonic()
+    resumed = (output_dir / "checkpoints").is_dir()
+    # An overriding setting may also be one that the launcher names: those go on the command line too, which wins.
+    values = {"output_dir": output_dir, "run_name": output_dir.name, "resume": "latest", **settings}
+    launch(launcher, {"CONFIG": ROOT / "configs" / config}, values)
+    seconds = time.monotonic() - started
+    (output_dir / "seconds.json").write_text(json.dumps({"seconds": seconds, "resumed": resumed}) + "\n")
+    return final
+
+
+def caption(captioner: Path, images: Path, output: Path, **settings: Any) -> Path:
+    """Run `Caption_inference.sh`; returns the caption file."""
+    if not output.exists():
+        config = ROOT / "configs" / "caption_shapes.yaml"
+        environment = {"CONFIG": config, "IMAGE_PATH": images, "CKPT_DIR": captioner, "OUTPUT_DIR": output}
+        launch("Caption_inference.sh", environment, settings)
+    return output
+
+
+def reconstruct(stage1: Path, images: Path, output: Path, guidance: float = 2.0, **settings: Any) -> Path:
+    """Run `Image_inference.sh`; returns the folder with `reconstructions/` and metrics.json."""
+    if not (output / "metrics.json").exists():
+        environment = {
+            "CONFIG": ROOT / "configs" / "reconstruct_shapes.yaml",
+            "IMAGE_PATH": images,
+            "CKPT_DIR": stage1,
+            "OUTPUT_DIR": output,
+            "GUIDANCE_SCALE": guidance,
+        }
+        launch("Image_inference.sh", environment, settings)
+    return output
+
+
+def launch(launcher: str, environment: Settings, settings: Settings) -> None:
+    """Run a launcher with its output shown.
+
+    Raises:
+        RunError: it failed.
+    """
+    command = ["bash", str(ROOT / launcher), *(f"{name}={value}" for name, value in settings.items())]
+    values = {**os.environ, "PYTHON": sys.executable, **{name: str(value) for name, value in environment.items()}}
+    say(" ".join([*(f"{name}={relative(value)}" for name, value in environment.items()), "bash", launcher,
+                  *(f"{name}={relative(value)}" for name, value in settings.items())]))  # fmt: skip
+    code = subprocess.run(command, env=values, check=False).returncode
+    if code:
+        raise RunError(f"{launcher} ended with exit code {code}; run the same command again to go on where it stopped")
+
+
+def relative(value: Any) -> str:
+    """A path as it is written from the project's folder."""
+    path = Path(str(value))
+    return str(path.relative_to(ROOT)) if path.is_absolute() and path.is_relative_to(ROOT) else str(value)
+
+
+def say(text: str) -> None:
+    """Tell what is being done."""
+    print(f"== {text}", file=sys.stderr, flush=True)
+
+
+def seconds_of(run: Path) -> float:
+    """Seconds that a training took, where it was not interrupted."""
+    path = run / "seconds.json"
+    return json.loads(path.read_text())["seconds"] if path.exists() else float("nan")
