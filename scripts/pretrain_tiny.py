@@ -28,7 +28,7 @@ class Recipe:
 RECIPES = {
     "vae": Recipe(3600, 32, 3e-3),
     "text_encoder": Recipe(1600, 64, 1e-3),
-    "tower": Recipe(1500, 64, 1e-3),
+    "tower": Recipe(4000, 32, 1e-3),
     "florence2": Recipe(1500, 64, 1e-3),
     "own_tasks": Recipe(2500, 64, 1e-3),
     "qwen": Recipe(800, 64, 2e-3),

@@ -57,7 +57,7 @@ def build(name: str, out: Path, work: Path, seed: int, latent_scenes: int) -> Pa
         model = architecture.build_florence2(_tokenizer(florence2))
         objective, val = objectives.TowerReadOut(model), partial(samples.tower_sample, split="val")
         read = partial(evaluation.read_out_accuracy, objective, val, 500)
-        return Part(objective, samples.tower_sample, lambda: save(model, florence2), read)
+        return Part(objective, samples.crowded_tower_sample, lambda: save(model, florence2), read)
     if name == "florence2":
         tokenizer = _tokenizer(florence2)
         model = Florence2ForConditionalGeneration.from_pretrained(florence2, dtype=torch.float32)

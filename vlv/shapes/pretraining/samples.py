@@ -39,8 +39,16 @@ def crowded_sample(number: int) -> Sample:
 
 def tower_sample(number: int, split: Split = "train") -> Sample:
     """Normalised pixels fp32 [3, R, R] with the labels of every place."""
-    scene = make_scene(split, number)
-    return {"pixel_values": normalize(to_pixels(render(scene, number))), **labels(scene)}
+    return _normalized(picture_sample(number, split))
+
+
+def crowded_tower_sample(number: int) -> Sample:
+    """Like `tower_sample`, of a scene with up to nine shapes."""
+    return _normalized(crowded_sample(number))
+
+
+def _normalized(sample: Sample) -> Sample:
+    return {"pixel_values": normalize(sample.pop("pixels")), **sample}
 
 
 def to_pixels(picture: Image.Image) -> Tensor:
