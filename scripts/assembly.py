@@ -30,10 +30,12 @@ from vlv.config import save_config
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.captions import CaptionTokenizer
 from vlv.inference.validation import Showcase
+from vlv.models.frozen import keep_fp32
 from vlv.training.average import WeightAverage
 from vlv.training.checkpoint import Checkpointer, find_checkpoint
 from vlv.training.metrics import MetricLogger
 from vlv.training.optim import build_optimizer, lr_at
+from vlv.training.processes import is_sharded
 from vlv.training.state import TrainState
 from vlv.training.trainer import Trainer, TrainerSettings
 from vlv.training.validation import validation_loss
@@ -71,18 +73,19 @@ def fit(
         objective.parameters(), config.lr, (config.betas[0], config.betas[1]), config.weight_decay
     )
     objective, optimizer = accelerator.prepare(objective, optimizer)
+    keep_fp32(accelerator.unwrap_model(objective))
     checkpointer = _checkpointer(config, accelerator, parts)
     found = find_checkpoint(config.resume, output_dir / CHECKPOINTS)
     average = _average(config, accelerator, objective)
     state = checkpointer.load(found, objective, optimizer, average) if found else TrainState()
     logger = _logger(config, accelerator, data, state)
-    _announce(logger, config, objective, data, sizes, state, found)
+    _announce(logger, config, objective, data, sizes, state, found, is_sharded(accelerator))
     loader = training_loader(config, accelerator, data, sizes, state, parts.image_processor, parts.caption_tokenizer)
     val_batches = validation_batches(config, accelerator, sizes, parts.image_processor, parts.caption_tokenizer)
 
     def validate(state: TrainState) -> dict[str, float]:
         metrics = validation_loss(accelerator, objective, val_batches())
-        if config.val_pictures:
+        if config.val_pictures and not is_sharded(accelerator):
             parts.show(state.step, val_batches(), logger)
         return metrics
 
@@ -208,6 +211,7 @@ def _announce(
     sizes: BatchSizes,
     state: TrainState,
     found: Path | None,
+    sharded: bool,
 ) -> None:
     trained, frozen = parameter_counts(objective)
     logger.say(f"{config.run_name}: {trained:,} parameters train, {frozen:,} are frozen")
@@ -215,6 +219,8 @@ def _announce(
         f"{data.describe()}; {data.num_steps:,} steps of {sizes.global_batch_size} = micro-batch "
         f"{sizes.micro_batch_size} x accumulation {sizes.accumulation} x {sizes.num_processes} processes"
     )
+    if config.val_pictures and sharded:
+        logger.say("no validation pictures or captions: no process holds the weights as a whole (FSDP)")
     if found:
         logger.say(f"going on from {found}: step {state.step}, sample {state.samples}")
     elif config.resume:

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a failed run, 2 a call that cannot work, 130 interrupted.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import signal
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         check_call(config)
         on_cpu = dry_run or check_devices(config.num_gpus, config.accelerate_config, launcher)
+        _check_deepspeed(config.accelerate_config)
     except (ValueError, OSError) as error:
         stop(str(error), BAD_CALL)
         raise  # not reached: stop exits
@@ -50,7 +52,13 @@ def main(arguments: list[str] | None = None) -> None:
         error_file = Path(folder) / "error.txt"
         os.environ[ERROR_FILE_VARIABLE] = str(error_file)
         code = _start(module, call, config, on_cpu, dry_run)
-        _finish(code, error_file, getattr(config, "output_dir", None))
+        _finish(code, error_file, _trace_path(config))
+
+
+def _check_deepspeed(accelerate_config: str | None) -> None:
+    wanted = read_accelerate_config(accelerate_config).get("distributed_type") == "DEEPSPEED"
+    if wanted and importlib.util.find_spec("deepspeed") is None:
+        raise ValueError(f"accelerate_config={accelerate_config} needs DeepSpeed: pip install deepspeed")
 
 
 def _say_what_has_no_effect(config: Any, call: list[str]) -> None:
@@ -124,17 +132,26 @@ def _run_elastic(start: Any) -> int:
         return INTERRUPTED
     except subprocess.CalledProcessError as error:
         return error.returncode
+    except (ConnectionError, OSError) as error:  # no rendezvous: a port in use, a machine that is not there
+        stop(f"the processes could not be started: {error}", FAILED_RUN)
     return 0
 
 
-def _finish(code: int, error_file: Path, output_dir: str | None) -> None:
+def _trace_path(config: Any) -> Path:
+    """Where the trace of a failure is kept: in the run's folder, or beside the caption file."""
+    if isinstance(config, CaptionConfig):
+        return Path(config.output_path).with_suffix(".error.log")
+    return Path(config.output_dir) / "error.log"
+
+
+def _finish(code: int, error_file: Path, trace_path: Path) -> None:
     """Print the one line of a failure, keep its trace in the run's folder, and exit."""
     if code == 0:
         return
     if error_file.exists():
         line, _, trace = error_file.read_text().partition("\n")
-        kept = _keep_trace(trace, output_dir)
-        stop(f"{line}{f' (trace: {kept})' if kept else ''}", FAILED_RUN)
+        kept = _keep_trace(trace, trace_path)
+        stop(f"{line}{f' (trace: {trace_path})' if kept else ''}", FAILED_RUN)
     if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
         stop("interrupted; a training goes on with resume=latest, captioning with the same command", INTERRUPTED)
     if code == -signal.SIGKILL:
@@ -142,15 +159,13 @@ def _finish(code: int, error_file: Path, output_dir: str | None) -> None:
     stop(f"a process ended with exit code {code}", FAILED_RUN)
 
 
-def _keep_trace(trace: str, output_dir: str | None) -> Path | None:
-    if output_dir is None or not Path(output_dir).is_dir():
-        return None
-    path = Path(output_dir) / "error.log"
+def _keep_trace(trace: str, path: Path) -> bool:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(trace.lstrip())
     except OSError:
-        return None
-    return path
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -51,10 +51,10 @@ def run(config: Stage1Config) -> None:
         load_initial(model, config.initial_checkpoint)
     objective = DenoisingObjective(model, config.seed, config.conditioning_dropout)
     if config.dry_run:
-        return print_dry_run(config, objective, BatchSizes.of(config, config.num_gpus))
+        return print_dry_run(config, objective, BatchSizes.of(config, config.num_gpus), precision)
 
     sizes = BatchSizes.of(config, assembly.world_size())
-    accelerator = start_processes(precision, sizes.accumulation, sizes.micro_batch_size)
+    accelerator = start_processes(precision, sizes.accumulation, sizes.micro_batch_size, config.max_grad_norm)
     assembly.start_run_folder(config, accelerator)
     data = open_training_data(config, accelerator, sizes)
     weights = assembly.fit(

@@ -6,9 +6,15 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from scripts.entry import parse, run_process
 from vlv.config import Stage2Config
+
+if TYPE_CHECKING:
+    import torch
+
+    from vlv.models.captioner import VLVCaptioner
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -26,39 +32,29 @@ def run(config: Stage2Config) -> None:
     from scripts.loading import BatchSizes, open_training_data
     from vlv.data.captions import CaptionTokenizer
     from vlv.inference.validation import CaptionedShowcase
-    from vlv.models.initial import load_initial
     from vlv.models.objectives import CaptionObjective
-    from vlv.models.stage2 import captioner_from_stage1, decoder_of
-    from vlv.training.processes import resolve_precision, start_processes, torch_dtype
+    from vlv.models.stage2 import decoder_of
+    from vlv.training.processes import is_sharded, resolve_precision, start_processes, torch_dtype
 
     precision = resolve_precision(config.precision)
-    compute_dtype, param_dtype = torch_dtype(precision), torch_dtype(config.param_dtype)
+    compute_dtype = torch_dtype(precision)
     torch.manual_seed(config.seed)
-    model = captioner_from_stage1(
-        config.diffusion_model_path,
-        config.qwen_model,
-        trained=config.train,
-        max_caption_tokens=config.max_caption_tokens,
-        draws_with_own_weights=config.diffusion_weight > 0,
-        stable_diffusion=config.stable_diffusion_model_path,
-        florence2=config.florence2_model_path,
-        llm_dtype=param_dtype if "llm" in config.train else compute_dtype,
-    ).set_dtypes(compute_dtype, param_dtype)
+    model = build_captioner(config, compute_dtype)
     if config.dropout is not None:
         model.set_dropout(config.dropout)
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    if config.initial_checkpoint is not None:
-        load_initial(model, config.initial_checkpoint)
     decoder = decoder_of(model, config.stable_diffusion_model_path) if config.diffusion_weight > 0 else None
     if decoder is not None:
         decoder.set_dtypes(compute_dtype)
+    if config.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+        if decoder is not None:
+            decoder.enable_gradient_checkpointing()
     objective = CaptionObjective(model, config.seed, decoder, config.diffusion_weight)
     if config.dry_run:
-        return print_dry_run(config, objective, BatchSizes.of(config, config.num_gpus))
+        return print_dry_run(config, objective, BatchSizes.of(config, config.num_gpus), precision)
 
     sizes = BatchSizes.of(config, assembly.world_size())
-    accelerator = start_processes(precision, sizes.accumulation, sizes.micro_batch_size)
+    accelerator = start_processes(precision, sizes.accumulation, sizes.micro_batch_size, config.max_grad_norm)
     assembly.start_run_folder(config, accelerator)
     data = open_training_data(config, accelerator, sizes)
     weights = assembly.fit(
@@ -78,10 +74,34 @@ def run(config: Stage2Config) -> None:
         ),
     )
     if accelerator.is_main_process:
-        model.load_state_dict(weights, strict=False)
-        assembly.save_final(config, data, model.save_pretrained)
+        # Sharded weights cannot be written by one process: the captioner is built once more, whole.
+        whole = build_captioner(config, compute_dtype) if is_sharded(accelerator) else model
+        whole.load_state_dict(weights, strict=False)
+        assembly.save_final(config, data, whole.save_pretrained)
     accelerator.end_training()
     return None
+
+
+def build_captioner(config: Stage2Config, compute_dtype: torch.dtype) -> VLVCaptioner:
+    """The captioner that training starts from."""
+    from vlv.models.initial import load_initial
+    from vlv.models.stage2 import captioner_from_stage1
+    from vlv.training.processes import torch_dtype
+
+    param_dtype = torch_dtype(config.param_dtype)
+    model = captioner_from_stage1(
+        config.diffusion_model_path,
+        config.qwen_model,
+        trained=config.train,
+        max_caption_tokens=config.max_caption_tokens,
+        draws_with_own_weights=config.diffusion_weight > 0,
+        stable_diffusion=config.stable_diffusion_model_path,
+        florence2=config.florence2_model_path,
+        llm_dtype=param_dtype if "llm" in config.train else compute_dtype,
+    ).set_dtypes(compute_dtype, param_dtype)
+    if config.initial_checkpoint is not None:
+        load_initial(model, config.initial_checkpoint)
+    return model
 
 
 if __name__ == "__main__":

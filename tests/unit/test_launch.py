@@ -7,7 +7,7 @@ import pytest
 
 from scripts import entry, launch
 from scripts.checks import check_devices, check_writable
-from vlv.config import CaptionConfig, ConfigError, Stage1Config, load_config
+from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, load_config
 
 
 def test_unknown_command_and_option(capsys):
@@ -69,18 +69,44 @@ def test_accelerates_own_parser_takes_the_configs(monkeypatch, name):
 )
 def test_a_failure_is_one_line(tmp_path, capsys, code, words, exit_code):
     with pytest.raises(SystemExit) as stopped:
-        launch._finish(code, tmp_path / "none", None)
+        launch._finish(code, tmp_path / "none", tmp_path / "error.log")
     assert stopped.value.code == exit_code
     assert words in capsys.readouterr().err
 
 
-def test_the_trace_is_kept_in_the_run_folder(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("kind", "setting", "place"),
+    [
+        (Stage1Config, "output_dir={}/run", "run/error.log"),
+        (ReconstructConfig, "output_dir={}/pictures", "pictures/error.log"),
+        (CaptionConfig, "output_path={}/captions.json", "captions.error.log"),
+    ],
+)
+def test_the_trace_is_kept_even_before_the_run_folder_is_there(tmp_path, capsys, kind, setting, place):
     error = tmp_path / "error.txt"
     error.write_text("no such thing\n\nTraceback (most recent call last): ...")
     with pytest.raises(SystemExit):
-        launch._finish(1, error, str(tmp_path))
-    assert (tmp_path / "error.log").read_text().startswith("Traceback")
-    assert capsys.readouterr().err.strip() == f"error: no such thing (trace: {tmp_path / 'error.log'})"
+        launch._finish(1, error, launch._trace_path(load_config(kind, None, [setting.format(tmp_path)])))
+    assert (tmp_path / place).read_text().startswith("Traceback")
+    assert capsys.readouterr().err.strip() == f"error: no such thing (trace: {tmp_path / place})"
+
+
+def test_deepspeed_that_is_not_installed_is_a_bad_call(monkeypatch):
+    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install deepspeed"):
+        launch._check_deepspeed("configs/accelerate/zero2.yaml")
+    launch._check_deepspeed("configs/accelerate/fsdp.yaml")
+    launch._check_deepspeed(None)
+
+
+def test_processes_that_cannot_meet_are_one_line(capsys):
+    def start():
+        raise ConnectionError("port 29500 is in use")
+
+    with pytest.raises(SystemExit) as stopped:
+        launch._run_elastic(start)
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err.strip() == "error: the processes could not be started: port 29500 is in use"
 
 
 def test_guidance_without_previews_is_said(capsys):

@@ -22,7 +22,7 @@ from vlv.identity import (
 )
 from vlv.models.decoders import Conditioning, DiffusionDecoder, DiffusionDraws, load_decoder
 from vlv.models.encoder import EncoderPart, VLVEncoder
-from vlv.models.frozen import FrozenStaysEval, set_dtypes
+from vlv.models.frozen import FrozenStaysEval, checkpoint_frozen_layers, set_dtypes
 from vlv.models.hub import HubUpload
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.models.pretrained import build_encoder, load_trained, resolve_base, resolve_component
@@ -167,6 +167,8 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in backward, in the encoder and in the decoder's denoiser."""
         self.encoder.gradient_checkpointing_enable()
+        checkpoint_frozen_layers(self.encoder.florence2.language_model)
+        checkpoint_frozen_layers(self.decoder.conditioner)
         self.decoder.enable_gradient_checkpointing()
 
     def describe(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from vlv.losses import caption_loss
 from vlv.models.decoders import Conditioner, build_conditioner
 from vlv.models.decoders.interface import Conditioning
 from vlv.models.encoder import VLVEncoder, VLVEncoderConfig
-from vlv.models.frozen import FrozenStaysEval, freeze, is_frozen, set_dtypes
+from vlv.models.frozen import FrozenStaysEval, checkpoint_frozen_layers, freeze, is_frozen, set_dtypes
 from vlv.models.hub import HubUpload
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.models.pretrained import load_tokenizer
@@ -123,6 +123,11 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):
             for name in ("dropout", "attention_dropout", "activation_dropout"):
                 if isinstance(getattr(module, name, None), float):
                     setattr(module, name, dropout)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations in backward, in what trains and in what gradients pass through."""
+        self.gradient_checkpointing_enable()
+        checkpoint_frozen_layers(self)
 
     def set_dtypes(self, compute_dtype: torch.dtype, param_dtype: torch.dtype) -> VLVCaptioner:
         """Number formats of frozen and of trained weights."""

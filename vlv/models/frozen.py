@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Self, TypeVar
+from functools import partial
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
@@ -32,6 +35,25 @@ def freeze(module: ModuleType) -> ModuleType:
 def is_frozen(module: nn.Module) -> bool:
     """Whether none of the module's parameters trains."""
     return not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def checkpoint_frozen_layers(module: nn.Module) -> None:
+    """Recompute the activations of every frozen layer of a transformers model in backward.
+
+    Gradients pass through frozen layers too, and transformers checkpoints only layers in training mode, which
+    frozen ones never are.
+    """
+    for layer in module.modules():
+        if isinstance(layer, GradientCheckpointingLayer) and is_frozen(layer):
+            forward: Any = partial(checkpoint, layer.forward, use_reentrant=False)
+            layer.forward = forward
+
+
+def keep_fp32(model: nn.Module) -> None:
+    """Bring back to fp32 what must stay so, after a library that casts a whole model (DeepSpeed)."""
+    for module in model.modules():
+        if getattr(module, "keep_fp32", False):
+            module.float()
 
 
 def set_dtypes(model: nn.Module, compute_dtype: torch.dtype, param_dtype: torch.dtype) -> None:

@@ -27,6 +27,7 @@ from vlv.training.state import TrainState
 
 STATE_NAME = "trainer_state.json"
 _WEIGHTS, _OPTIMIZER, _AVERAGE = "model.safetensors", "optimizer.safetensors", "average.safetensors"
+_PLACES = ("source", "revision")  # of a component; its hashes tell it from others
 _PREFIX = "model."  # an objective holds its model under this name
 
 
@@ -104,10 +105,11 @@ class Checkpointer:
         if not (path / STATE_NAME).is_file():
             raise ValueError(f"resume={path} is no checkpoint of a run: {STATE_NAME} is missing")
         saved = json.loads((path / STATE_NAME).read_text())
-        for key, value in self.identity.items():
-            if saved["identity"].get(key) != value:
+        theirs, ours = _flat(saved["identity"]), _flat(self.identity)
+        for key in sorted(theirs.keys() | ours.keys()):
+            if theirs.get(key) != ours.get(key):
                 raise ValueError(
-                    f"resume={path} was trained with {key}={saved['identity'].get(key)}, this run has {value}: "
+                    f"resume={path} was trained with {key}={theirs.get(key)}, this run has {ours.get(key)}: "
                     "give the same, or start a run of another name"
                 )
         module = self.accelerator.unwrap_model(objective)
@@ -164,6 +166,17 @@ class Checkpointer:
         if self.keep:
             for old in list_checkpoints(self.folder)[: -self.keep]:
                 shutil.rmtree(old)
+
+
+def _flat(identity: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """An identity's values by dotted name; without places, as what has moved is still the same."""
+    values: dict[str, Any] = {}
+    for key, value in identity.items():
+        if isinstance(value, dict):
+            values |= _flat(value, f"{prefix}{key}.")
+        elif key not in _PLACES:
+            values[f"{prefix}{key}"] = value
+    return values
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -33,14 +33,19 @@ def torch_dtype(precision: str) -> torch.dtype:
 
 
 def start_processes(
-    precision: str, accumulation: int = 1, micro_batch_size: int = 1, patience: timedelta = timedelta(hours=1)
+    precision: str,
+    accumulation: int = 1,
+    micro_batch_size: int = 1,
+    max_grad_norm: float = 0.0,
+    patience: timedelta = timedelta(hours=1),
 ) -> Accelerator:
     """Accelerate, with the number of processes checked against what the launcher started.
 
     Args:
         precision: fp32, bf16 or fp16 (resolved).
         accumulation: forward passes of one optimizer step.
-        micro_batch_size: samples of one forward pass of one process; DeepSpeed wants to know.
+        micro_batch_size, max_grad_norm: samples of one forward pass of one process, and the clipping norm
+            (0: none), which DeepSpeed wants to know.
         patience: how long processes wait for each other before one is taken for dead.
 
     Raises:
@@ -64,7 +69,13 @@ def start_processes(
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         plugin: Any = accelerator.state.deepspeed_plugin
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = micro_batch_size
+        plugin.deepspeed_config["gradient_clipping"] = max_grad_norm
     return accelerator
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether no process holds the weights as a whole, so that only the objective's own forward can use them."""
+    return accelerator.distributed_type == DistributedType.FSDP
 
 
 def seed_step(seed: int, step: int, process_index: int) -> None:

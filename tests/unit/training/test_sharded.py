@@ -1,0 +1,77 @@
+"""Weights sharded over two processes (torch's own fully_shard, gloo): they train, and `final` is written whole."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate.utils import DistributedType
+
+from scripts.train_stage2 import build_captioner
+from tests.unit.models.test_captioner import pair_batch
+from vlv import VLVAutoEncoder, VLVCaptioner
+from vlv.config import Stage2Config
+from vlv.models.objectives import CaptionObjective
+from vlv.training.checkpoint import Checkpointer
+
+STEPS = 2
+
+
+def train(objective, batch):
+    optimizer = torch.optim.AdamW([value for value in objective.parameters() if value.requires_grad], lr=1e-3)
+    for _ in range(STEPS):
+        (sum(objective(batch).values()) / 10).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def built(config):
+    torch.manual_seed(0)
+    model = build_captioner(config, torch.float32)
+    model.set_dropout(0.0)
+    return model, CaptionObjective(model, config.seed)
+
+
+def shard_train_and_save(rank, config, store, out):
+    os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    model, objective = built(config)
+    batch = pair_batch(model, ["a red circle", "two stars on white"])
+    fully_shard(objective)
+    assert all(isinstance(value, DTensor) for value in objective.parameters())
+    train(objective, batch)
+    accelerator = SimpleNamespace(unwrap_model=lambda module: module, distributed_type=DistributedType.FSDP)
+    checkpointer = Checkpointer(out, accelerator, keep=1, identity={}, write_extras=lambda _: None)
+    weights = checkpointer.trained_state(objective)
+    if rank == 0:
+        whole, _ = built(config)
+        whole.load_state_dict(weights, strict=False)
+        whole.save_pretrained(out)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.distributed
+def test_the_captioner_of_sharded_weights_is_that_of_whole_ones(tiny_components, tmp_path):
+    torch.manual_seed(0)
+    sources = (str(tiny_components / "stable-diffusion"), str(tiny_components / "florence2"))
+    stage1 = VLVAutoEncoder.from_components(*sources, decoder_resolution=64, encoder_resolution=128, num_queries=12)
+    stage1.save_pretrained(tmp_path / "stage1")
+    config = Stage2Config(
+        diffusion_model_path=str(tmp_path / "stage1"), qwen_model=str(tiny_components / "qwen"), max_caption_tokens=32
+    )
+    out = tmp_path / "final"
+    torch.multiprocessing.spawn(shard_train_and_save, (config, str(tmp_path / "store"), out), nprocs=2)
+    model, objective = built(config)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    train(objective, pair_batch(model, ["a red circle", "two stars on white"]))
+    sharded = dict(VLVCaptioner.from_pretrained(out).named_parameters())
+    changed = 0
+    for name, value in model.named_parameters():
+        assert torch.allclose(sharded[name], value, atol=1e-4), name
+        changed += not torch.equal(before[name], value)
+    assert changed > 20
