@@ -145,6 +145,17 @@ def report(folders: dict[str, Path], states: dict[str, State], reasons: dict[str
         because = f"not fetched ({reason}); " if reason else ""
         names = " ".join(COMPONENTS[part].patterns)
         print(f"{part}: {because}by hand: put {names} of {address(COMPONENTS[part])} into {folder}", file=sys.stderr)
+    if "captioner" in states and states["captioner"].ok:
+        print(f"\nto caption with it, once:\n  {import_command(folders['captioner'])}")
+
+
+def import_command(captioner: Path) -> str:
+    """The call that turns the released captioner into what Caption_inference.sh takes by default."""
+    bases = " ".join(
+        f"{option} {captioner.parent / COMPONENTS[part].folder}"
+        for option, part in (("--stable-diffusion", "sd"), ("--florence2", "florence2"), ("--llm", "qwen"))
+    )
+    return f"python -m scripts.import_checkpoint {captioner} {captioner.parent / 'VLV-captioner'} {bases}"
 
 
 def address(component: Component) -> str:

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import huggingface_hub
 import numpy as np
@@ -87,7 +88,9 @@ def test_all_is_everything_but_the_pairs(hub, tmp_path, capsys):
         "lambertxiao/Vision-Language-Vision-Captioner-Qwen2.5-3B",
     ]
     assert {settings["local_dir"].parent for _, settings in hub.calls} == {tmp_path / "models"}
-    table = capsys.readouterr().out.splitlines()[-5:]
+    printed, _, advice = capsys.readouterr().out.partition("\nto caption with it, once:\n")
+    table = printed.splitlines()[-5:]
+    assert advice.strip().startswith("python -m scripts.import_checkpoint")
     assert [line.split()[0] for line in table] == ["component", "sd", "florence2", "qwen", "captioner"]
     assert all(line.endswith("  ok") for line in table[1:])
     hub.calls.clear()
@@ -222,3 +225,14 @@ def test_unknown_part_and_help(capsys, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_way_from_the_released_captioner_to_captions_is_named(tmp_path):
+    """The call is one that the importer's own parser takes, and it writes what Caption_inference.sh reads by default."""
+    call = download.import_command(tmp_path / "VLV-captioner-released").split()
+    assert call[:3] == ["python", "-m", "scripts.import_checkpoint"]
+    assert call[3:5] == [str(tmp_path / "VLV-captioner-released"), str(tmp_path / "VLV-captioner")]
+    assert call[call.index("--llm") + 1] == str(tmp_path / "Qwen2.5-3B")
+    assert {"--stable-diffusion", "--florence2"} < set(call)
+    launcher = (Path(__file__).parents[2] / "Caption_inference.sh").read_text()
+    assert "pretrained_checkpoints/VLV-captioner}" in launcher
