@@ -21,11 +21,11 @@ from vlv.identity import (
     require_checkpoint,
 )
 from vlv.models.decoders import Conditioning, DiffusionDecoder, DiffusionDraws, load_decoder
-from vlv.models.encoder import EncoderPart, VLVEncoder
+from vlv.models.encoder import EncoderPart, VLVEncoder, build_encoder
 from vlv.models.frozen import FrozenStaysEval, set_dtypes
 from vlv.models.hub import HubUpload
 from vlv.models.image_processor import VLVImageProcessor
-from vlv.models.pretrained import build_encoder, load_trained, resolve_base, resolve_component
+from vlv.models.pretrained import load_trained, resolve_base, resolve_component
 from vlv.sampling import mix_seed
 
 

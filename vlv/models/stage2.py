@@ -20,9 +20,9 @@ from vlv.identity import (
 from vlv.models.autoencoder import VLVAutoEncoder
 from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
 from vlv.models.decoders import DiffusionDecoder, load_conditioner, load_decoder
+from vlv.models.encoder import build_encoder
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.models.pretrained import (
-    build_encoder,
     load_language_model,
     load_tokenizer,
     load_trained,
