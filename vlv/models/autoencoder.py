@@ -180,6 +180,7 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
             "prompt_ids": config.prompt_ids,
             "spaces": config.spaces,
             "bases": self.bases,
+            **({} if config.vocab_rows is None else {"vocab_rows": config.vocab_rows}),
         }
 
     @classmethod
@@ -250,6 +251,7 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
             prompt_ids=config["prompt_ids"],
             **image_processor.to_dict(),
         )
+        model.encoder.config.vocab_rows = config.get("vocab_rows")
         load_trained(model, folder / WEIGHTS_NAME)
         model.loaded_from = folder
         return model.eval()

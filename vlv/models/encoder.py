@@ -30,6 +30,8 @@ class VLVEncoderConfig(PreTrainedConfig):
         num_queries: learned queries Q.
         prompt_ids: token ids of the task prompt, so that no tokenizer is needed.
         image_mean, image_std: per channel, on pixels in [0, 1].
+        vocab_rows: rows of the embedding in the published checkpoint that this one was imported from, where it has
+            fewer than Florence-2 here; an export writes so many.
     """
 
     model_type = ENCODER_TYPE
@@ -41,6 +43,7 @@ class VLVEncoderConfig(PreTrainedConfig):
     prompt_ids: list[int] | None = None
     image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
     image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
+    vocab_rows: int | None = None
 
 
 class VLVEncoder(HubUpload, FrozenStaysEval, PreTrainedModel):

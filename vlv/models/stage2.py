@@ -67,6 +67,7 @@ def captioner_from_stage1(
         encoder_resolution=image_processor.encoder_resolution,
         prompt_ids=config["prompt_ids"],
     )
+    encoder.config.vocab_rows = config.get("vocab_rows")
     encoder.set_trained(config["trained"])
     load_trained(torch.nn.ModuleDict({"encoder": encoder}), folder / WEIGHTS_NAME)
     llm = load_language_model(llm_folder, llm_dtype)
