@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,18 @@ from torch import Generator, Tensor
 
 from vlv.identity import (
     CONFIG_NAME,
+    OWN_BASES,
     STAGE1_TYPE,
     WEIGHTS_NAME,
     component_identity,
     read_json,
-    require_checkpoint,
 )
 from vlv.models.decoders import Conditioning, DiffusionDecoder, DiffusionDraws, load_decoder
 from vlv.models.encoder import EncoderPart, VLVEncoder, build_encoder
 from vlv.models.frozen import FrozenStaysEval, set_dtypes
 from vlv.models.hub import HubUpload
 from vlv.models.image_processor import VLVImageProcessor
-from vlv.models.pretrained import load_trained, resolve_base, resolve_component
+from vlv.models.pretrained import load_trained, resolve_base, resolve_checkpoint, resolve_component
 from vlv.sampling import mix_seed
 
 
@@ -148,7 +149,9 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
 
     def save_pretrained(self, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
-        """Write config.json, preprocessor_config.json and model.safetensors with the trained weights alone.
+        """Write config.json, preprocessor_config.json, a card, and model.safetensors with the trained weights alone.
+
+        Bases that came inside the checkpoint's folder go along.
 
         Args:
             state: the trained weights, where they were gathered from several processes.
@@ -158,11 +161,21 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         weights = {name: value.contiguous().cpu() for name, value in (state or self.trained_state()).items()}
         save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
         self.save_description(folder)
+        self._copy_own_bases(folder)
+        self.save_card(folder)
 
     def save_description(self, folder: Path) -> None:
         """Write config.json and preprocessor_config.json: all of a checkpoint but the weights."""
         self.image_processor.save_pretrained(folder)
         (folder / CONFIG_NAME).write_text(json.dumps(self.describe(), indent=2) + "\n")
+
+    def _copy_own_bases(self, folder: Path) -> None:
+        own = [base["source"] for base in self.bases.values() if base["source"].startswith(OWN_BASES)]
+        if own and (self.loaded_from is None or self.loaded_from.resolve() == folder.resolve()):
+            return
+        for source in own:
+            assert self.loaded_from is not None
+            shutil.copytree(self.loaded_from / source, folder / source, dirs_exist_ok=True)
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in backward, in the encoder and in the decoder's denoiser."""
@@ -226,14 +239,14 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         """Load a stage-1 checkpoint onto its frozen bases, in fp32 on the CPU.
 
         Args:
-            folder: what `save_pretrained` wrote.
+            folder: what `save_pretrained` wrote, or its hub id.
             stable_diffusion, florence2: where the bases lie, if they have moved since training.
 
         Raises:
             ValueError: not a stage-1 checkpoint, a missing base, other bases than it was trained with,
                 or weights that do not fit.
         """
-        folder = require_checkpoint(folder, "stage1")
+        folder = resolve_checkpoint(folder, "stage1")
         config = read_json(folder / CONFIG_NAME)
         sources = {
             "decoder": resolve_base(
@@ -252,6 +265,9 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
             **image_processor.to_dict(),
         )
         model.encoder.config.vocab_rows = config.get("vocab_rows")
+        for name, given in (("decoder", stable_diffusion), ("florence2", florence2)):
+            if given is None and config["bases"][name]["source"].startswith(OWN_BASES):
+                model.bases[name] = config["bases"][name]  # relative, as it stays when the folder moves
         load_trained(model, folder / WEIGHTS_NAME)
         model.loaded_from = folder
         return model.eval()

@@ -25,7 +25,7 @@ from vlv.models.decoders import Conditioner, build_conditioner
 from vlv.models.decoders.interface import Conditioning
 from vlv.models.encoder import VLVEncoder, VLVEncoderConfig
 from vlv.models.frozen import FrozenStaysEval, freeze, is_frozen, set_dtypes
-from vlv.models.hub import HubUpload
+from vlv.models.hub import HubUpload, refuse_upload
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.models.pretrained import load_tokenizer, load_whole, require_language_model, resolve_checkpoint
 from vlv.models.projector import Projector
@@ -216,12 +216,14 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):
         return self.caption_pixels(pixels, num_beams, max_new_tokens)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
-        """Write the whole captioner: weights, config, tokenizer and image processor. It needs no other folder."""
+        """Write the whole captioner: weights, config, tokenizer, image processor, card. It needs no other folder."""
+        refuse_upload(kwargs)
         super().save_pretrained(save_directory, **kwargs)
         if kwargs.get("is_main_process", True):
             self.llm.generation_config.save_pretrained(save_directory)
             self.tokenizer.save_pretrained(save_directory)
             self.image_processor.save_pretrained(save_directory)
+            self.save_card(Path(save_directory))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> VLVCaptioner:  # type: ignore[override]

@@ -15,8 +15,27 @@ from vlv.identity import ENCODER_TYPE
 from vlv.models.decoders.interface import EmbeddingSpace
 from vlv.models.florence2 import new_florence2
 from vlv.models.frozen import FrozenStaysEval, is_frozen
-from vlv.models.hub import HubUpload
+from vlv.models.hub import HubUpload, refuse_upload
 from vlv.models.pretrained import TASK_PROMPT, load_florence2, load_tokenizer, load_whole, resolve_checkpoint
+
+_CARD = """---
+library_name: vlv
+pipeline_tag: image-feature-extraction
+tags: [vlv]
+---
+
+# VLV encoder: an image becomes the caption embeddings that a frozen text-to-image model draws from
+
+Florence-2 with learned queries (arXiv 2507.07104), whole: it needs no other folder.
+
+## Use
+```python
+from vlv import VLVEncoder
+
+encoder = VLVEncoder.from_pretrained("PATH")
+embeddings = encoder(pixels)  # uint8 [B, 3, E, E] -> for each embedding space [B, Q, width]
+```
+"""
 
 EncoderPart = Literal["language_model", "decoder_only", "all", "bart", "none"]
 
@@ -158,6 +177,17 @@ class VLVEncoder(HubUpload, FrozenStaysEval, PreTrainedModel):
                     setattr(module, name, dropout)
             if isinstance(module, nn.Dropout):
                 module.p = dropout
+
+    def card(self, folder: Path) -> str:
+        """The model card of an encoder that was saved into a folder."""
+        return _CARD
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+        """Write the whole encoder, its frozen parts too: weights, config and card."""
+        refuse_upload(kwargs)
+        super().save_pretrained(save_directory, **kwargs)
+        if kwargs.get("is_main_process", True):
+            self.save_card(Path(save_directory))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> VLVEncoder:  # type: ignore[override]
