@@ -113,5 +113,10 @@ def values2():
 
 
 @pytest.fixture(scope="session")
+def more():
+    return load_file(ASSET / "values_more.safetensors")
+
+
+@pytest.fixture(scope="session")
 def facts():
     return json.loads((ASSET / "values.json").read_text())

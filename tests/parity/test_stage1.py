@@ -3,8 +3,10 @@
 import pytest
 import torch
 from PIL import Image
+from transformers import CLIPImageProcessorPil
 
 from vlv import VLVAutoEncoder
+from vlv.models import VLVEncoderConfig, VLVImageProcessor
 from vlv.models.decoders import Conditioning, DiffusionDraws
 
 ACTIVATIONS, LOSSES, GENERATION, GUIDANCE = 5e-5, 1e-5, 1e-4, 2.0
@@ -37,10 +39,42 @@ def test_pixel_values_are_exact(model, pixels, values1):
     assert torch.equal(model.encoder.normalize(pixels["encoder_pixels"]), values1["processor.pixel_values"])
 
 
-def test_every_step_of_the_encoder(model, pixels, values1):
+def test_real_scale_pixels_are_exact(more):
+    """The corner of 384 -> 768: twice the size, so it depends on the corner alone."""
+    corner = Image.fromarray(more["real_scale.corner48_uint8"].permute(1, 2, 0).numpy())
+    values = normalized(VLVImageProcessor(48, 96)(corner)["encoder_pixels"])
+    assert torch.equal(values[None, :, :64, :64], more["real_scale.pixel_values_corner64"])
+
+
+def test_real_scale_pixels_are_the_clip_processors():
+    """A second route at the real sizes: transformers' processor on Pillow, which the published code calls."""
+    noise = torch.randint(0, 256, (384, 384, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image = Image.fromarray(noise.numpy())
+    processor = CLIPImageProcessorPil(
+        size={"height": 768, "width": 768},
+        do_center_crop=False,
+        image_mean=VLVEncoderConfig.image_mean,
+        image_std=VLVEncoderConfig.image_std,
+    )
+    expected = processor(image, return_tensors="pt")["pixel_values"][0]
+    assert distance(normalized(VLVImageProcessor(384, 768)(image)["encoder_pixels"]), expected) < 1e-6
+
+
+def normalized(encoder_pixels):
+    mean, std = (
+        torch.tensor(values)[:, None, None] for values in (VLVEncoderConfig.image_mean, VLVEncoderConfig.image_std)
+    )
+    return (encoder_pixels.float() / 255 - mean) / std
+
+
+def test_every_step_of_the_encoder(model, pixels, values1, more):
     features = model.encoder.image_features(pixels["encoder_pixels"])
     assert distance(features, values1["image_features"]) < ACTIVATIONS
+    encoder, inputs = model.encoder.florence2.language_model.encoder, []
+    hook = encoder.register_forward_pre_hook(lambda *given: inputs.append(given[2]["inputs_embeds"]), with_kwargs=True)
     states = model.encoder.encode(features)
+    hook.remove()
+    assert distance(inputs[0], more["merged_inputs_embeds"]) < ACTIVATIONS
     assert distance(states, values1["encoder_last_hidden_state"]) < ACTIVATIONS
     assert distance(model.encoder.read_queries(states), values1["last_decoder_hidden_state"]) < ACTIVATIONS
     embeddings = model.encoder(pixels["encoder_pixels"])
@@ -49,10 +83,13 @@ def test_every_step_of_the_encoder(model, pixels, values1):
     assert distance(conditioning.states, values1["text_encoder_last_hidden_state"]) < ACTIVATIONS
 
 
-def test_latents_noise_and_prediction(model, pixels, draws, values1):
+def test_latents_noise_and_prediction(model, pixels, draws, values1, more):
     latents = model.decoder.encode_images(pixels["decoder_pixels"], draws.posterior_noise)
     scale = model.decoder.vae.config.scaling_factor
     assert distance(latents / scale, values1["vae.x0_sample"]) < ACTIVATIONS
+    posterior = model.decoder.vae.encode(2 * pixels["decoder_pixels"].float() / 255 - 1).latent_dist
+    assert distance(posterior.mean, more["vae.posterior_mean"]) < ACTIVATIONS
+    assert distance(posterior.logvar, more["vae.posterior_logvar"]) < ACTIVATIONS
     noisy = model.decoder.noise_scheduler.add_noise(latents, draws.noise, draws.timesteps)
     assert distance(noisy, values1["unet.noised_latent"]) < ACTIVATIONS
     states = values1["text_encoder_last_hidden_state"]
