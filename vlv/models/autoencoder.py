@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Generator, Tensor
+from transformers import PreTrainedConfig
 
 from vlv.identity import (
     CONFIG_NAME,
@@ -29,12 +30,30 @@ from vlv.models.image_processor import VLVImageProcessor
 from vlv.models.pretrained import load_trained, resolve_base, resolve_checkpoint, resolve_component
 from vlv.sampling import mix_seed
 
+_OF_AUTO_MODEL = {"config", "trust_remote_code", "adapter_kwargs"}  # it always gives them; nothing here needs them
+
+
+class VLVAutoEncoderConfig(PreTrainedConfig):
+    """What `VLVAutoEncoder.describe` writes, for transformers' AutoConfig: how the model is built from its bases."""
+
+    model_type = STAGE1_TYPE
+
+    trained: EncoderPart = "language_model"
+    conditioning: str = "text_encoder"
+    num_queries: int = 77
+    prompt_ids: list[int] | None = None
+    spaces: dict[str, int] | None = None
+    bases: dict[str, dict[str, str]] | None = None
+    vocab_rows: int | None = None
+
 
 class VLVAutoEncoder(HubUpload, FrozenStaysEval):
     """An encoder that trains and a diffusion decoder that never does.
 
     Shapes: B images, R and E decoder and encoder pixels, Q queries, C, h, w the latents'.
     """
+
+    config_class = VLVAutoEncoderConfig
 
     def __init__(
         self,
@@ -234,40 +253,44 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, stable_diffusion: str | None = None, florence2: str | None = None
+        cls, folder: str | Path, stable_diffusion: str | None = None, florence2: str | None = None, **options: Any
     ) -> VLVAutoEncoder:
         """Load a stage-1 checkpoint onto its frozen bases, in fp32 on the CPU.
 
         Args:
             folder: what `save_pretrained` wrote, or its hub id.
             stable_diffusion, florence2: where the bases lie, if they have moved since training.
+            options: of the hub: `revision`, `token`, ... (see `resolve_checkpoint`).
 
         Raises:
             ValueError: not a stage-1 checkpoint, a missing base, other bases than it was trained with,
                 or weights that do not fit.
         """
-        folder = resolve_checkpoint(folder, "stage1")
-        config = read_json(folder / CONFIG_NAME)
+        folder = resolve_checkpoint(folder, "stage1", options)
+        unknown = options.keys() - _OF_AUTO_MODEL
+        if unknown:
+            raise TypeError(f"VLVAutoEncoder.from_pretrained takes no {', '.join(sorted(unknown))}")
+        described = read_json(folder / CONFIG_NAME)
         sources = {
             "decoder": resolve_base(
-                config["bases"]["decoder"], stable_diffusion, "stable_diffusion_model_path", folder
+                described["bases"]["decoder"], stable_diffusion, "stable_diffusion_model_path", folder
             ),
-            "florence2": resolve_base(config["bases"]["florence2"], florence2, "florence2_model_path", folder),
+            "florence2": resolve_base(described["bases"]["florence2"], florence2, "florence2_model_path", folder),
         }
         image_processor = VLVImageProcessor.from_pretrained(folder)
         model = cls.from_components(
             sources["decoder"],
             sources["florence2"],
-            conditioning=config["conditioning"],
-            num_queries=config["num_queries"],
-            trained=config["trained"],
-            prompt_ids=config["prompt_ids"],
+            conditioning=described["conditioning"],
+            num_queries=described["num_queries"],
+            trained=described["trained"],
+            prompt_ids=described["prompt_ids"],
             **image_processor.to_dict(),
         )
-        model.encoder.config.vocab_rows = config.get("vocab_rows")
+        model.encoder.config.vocab_rows = described.get("vocab_rows")
         for name, given in (("decoder", stable_diffusion), ("florence2", florence2)):
-            if given is None and config["bases"][name]["source"].startswith(OWN_BASES):
-                model.bases[name] = config["bases"][name]  # relative, as it stays when the folder moves
+            if given is None and described["bases"][name]["source"].startswith(OWN_BASES):
+                model.bases[name] = described["bases"][name]  # relative, as it stays when the folder moves
         load_trained(model, folder / WEIGHTS_NAME)
         model.loaded_from = folder
         return model.eval()

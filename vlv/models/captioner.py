@@ -232,7 +232,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):
         Raises:
             ValueError: not a captioner's folder, or weights that do not fit; says what it is.
         """
-        path = resolve_checkpoint(folder, "stage2")
+        path = resolve_checkpoint(folder, "stage2", kwargs)
         kwargs.setdefault("dtype", torch.float32)
         model = load_whole(super().from_pretrained, path, **kwargs)
         if (path / "generation_config.json").is_file():

@@ -196,7 +196,7 @@ class VLVEncoder(HubUpload, FrozenStaysEval, PreTrainedModel):
         Raises:
             ValueError: not an encoder's folder, or weights that do not fit; says what it is.
         """
-        path = resolve_checkpoint(folder, "encoder")
+        path = resolve_checkpoint(folder, "encoder", kwargs)
         kwargs.setdefault("dtype", torch.float32)
         model = load_whole(super().from_pretrained, path, **kwargs)
         model.loaded_from = path

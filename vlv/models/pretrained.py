@@ -42,6 +42,7 @@ TASK_PROMPT = "Describe with a paragraph what is shown in the image."
 # What a snapshot needs, without the same weights in other formats beside it.
 _FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/*.safetensors", "README.md", "config.yaml"]
 _DUPLICATES = ["*.fp16.*", "*non_ema*", "safety_checker/*", "onnx/*"]
+_HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 # In files of other classes or times, and no weight of the model: CLIP's counted positions, Florence-2's language head.
 _NO_WEIGHTS = re.compile(r"position_ids$|^lm_head\.|^(language_model\.)?final_logits_bias$")
 
@@ -66,21 +67,26 @@ def resolve_component(source: str, option: str) -> Path:
     return _fetch(source, f"{option}={source}")
 
 
-def resolve_checkpoint(source: str | Path, wanted: ModelKind) -> Path:
+def resolve_checkpoint(source: str | Path, wanted: ModelKind, options: dict[str, Any]) -> Path:
     """The folder of a finished model of ours: `source` itself, or the hub's snapshot of that id.
+
+    Args:
+        options: of `from_pretrained`; those of the hub are taken out of it: revision, token, cache_dir,
+            force_download, local_files_only.
 
     Raises:
         CheckpointError: nothing there, or a model of another kind; says what it is.
     """
+    hub = {name: options.pop(name) for name in _HUB_OPTIONS if name in options}
     folder = Path(source).expanduser()
     if not folder.is_dir() and is_hub_id(str(source)):
-        folder = _fetch(str(source), str(source))
+        folder = _fetch(str(source), str(source), **hub)
     return require_checkpoint(folder, wanted)
 
 
-def _fetch(hub_id: str, what: str) -> Path:
+def _fetch(hub_id: str, what: str, **hub: Any) -> Path:
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=_FILES, ignore_patterns=_DUPLICATES))
+        return Path(snapshot_download(hub_id, allow_patterns=_FILES, ignore_patterns=_DUPLICATES, **hub))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{what} is neither a folder nor a hub model that can be fetched ({reason})") from None

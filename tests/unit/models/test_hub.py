@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel
 
 from vlv import VLVAutoEncoder, VLVCaptioner, VLVEncoder
 from vlv.identity import CheckpointError
@@ -57,8 +58,9 @@ class Hub:
         self.files[repo_id] = content(folder_path)
         return SimpleNamespace(pr_url=f"https://hub/{repo_id}/pr/1" if create_pr else None)
 
-    def fetch(self, repo_id, **_):
+    def fetch(self, repo_id, **options):
         """As snapshot_download: writes the files below a folder named by the commit."""
+        self.asked.append(("fetch", options.get("revision"), options.get("token")))
         if repo_id not in self.files:
             raise FileNotFoundError(f"no {repo_id}")
         folder = self.cache / repo_id / "snapshots" / "abc123"
@@ -129,8 +131,23 @@ def test_a_pushed_model_loads_by_its_id(models, hub, name):
     again = type(model).from_pretrained("me/model")
     assert_same(model, again)
     assert again.loaded_from == hub.cache / "me/model/snapshots/abc123"
+    type(model).from_pretrained("me/model", revision="next", token="t")
+    assert hub.asked[-1] == ("fetch", "next", "t")
     with pytest.raises(CheckpointError, match="me/absent is neither a folder nor a hub model"):
         type(model).from_pretrained("me/absent")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_auto_classes_know_every_model(models, name, tmp_path):
+    model = models[name]
+    model.save_pretrained(tmp_path)
+    assert type(AutoConfig.from_pretrained(tmp_path)) is type(model).config_class
+    again = AutoModel.from_pretrained(tmp_path)
+    assert type(again) is type(model)
+    assert_same(model, again)
+    if name == "autoencoder":
+        with pytest.raises(TypeError, match="takes no florence"):
+            VLVAutoEncoder.from_pretrained(tmp_path, florence="a slip")
 
 
 @pytest.mark.parametrize("name", NAMES)
