@@ -119,9 +119,7 @@ def _stage2_weights(folder: Path) -> tuple[dict[str, Tensor], list[str]]:
     weights = {name: source[name] for name in skeleton.shapes}
     weights |= {name: weights[first] for name, first in skeleton.aliases.items() if name.startswith("llm.")}
     left_out = _pixels_left_out(VLVImageProcessor.from_pretrained(folder))
-    left_out.append(
-        "prompt_ids, tokenizer, origin, and how captions are generated: an import takes the bases' and its own"
-    )
+    left_out.append("prompt_ids, tokenizer, origin, generation settings: an import takes its bases' and its own")
     return weights, left_out
 
 
