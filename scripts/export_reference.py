@@ -29,14 +29,14 @@ def main(arguments: list[str] | None = None) -> None:
 
     quiet_libraries()
     try:
-        stage, count = export_checkpoint(
-            options.source, options.destination, options.stable_diffusion, options.florence2
-        )
+        export = export_checkpoint(options.source, options.destination, options.stable_diffusion, options.florence2)
     except (OSError, ValueError) as error:
         stop(str(error), BAD_CALL)
         return
-    print(f"written: {options.destination} ({stage}, {count:,} tensors)")
+    print(f"written: {options.destination} ({export.stage}, {export.count:,} tensors)")
     print("lm_head of Florence-2 is a copy of its embedding, to which it is tied; final_logits_bias is left out")
+    for line in export.left_out:
+        print(f"not in the layout: {line}")
 
 
 if __name__ == "__main__":

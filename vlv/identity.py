@@ -13,12 +13,26 @@ TRAINER_STATE_NAME = "trainer_state.json"
 OWN_BASES = "bases/"  # a base that a checkpoint brings with it lies in here, relative to its folder
 STAGE1_TYPE = "vlv_autoencoder"
 STAGE2_TYPE = "vlv_captioner"
+ENCODER_TYPE = "vlv_encoder"
 
+ModelKind = Literal["stage1", "stage2", "encoder"]
 _BLOCK, _BLOCKS = 1 << 16, 64
-_WHAT = {"stage1": "a stage-1 checkpoint (VLVAutoEncoder)", "stage2": "a captioner (stage 2, VLVCaptioner)"}
+_TYPES: dict[str, ModelKind] = {STAGE1_TYPE: "stage1", STAGE2_TYPE: "stage2", ENCODER_TYPE: "encoder"}
+_WHAT = {
+    "stage1": "a stage-1 checkpoint (VLVAutoEncoder)",
+    "stage2": "a captioner (stage 2, VLVCaptioner)",
+    "encoder": "an encoder alone (VLVEncoder)",
+}
 _WANTED = {
     "stage1": "a stage-1 checkpoint is needed here: give <output_dir of train_stage1.sh>/final",
     "stage2": "a captioner is needed here: give <output_dir of train_stage2.sh>/final",
+    "encoder": "an encoder is needed here: give what VLVEncoder.save_pretrained wrote",
+}
+# What a config.json must say for its model to be built; a dot goes into an object.
+_FIELDS = {
+    "stage1": ("conditioning", "num_queries", "trained", "prompt_ids", "spaces", "bases.florence2", "bases.decoder"),
+    "stage2": ("encoder_config", "llm_config", "conditioner.family"),
+    "encoder": ("florence2_config", "spaces", "prompt_ids"),
 }
 # Keys of a config.json that say who wrote it or where it lay, not what the component computes.
 _VOLATILE = {"_name_or_path", "_diffusers_version", "transformers_version", "torch_dtype", "dtype"}
@@ -42,8 +56,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not valid JSON ({error})") from None
 
 
-def require_checkpoint(folder: str | Path, wanted: Literal["stage1", "stage2"]) -> Path:
-    """Return the folder if it is a finished model of the wanted stage.
+def require_checkpoint(folder: str | Path, wanted: ModelKind) -> Path:
+    """Return the folder if it is a finished model of the wanted kind.
 
     Raises:
         CheckpointError: anything else; says what the folder is and what to give instead.
@@ -60,15 +74,27 @@ def require_checkpoint(folder: str | Path, wanted: Literal["stage1", "stage2"]) 
         if (folder / TRAINER_STATE_NAME).is_file():
             raise CheckpointError(f"{folder} is for resuming stage 2 and holds the trained weights alone; {need}")
         raise CheckpointError(f"{folder} holds no {CONFIG_NAME}, so it is no VLV checkpoint; {need}")
-    kind = {STAGE1_TYPE: "stage1", STAGE2_TYPE: "stage2"}.get(read_json(folder / CONFIG_NAME).get("model_type", ""))
+    config = read_json(folder / CONFIG_NAME)
+    kind = _TYPES.get(config.get("model_type", ""))
     if kind is None:
-        found = read_json(folder / CONFIG_NAME).get("model_type", "unknown")
-        raise CheckpointError(f"{folder} is a model of type {found}; {need}")
+        raise CheckpointError(f"{folder} is a model of type {config.get('model_type', 'unknown')}; {need}")
     if kind != wanted:
         raise CheckpointError(f"{folder} is {_WHAT[kind]}; {need}")
+    lacking = [field for field in _FIELDS[kind] if not _says(config, field)]
+    if lacking:
+        raise CheckpointError(
+            f"{folder / CONFIG_NAME} says nothing of {', '.join(lacking)}: the checkpoint is not complete"
+        )
     if not any(folder.glob("model*.safetensors")):
         raise CheckpointError(f"{folder} holds no model.safetensors: the checkpoint is not complete")
     return folder
+
+
+def _says(config: dict[str, Any], field: str) -> bool:
+    value: Any = config
+    for key in field.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value is not None
 
 
 def is_hub_id(source: str) -> bool:

@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from vlv.models.conversion import Bases, import_stage1, import_stage2
 from vlv.models.foreign import open_foreign
+from vlv.models.pretrained import load_florence2, load_tokenizer
 
 ASSET = Path(__file__).resolve().parents[1] / "assets" / "parity"
 SHARED = "model.language_model.model.shared.weight"
@@ -70,6 +72,23 @@ def component_bases(bases):
 
 
 @pytest.fixture(scope="session")
+def padded_florence2(bases, tmp_path_factory):
+    """The base in the native layout with more embedding rows than the published checkpoints have, as on the hub."""
+    folder = tmp_path_factory.mktemp("padded") / "florence2"
+    load_florence2(bases / "florence2", torch.float32).save_pretrained(folder)
+    load_tokenizer(bases / "florence2", "florence2").save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    name = "language_model.shared.weight"
+    rows = torch.full((39, weights[name].shape[1]), 7.0)
+    weights[name] = torch.cat([weights[name], rows])
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["vocab_size"] = weights[name].shape[0]
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def imported_stage1(stage1_file, component_bases, tmp_path_factory):
     folder = tmp_path_factory.mktemp("imported") / "stage1"
     import_stage1(open_foreign(stage1_file), folder, component_bases, resolutions=(64, 128))
@@ -91,6 +110,11 @@ def values1():
 @pytest.fixture(scope="session")
 def values2():
     return load_file(ASSET / "values_stage2.safetensors")
+
+
+@pytest.fixture(scope="session")
+def more():
+    return load_file(ASSET / "values_more.safetensors")
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,24 @@
 """Ours -> published -> ours is equal to the last byte; the other way all but the dropped tensors."""
 
+import json
+import shutil
+
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from scripts.export_reference import main
 from tests.parity.conftest import SHARED
+from vlv import VLVAutoEncoder, VLVCaptioner
 from vlv.identity import read_json
+from vlv.models.bases import Bases
 from vlv.models.conversion import import_stage1, import_stage2
 from vlv.models.foreign import open_foreign
+from vlv.models.importing import Skeleton, plan_import
 
 HEAD = "model.language_model.lm_head.weight"
 BIAS = "model.language_model.final_logits_bias"
+EMBEDDING = "encoder.florence2.language_model.shared.weight"
 
 
 def tensors(folder):
@@ -50,12 +57,141 @@ def test_stage2_round_trips(imported_stage2, stage2_file, component_bases, bases
     assert equal(tensors(tmp_path / "again"), tensors(imported_stage2))
 
 
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_a_padded_base_exports_the_published_rows(
+    stage, stage1_file, stage2_file, padded_florence2, component_bases, bases, tmp_path
+):
+    """The hub's native Florence-2 has more embedding rows than the published checkpoints."""
+    padded = Bases.of(str(padded_florence2), str(bases / "stable-diffusion"))
+    published = stage1_file if stage == "stage1" else stage2_file
+
+    def take(source, name, on):
+        if stage == "stage1":
+            import_stage1(open_foreign(source), tmp_path / name, on, resolutions=(64, 128))
+        else:
+            import_stage2(open_foreign(source), tmp_path / name, on, str(bases / "qwen"), resolutions=(64, 128))
+        return tensors(tmp_path / name)
+
+    ours, original = take(published, "ours", padded), load_file(published)
+    prefix = "" if stage == "stage1" else "VLV_model."
+    rows = original[prefix + SHARED].shape[0]
+    embedding = ours[EMBEDDING]
+    assert embedding.shape[0] == rows + 39
+    assert torch.equal(embedding[:rows], original[prefix + SHARED])
+    assert torch.equal(embedding[rows:], torch.full_like(embedding[rows:], 7.0)), "rows beyond are the base's"
+    kind = VLVAutoEncoder if stage == "stage1" else VLVCaptioner
+    kind.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "saved")
+    for name in ("ours", "saved"):
+        exported = tmp_path / f"{name}.safetensors"
+        main([str(tmp_path / name), str(exported)])
+        back = load_file(exported)
+        assert back.keys() == original.keys() - {prefix + BIAS}
+        for key, value in back.items():
+            assert torch.equal(value, original[prefix + SHARED if key == prefix + HEAD else key]), key
+    assert equal(take(exported, "again", padded), ours)
+    unpadded = take(exported, "unpadded", component_bases)
+    assert unpadded[EMBEDDING].shape[0] == rows
+
+
+def spoil(folder, copy, change):
+    shutil.copytree(folder, copy)
+    weights = tensors(copy)
+    change(weights)
+    for path in copy.glob("model*.safetensors*"):
+        path.unlink()
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+
+
+LACKING = ("query_embed", "language_model.decoder", "language_proj")
+
+
+@pytest.mark.parametrize(
+    ("stage", "lacking"),
+    [
+        *((stage, part) for stage in ("stage1", "stage2") for part in LACKING),
+        ("stage2", "mlp.layers"),
+        ("stage2", "vision"),
+    ],
+)
+def test_an_incomplete_checkpoint_is_refused(stage, lacking, imported_stage1, imported_stage2, tmp_path, capsys):
+    removed = []
+
+    def remove(weights):
+        removed.extend(name for name in sorted(weights) if lacking in name)
+        for name in removed:
+            del weights[name]
+
+    spoil(imported_stage1 if stage == "stage1" else imported_stage2, tmp_path / "copy", remove)
+    line = refused(capsys, tmp_path / "copy", tmp_path / "out.safetensors")
+    assert f"{len(removed)} weights are missing, the first is {removed[0]}" in line
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_other_weights_are_refused(imported_stage1, imported_stage2, tmp_path, capsys):
+    spoil(imported_stage1, tmp_path / "a", lambda weights: weights.update(extra=torch.zeros(1)))
+    assert "1 weights are unexpected, the first is extra" in refused(capsys, tmp_path / "a", tmp_path / "out.pt")
+    spoil(imported_stage2, tmp_path / "b", lambda weights: weights.update({EMBEDDING: torch.zeros(2, 64)}))
+    assert f"{EMBEDDING} has shape (2, 64)" in refused(capsys, tmp_path / "b", tmp_path / "out.pt")
+    for model_type in ("vlv_autoencoder", "vlv_captioner"):
+        (tmp_path / "b" / "config.json").write_text(json.dumps({"model_type": model_type}))
+        assert "config.json says nothing of" in refused(capsys, tmp_path / "b", tmp_path / "out.pt")
+
+
+def test_what_the_layout_does_not_hold_is_said(imported_stage1, imported_stage2, bases, tmp_path, capsys):
+    def said(folder):
+        main([str(folder), str(tmp_path / "out.safetensors")])
+        lines = capsys.readouterr().out.splitlines()
+        return [line.removeprefix("not in the layout: ") for line in lines if line.startswith("not in the layout")]
+
+    resolutions = "decoder_resolution=64, encoder_resolution=128: an import must be told"
+    assert [line[: len(resolutions)] for line in said(imported_stage1)] == [resolutions]
+    assert said(imported_stage2)[1].startswith("prompt_ids, tokenizer, origin")
+    VLVAutoEncoder.from_components(
+        str(bases / "stable-diffusion"),
+        str(bases / "florence2"),
+        decoder_resolution=64,
+        encoder_resolution=128,
+        encoder_view_from_original=True,
+        trained="all",
+        prompt_ids=[0, 5, 2],
+    ).save_pretrained(tmp_path / "ours")
+    starts = ["decoder_resolution", "encoder_view_from_original=true", "trained=all", "prompt_ids=[0, 5, 2]"]
+    lines = said(tmp_path / "ours")
+    assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
+
+
+@pytest.mark.parametrize("trained", ["all", "decoder_only"])
+def test_every_choice_of_what_trains_exports(trained, bases, tmp_path):
+    model = VLVAutoEncoder.from_components(
+        str(bases / "stable-diffusion"),
+        str(bases / "florence2"),
+        decoder_resolution=64,
+        encoder_resolution=128,
+        trained=trained,
+    )
+    with torch.no_grad():
+        for value in model.encoder.parameters():
+            if value.requires_grad:
+                value.add_(1)
+    model.save_pretrained(tmp_path / "ours")
+    main([str(tmp_path / "ours"), str(tmp_path / "out.safetensors")])
+    plan = plan_import(open_foreign(tmp_path / "out.safetensors").shapes, "stage1", Skeleton.of(model))
+    for name, value in model.named_parameters():
+        assert torch.equal(plan.tensor(open_foreign(tmp_path / "out.safetensors"), name), value), name
+
+
+def refused(capsys, source, destination):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(source), str(destination)])
+    assert stopped.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
 def test_bad_calls_are_one_line(imported_stage1, tmp_path, capsys):
     for source, destination, words in (
         (tmp_path, tmp_path / "a.pt", "so it is no VLV checkpoint"),
         (imported_stage1, tmp_path / "a.txt", "give a file that ends in"),
     ):
-        with pytest.raises(SystemExit) as stopped:
-            main([str(source), str(destination)])
-        assert stopped.value.code == 2
-        assert words in capsys.readouterr().err
+        assert words in refused(capsys, source, destination)

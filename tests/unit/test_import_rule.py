@@ -12,7 +12,10 @@ STANDARD = set(sys.stdlib_module_names)
 
 # part -> (parts of vlv that it may import, third-party packages that it must not)
 RULES = {
-    "models": ({"models", "losses", "sampling", "identity"}, {"wandb", "accelerate", "torchmetrics", "webdataset"}),
+    "models": (
+        {"models", "losses", "sampling", "identity", "card"},
+        {"wandb", "accelerate", "torchmetrics", "webdataset"},
+    ),
     "data": ({"data"}, {"wandb", "accelerate", "diffusers", "transformers"}),
     "training": ({"training"}, {"diffusers", "transformers"}),
     "evaluation": ({"evaluation"}, {"wandb", "accelerate", "diffusers", "transformers"}),

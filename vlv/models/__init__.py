@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import AutoConfig, AutoModel
 
-from vlv.models.autoencoder import VLVAutoEncoder
+from vlv.models.autoencoder import VLVAutoEncoder, VLVAutoEncoderConfig
 from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
 from vlv.models.encoder import VLVEncoder, VLVEncoderConfig
 from vlv.models.image_processor import VLVImageProcessor
@@ -12,6 +12,7 @@ from vlv.models.stage2 import preview_autoencoder
 
 __all__ = [
     "VLVAutoEncoder",
+    "VLVAutoEncoderConfig",
     "VLVCaptioner",
     "VLVCaptionerConfig",
     "VLVEncoder",
@@ -20,6 +21,10 @@ __all__ = [
     "preview_autoencoder",
 ]
 
-for _config, _model in ((VLVEncoderConfig, VLVEncoder), (VLVCaptionerConfig, VLVCaptioner)):
+for _config, _model in (
+    (VLVAutoEncoderConfig, VLVAutoEncoder),
+    (VLVEncoderConfig, VLVEncoder),
+    (VLVCaptionerConfig, VLVCaptioner),
+):
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModel.register(_config, _model, exist_ok=True)

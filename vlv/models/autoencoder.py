@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,39 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Generator, Tensor
+from transformers import PreTrainedConfig
 
 from vlv.identity import (
     CONFIG_NAME,
+    OWN_BASES,
     STAGE1_TYPE,
     WEIGHTS_NAME,
     component_identity,
     read_json,
-    require_checkpoint,
 )
 from vlv.models.decoders import Conditioning, DiffusionDecoder, DiffusionDraws, load_decoder
-from vlv.models.encoder import EncoderPart, VLVEncoder
+from vlv.models.encoder import EncoderPart, VLVEncoder, build_encoder
 from vlv.models.frozen import FrozenStaysEval, checkpoint_frozen_layers, set_dtypes
 from vlv.models.hub import HubUpload
 from vlv.models.image_processor import VLVImageProcessor
-from vlv.models.pretrained import build_encoder, load_trained, resolve_base, resolve_component
+from vlv.models.pretrained import load_trained, resolve_base, resolve_checkpoint, resolve_component
 from vlv.sampling import mix_seed
+
+_OF_AUTO_MODEL = {"config", "trust_remote_code", "adapter_kwargs"}  # it always gives them; nothing here needs them
+
+
+class VLVAutoEncoderConfig(PreTrainedConfig):
+    """What `VLVAutoEncoder.describe` writes, for transformers' AutoConfig: how the model is built from its bases."""
+
+    model_type = STAGE1_TYPE
+
+    trained: EncoderPart = "language_model"
+    conditioning: str = "text_encoder"
+    num_queries: int = 77
+    prompt_ids: list[int] | None = None
+    spaces: dict[str, int] | None = None
+    bases: dict[str, dict[str, str]] | None = None
+    vocab_rows: int | None = None
 
 
 class VLVAutoEncoder(HubUpload, FrozenStaysEval):
@@ -34,6 +52,8 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
 
     Shapes: B images, R and E decoder and encoder pixels, Q queries, C, h, w the latents'.
     """
+
+    config_class = VLVAutoEncoderConfig
 
     def __init__(
         self,
@@ -148,7 +168,9 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
 
     def save_pretrained(self, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
-        """Write config.json, preprocessor_config.json and model.safetensors with the trained weights alone.
+        """Write config.json, preprocessor_config.json, a card, and model.safetensors with the trained weights alone.
+
+        Bases that came inside the checkpoint's folder go along.
 
         Args:
             state: the trained weights, where they were gathered from several processes.
@@ -158,11 +180,21 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         weights = {name: value.contiguous().cpu() for name, value in (state or self.trained_state()).items()}
         save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
         self.save_description(folder)
+        self._copy_own_bases(folder)
+        self.save_card(folder)
 
     def save_description(self, folder: Path) -> None:
         """Write config.json and preprocessor_config.json: all of a checkpoint but the weights."""
         self.image_processor.save_pretrained(folder)
         (folder / CONFIG_NAME).write_text(json.dumps(self.describe(), indent=2) + "\n")
+
+    def _copy_own_bases(self, folder: Path) -> None:
+        own = [base["source"] for base in self.bases.values() if base["source"].startswith(OWN_BASES)]
+        if own and (self.loaded_from is None or self.loaded_from.resolve() == folder.resolve()):
+            return
+        for source in own:
+            assert self.loaded_from is not None
+            shutil.copytree(self.loaded_from / source, folder / source, dirs_exist_ok=True)
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in backward, in the encoder and in the decoder's denoiser."""
@@ -182,6 +214,7 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
             "prompt_ids": config.prompt_ids,
             "spaces": config.spaces,
             "bases": self.bases,
+            **({} if config.vocab_rows is None else {"vocab_rows": config.vocab_rows}),
         }
 
     @classmethod
@@ -222,36 +255,44 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, stable_diffusion: str | None = None, florence2: str | None = None
+        cls, folder: str | Path, stable_diffusion: str | None = None, florence2: str | None = None, **options: Any
     ) -> VLVAutoEncoder:
         """Load a stage-1 checkpoint onto its frozen bases, in fp32 on the CPU.
 
         Args:
-            folder: what `save_pretrained` wrote.
+            folder: what `save_pretrained` wrote, or its hub id.
             stable_diffusion, florence2: where the bases lie, if they have moved since training.
+            options: of the hub: `revision`, `token`, ... (see `resolve_checkpoint`).
 
         Raises:
             ValueError: not a stage-1 checkpoint, a missing base, other bases than it was trained with,
                 or weights that do not fit.
         """
-        folder = require_checkpoint(folder, "stage1")
-        config = read_json(folder / CONFIG_NAME)
+        folder = resolve_checkpoint(folder, "stage1", options)
+        unknown = options.keys() - _OF_AUTO_MODEL
+        if unknown:
+            raise TypeError(f"VLVAutoEncoder.from_pretrained takes no {', '.join(sorted(unknown))}")
+        described = read_json(folder / CONFIG_NAME)
         sources = {
             "decoder": resolve_base(
-                config["bases"]["decoder"], stable_diffusion, "stable_diffusion_model_path", folder
+                described["bases"]["decoder"], stable_diffusion, "stable_diffusion_model_path", folder
             ),
-            "florence2": resolve_base(config["bases"]["florence2"], florence2, "florence2_model_path", folder),
+            "florence2": resolve_base(described["bases"]["florence2"], florence2, "florence2_model_path", folder),
         }
         image_processor = VLVImageProcessor.from_pretrained(folder)
         model = cls.from_components(
             sources["decoder"],
             sources["florence2"],
-            conditioning=config["conditioning"],
-            num_queries=config["num_queries"],
-            trained=config["trained"],
-            prompt_ids=config["prompt_ids"],
+            conditioning=described["conditioning"],
+            num_queries=described["num_queries"],
+            trained=described["trained"],
+            prompt_ids=described["prompt_ids"],
             **image_processor.to_dict(),
         )
+        model.encoder.config.vocab_rows = described.get("vocab_rows")
+        for name, given in (("decoder", stable_diffusion), ("florence2", florence2)):
+            if given is None and described["bases"][name]["source"].startswith(OWN_BASES):
+                model.bases[name] = described["bases"][name]  # relative, as it stays when the folder moves
         load_trained(model, folder / WEIGHTS_NAME)
         model.loaded_from = folder
         return model.eval()

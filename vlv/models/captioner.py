@@ -19,15 +19,15 @@ from transformers import (
 )
 from transformers.configuration_utils import SubConfigSpec
 
-from vlv.identity import STAGE2_TYPE, require_checkpoint
+from vlv.identity import STAGE2_TYPE
 from vlv.losses import caption_loss
 from vlv.models.decoders import Conditioner, build_conditioner
 from vlv.models.decoders.interface import Conditioning
 from vlv.models.encoder import VLVEncoder, VLVEncoderConfig
 from vlv.models.frozen import FrozenStaysEval, checkpoint_frozen_layers, freeze, is_frozen, set_dtypes
-from vlv.models.hub import HubUpload
+from vlv.models.hub import HubUpload, refuse_upload
 from vlv.models.image_processor import VLVImageProcessor
-from vlv.models.pretrained import load_tokenizer
+from vlv.models.pretrained import load_tokenizer, load_whole, require_language_model, resolve_checkpoint
 from vlv.models.projector import Projector
 
 
@@ -86,7 +86,11 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):
         assert isinstance(config.encoder_config, VLVEncoderConfig)
         self.encoder = VLVEncoder(config.encoder_config) if encoder is None else encoder
         self.conditioner = build_conditioner(config.conditioner or {}) if conditioner is None else conditioner
-        self.llm: Any = AutoModelForCausalLM.from_config(config.llm_config) if llm is None else llm
+        if llm is None:
+            assert isinstance(config.llm_config, PreTrainedConfig)
+            require_language_model(config.llm_config, "llm_config")
+            llm = AutoModelForCausalLM.from_config(config.llm_config)
+        self.llm: Any = llm
         self.mlp = Projector(self.conditioner.width, self.llm.get_input_embeddings().embedding_dim)
         self.compute_dtype = torch.float32
         freeze(self.conditioner)
@@ -217,23 +221,25 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):
         return self.caption_pixels(pixels, num_beams, max_new_tokens)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
-        """Write the whole captioner: weights, config, tokenizer and image processor. It needs no other folder."""
+        """Write the whole captioner: weights, config, tokenizer, image processor, card. It needs no other folder."""
+        refuse_upload(kwargs)
         super().save_pretrained(save_directory, **kwargs)
         if kwargs.get("is_main_process", True):
             self.llm.generation_config.save_pretrained(save_directory)
             self.tokenizer.save_pretrained(save_directory)
             self.image_processor.save_pretrained(save_directory)
+            self.save_card(Path(save_directory))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> VLVCaptioner:  # type: ignore[override]
-        """Load a captioner's folder; fp32 unless `dtype` is given.
+        """Load a captioner from a folder or a hub id; fp32 unless `dtype` is given.
 
         Raises:
-            ValueError: not a captioner's folder; says what it is.
+            ValueError: not a captioner's folder, or weights that do not fit; says what it is.
         """
-        path = require_checkpoint(folder, "stage2")
+        path = resolve_checkpoint(folder, "stage2", kwargs)
         kwargs.setdefault("dtype", torch.float32)
-        model = super().from_pretrained(path, **kwargs)
+        model = load_whole(super().from_pretrained, path, **kwargs)
         if (path / "generation_config.json").is_file():
             model.llm.generation_config = GenerationConfig.from_pretrained(path)
         model.loaded_from = path

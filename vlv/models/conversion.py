@@ -76,6 +76,7 @@ def import_stage1(
         "prompt_ids": prompt_ids,
         "spaces": module.encoder.config.spaces,
         "bases": identities,
+        **_vocab_rows(plan, source, Skeleton.of(module)),
     }
     (destination / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
     VLVImageProcessor(*resolutions).save_pretrained(destination)
@@ -123,6 +124,7 @@ def import_stage2(
     destination.mkdir(parents=True, exist_ok=True)
     names = sorted(skeleton.shapes)
     write_shards(destination, names, lambda name: read_weight(plan, source, base, name, skeleton))
+    config.encoder_config.update(_vocab_rows(plan, source, skeleton))  # type: ignore[union-attr]
     config.architectures = ["VLVCaptioner"]
     config.save_pretrained(destination)
     tokenizer.save_pretrained(destination)
@@ -182,6 +184,13 @@ def _num_queries(source: ForeignWeights, key: str) -> int:
     if found is None:
         raise CheckpointError(f"{source.path} has no {key}")
     return source.shapes[found][1]
+
+
+def _vocab_rows(plan: ImportPlan, source: ForeignWeights, skeleton: Skeleton) -> dict[str, int]:
+    """The rows of the source's embedding, where the base has more: the export cuts there."""
+    name = f"{FLORENCE2}language_model.shared.weight"
+    rows = source.shapes[plan.mapped[name]][0] if name in plan.mapped else skeleton.shapes[name][0]
+    return {} if rows == skeleton.shapes[name][0] else {"vocab_rows": rows}
 
 
 def _changed(

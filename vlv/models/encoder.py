@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -9,9 +11,31 @@ from torch import Tensor, nn
 from transformers import Florence2Config, Florence2Model, PreTrainedConfig, PreTrainedModel
 from transformers.configuration_utils import SubConfigSpec
 
+from vlv.identity import ENCODER_TYPE
+from vlv.models.decoders.interface import EmbeddingSpace
 from vlv.models.florence2 import new_florence2
 from vlv.models.frozen import FrozenStaysEval, is_frozen
-from vlv.models.hub import HubUpload
+from vlv.models.hub import HubUpload, refuse_upload
+from vlv.models.pretrained import TASK_PROMPT, load_florence2, load_tokenizer, load_whole, resolve_checkpoint
+
+_CARD = """---
+library_name: vlv
+pipeline_tag: image-feature-extraction
+tags: [vlv]
+---
+
+# VLV encoder: an image becomes the caption embeddings that a frozen text-to-image model draws from
+
+Florence-2 with learned queries (arXiv 2507.07104), whole: it needs no other folder.
+
+## Use
+```python
+from vlv import VLVEncoder
+
+encoder = VLVEncoder.from_pretrained("PATH")
+embeddings = encoder(pixels)  # uint8 [B, 3, E, E] -> for each embedding space [B, Q, width]
+```
+"""
 
 EncoderPart = Literal["language_model", "decoder_only", "all", "bart", "none"]
 
@@ -25,9 +49,11 @@ class VLVEncoderConfig(PreTrainedConfig):
         num_queries: learned queries Q.
         prompt_ids: token ids of the task prompt, so that no tokenizer is needed.
         image_mean, image_std: per channel, on pixels in [0, 1].
+        vocab_rows: rows of the embedding in the published checkpoint that this one was imported from, where it has
+            fewer than Florence-2 here; an export writes so many.
     """
 
-    model_type = "vlv_encoder"
+    model_type = ENCODER_TYPE
     sub_configs_defaults = {"florence2_config": SubConfigSpec(config_class=Florence2Config)}  # noqa: RUF012
 
     florence2_config: dict | PreTrainedConfig | None = None
@@ -36,6 +62,7 @@ class VLVEncoderConfig(PreTrainedConfig):
     prompt_ids: list[int] | None = None
     image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
     image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
+    vocab_rows: int | None = None
 
 
 class VLVEncoder(HubUpload, FrozenStaysEval, PreTrainedModel):
@@ -151,7 +178,83 @@ class VLVEncoder(HubUpload, FrozenStaysEval, PreTrainedModel):
             if isinstance(module, nn.Dropout):
                 module.p = dropout
 
+    def card(self, folder: Path) -> str:
+        """The model card of an encoder that was saved into a folder."""
+        return _CARD
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+        """Write the whole encoder, its frozen parts too: weights, config and card."""
+        refuse_upload(kwargs)
+        super().save_pretrained(save_directory, **kwargs)
+        if kwargs.get("is_main_process", True):
+            self.save_card(Path(save_directory))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> VLVEncoder:  # type: ignore[override]
+        """Load an encoder saved alone, from a folder or a hub id; fp32 unless `dtype` is given.
+
+        Raises:
+            ValueError: not an encoder's folder, or weights that do not fit; says what it is.
+        """
+        path = resolve_checkpoint(folder, "encoder", kwargs)
+        kwargs.setdefault("dtype", torch.float32)
+        model = load_whole(super().from_pretrained, path, **kwargs)
+        model.loaded_from = path
+        return model.eval()
+
 
 def prompt_token_ids(tokenizer: Any, prompt: str) -> list[int]:
     """Token ids of the task prompt, with the tokenizer's own begin and end tokens."""
     return list(tokenizer(prompt)["input_ids"])
+
+
+def build_encoder(
+    florence2_folder: Path,
+    spaces: tuple[EmbeddingSpace, ...],
+    num_queries: int,
+    *,
+    encoder_resolution: int,
+    dtype: torch.dtype = torch.float32,
+    prompt_ids: list[int] | None = None,
+) -> VLVEncoder:
+    """A new encoder on pretrained Florence-2: queries and projection are random, from torch's seed.
+
+    Raises:
+        ValueError: more queries than an embedding space or Florence-2's decoder has positions for, or more
+            image tokens than Florence-2 has positions for.
+    """
+    florence2 = load_florence2(florence2_folder, dtype)
+    text_config: Any = florence2.config.text_config
+    positions = text_config.max_position_embeddings
+    limit = min([positions, *(space.max_length for space in spaces)])
+    if not 1 <= num_queries <= limit:
+        raise ValueError(f"num_queries={num_queries} cannot be used: give 1 to {limit}, the text encoder's limit")
+    if prompt_ids is None:
+        prompt_ids = prompt_token_ids(load_tokenizer(florence2_folder, "florence2_model_path"), TASK_PROMPT)
+    _check_resolution(florence2, encoder_resolution, len(prompt_ids))
+    config = VLVEncoderConfig(
+        # A copy: a config that holds the loaded model's own would reset its attention implementation.
+        florence2_config=florence2.config.to_dict(),
+        spaces={space.name: space.width for space in spaces},
+        num_queries=num_queries,
+        prompt_ids=prompt_ids,
+    )
+    return VLVEncoder(config, florence2)
+
+
+def _check_resolution(florence2: Florence2Model, resolution: int, num_prompt_ids: int) -> None:
+    """Check that the image tokens of a resolution fit into Florence-2's learned positions."""
+    text_config: Any = florence2.config.text_config
+    vision_config: Any = florence2.config.vision_config
+    stride = math.prod(vision_config.patch_stride)
+    side = math.ceil(resolution / stride)
+    # One token a cell and one for their mean; then the prompt.
+    largest = min(
+        vision_config.max_position_embeddings,
+        math.isqrt(text_config.max_position_embeddings - num_prompt_ids - 1),
+    )
+    if side > largest:
+        raise ValueError(
+            f"encoder_resolution={resolution} gives {side} x {side} image tokens, more than this Florence-2 has "
+            f"positions for: give at most {largest * stride}"
+        )

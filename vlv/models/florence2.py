@@ -151,9 +151,9 @@ def new_florence2(config: Florence2Config) -> Florence2Model:
     """Florence2Model with new weights.
 
     Not by its constructor: that leaves the attention implementation unset, and BART's decoder is then
-    silently not causal.
+    silently not causal. In the number format that the whole model is being built in, not the config's.
     """
-    return AutoModel.from_config(config)
+    return AutoModel.from_config(config, dtype=torch.get_default_dtype())
 
 
 def read_config(folder: Path) -> Florence2Config:

@@ -15,6 +15,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from vlv.identity import CheckpointError, read_json
+
 CONFIG_NAME = "preprocessor_config.json"
 
 
@@ -93,14 +95,15 @@ class VLVImageProcessor:
         """Read preprocessor_config.json from `folder`.
 
         Raises:
-            ValueError: the file is missing or is another model's.
+            CheckpointError: the file is missing, broken, or another model's.
         """
         path = Path(folder) / CONFIG_NAME
-        if not path.is_file():
-            raise ValueError(f"{path} is not there: {folder} is not a complete VLV checkpoint")
-        values = json.loads(path.read_text())
+        values = read_json(path)
         if values.get("image_processor_type") != cls.__name__:
-            raise ValueError(f"{path} is for {values.get('image_processor_type')}, not for {cls.__name__}")
+            raise CheckpointError(f"{path} is for {values.get('image_processor_type')}, not for {cls.__name__}")
+        for key in ("decoder_resolution", "encoder_resolution"):
+            if not isinstance(values.get(key), int):
+                raise CheckpointError(f"{path} gives no {key}: the checkpoint is not complete")
         return cls(**{key: values[key] for key in cls(1, 1).to_dict() if key in values})
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +17,34 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     Florence2Model,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from vlv.identity import OWN_BASES, CheckpointError, is_hub_id, read_json, require_same_component
-from vlv.models.decoders.interface import EmbeddingSpace
-from vlv.models.encoder import VLVEncoder, VLVEncoderConfig, prompt_token_ids
+from vlv.identity import (
+    OWN_BASES,
+    CheckpointError,
+    ModelKind,
+    is_hub_id,
+    read_json,
+    require_checkpoint,
+    require_same_component,
+)
 from vlv.models.florence2 import is_original_config, load_original
 
 # What Florence-2's task token <MORE_DETAILED_CAPTION> stands for.
 TASK_PROMPT = "Describe with a paragraph what is shown in the image."
 # What a snapshot needs, without the same weights in other formats beside it.
-_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/*.safetensors"]
+_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/*.safetensors", "README.md", "config.yaml"]
 _DUPLICATES = ["*.fp16.*", "*non_ema*", "safety_checker/*", "onnx/*"]
+_HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
+# In files of other classes or times, and no weight of the model: CLIP's counted positions, Florence-2's language head.
+_NO_WEIGHTS = re.compile(r"position_ids$|^lm_head\.|^(language_model\.)?final_logits_bias$")
 
 
 def resolve_component(source: str, option: str) -> Path:
@@ -50,13 +64,88 @@ def resolve_component(source: str, option: str) -> Path:
         raise CheckpointError(
             f"{option}={source} is not there: scripts/download_pretrained.sh fetches the components, or name a folder"
         )
+    return _fetch(source, f"{option}={source}")
+
+
+def resolve_checkpoint(source: str | Path, wanted: ModelKind, options: dict[str, Any]) -> Path:
+    """The folder of a finished model of ours: `source` itself, or the hub's snapshot of that id.
+
+    Args:
+        options: of `from_pretrained`; those of the hub are taken out of it: revision, token, cache_dir,
+            force_download, local_files_only.
+
+    Raises:
+        CheckpointError: nothing there, or a model of another kind; says what it is.
+    """
+    hub = {name: options.pop(name) for name in _HUB_OPTIONS if name in options}
+    folder = Path(source).expanduser()
+    if not folder.is_dir() and is_hub_id(str(source)):
+        folder = _fetch(str(source), str(source), **hub)
+    return require_checkpoint(folder, wanted)
+
+
+def _fetch(hub_id: str, what: str, **hub: Any) -> Path:
     try:
-        return Path(snapshot_download(source, allow_patterns=_FILES, ignore_patterns=_DUPLICATES))
+        return Path(snapshot_download(hub_id, allow_patterns=_FILES, ignore_patterns=_DUPLICATES, **hub))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{option}={source} is neither a folder nor a hub model that can be fetched ({reason})"
-        ) from None
+        raise CheckpointError(f"{what} is neither a folder nor a hub model that can be fetched ({reason})") from None
+
+
+def load_whole(load: Callable[..., Any], folder: Path, **options: Any) -> Any:
+    """Load with a library's `from_pretrained`; every weight of the model must be in the folder, and nothing else.
+
+    The libraries draw what is missing at random and go on. A weight that is tied to another is not missing.
+
+    Args:
+        load: `from_pretrained` of a class of transformers or diffusers.
+        options: passed on.
+
+    Raises:
+        CheckpointError: weights that are missing, have no place, are of another shape, or cannot be read.
+    """
+    try:
+        with _no_reports():
+            model, report = load(folder, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    except (SafetensorError, OSError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise CheckpointError(f"{folder}: its weights are damaged or not complete ({reason})") from None
+    for name, theirs, ours in sorted(report["mismatched_keys"]):
+        raise CheckpointError(f"{folder}: {name} has shape {tuple(theirs)}, the model wants {tuple(ours)}")
+    unexpected = [name for name in report["unexpected_keys"] if not _NO_WEIGHTS.search(name)]
+    require_same_names(folder, sorted(report["missing_keys"]), sorted(unexpected))
+    return model
+
+
+def require_same_names(place: Path, missing: list[str], unexpected: list[str]) -> None:
+    """Refuse weights that are not exactly a model's.
+
+    Raises:
+        CheckpointError: how many are missing and unexpected, and the first of each.
+    """
+    for names, what in ((missing, "missing"), (unexpected, "unexpected")):
+        if names:
+            raise CheckpointError(
+                f"{place} does not fit the model: {len(names)} weights are {what}, the first is {names[0]}"
+            )
+
+
+@contextmanager
+def _no_reports() -> Iterator[None]:
+    """Keep back the libraries' tables of weights that do not fit: `load_whole` says it in a line."""
+    loggers = [logging.getLogger(f"{library}.modeling_utils") for library in ("transformers", "diffusers.models")]
+    # Not by their level: from warning up, transformers logs what tensor parallelism would leave whole.
+    for logger in loggers:
+        logger.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(_nothing)
+
+
+def _nothing(_: logging.LogRecord) -> bool:
+    return False
 
 
 def load_florence2(folder: Path, dtype: torch.dtype) -> Florence2Model:
@@ -68,65 +157,32 @@ def load_florence2(folder: Path, dtype: torch.dtype) -> Florence2Model:
     if config.get("model_type") != "florence2":
         raise CheckpointError(f"{folder} holds a model of type {config.get('model_type')}, not Florence-2")
     if is_original_config(config):
-        return load_original(folder, config, dtype)
-    return Florence2Model.from_pretrained(folder, dtype=dtype)
-
-
-def build_encoder(
-    florence2_folder: Path,
-    spaces: tuple[EmbeddingSpace, ...],
-    num_queries: int,
-    *,
-    encoder_resolution: int,
-    dtype: torch.dtype = torch.float32,
-    prompt_ids: list[int] | None = None,
-) -> VLVEncoder:
-    """A new encoder on pretrained Florence-2: queries and projection are random, from torch's seed.
-
-    Raises:
-        ValueError: more queries than an embedding space or Florence-2's decoder has positions for, or more
-            image tokens than Florence-2 has positions for.
-    """
-    florence2 = load_florence2(florence2_folder, dtype)
-    text_config: Any = florence2.config.text_config
-    positions = text_config.max_position_embeddings
-    limit = min([positions, *(space.max_length for space in spaces)])
-    if not 1 <= num_queries <= limit:
-        raise ValueError(f"num_queries={num_queries} cannot be used: give 1 to {limit}, the text encoder's limit")
-    if prompt_ids is None:
-        prompt_ids = prompt_token_ids(load_tokenizer(florence2_folder, "florence2_model_path"), TASK_PROMPT)
-    _check_resolution(florence2, encoder_resolution, len(prompt_ids))
-    config = VLVEncoderConfig(
-        # A copy: a config that holds the loaded model's own would reset its attention implementation.
-        florence2_config=florence2.config.to_dict(),
-        spaces={space.name: space.width for space in spaces},
-        num_queries=num_queries,
-        prompt_ids=prompt_ids,
-    )
-    return VLVEncoder(config, florence2)
-
-
-def _check_resolution(florence2: Florence2Model, resolution: int, num_prompt_ids: int) -> None:
-    """Check that the image tokens of a resolution fit into Florence-2's learned positions."""
-    text_config: Any = florence2.config.text_config
-    vision_config: Any = florence2.config.vision_config
-    stride = math.prod(vision_config.patch_stride)
-    side = math.ceil(resolution / stride)
-    # One token a cell and one for their mean; then the prompt.
-    largest = min(
-        vision_config.max_position_embeddings,
-        math.isqrt(text_config.max_position_embeddings - num_prompt_ids - 1),
-    )
-    if side > largest:
-        raise ValueError(
-            f"encoder_resolution={resolution} gives {side} x {side} image tokens, more than this Florence-2 has "
-            f"positions for: give at most {largest * stride}"
-        )
+        try:
+            return load_original(folder, config, dtype)
+        except (RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).splitlines()[:2])
+            raise CheckpointError(f"{folder} is damaged, or no original Florence-2 ({reason})") from None
+    return load_whole(Florence2Model.from_pretrained, folder, dtype=dtype)
 
 
 def load_language_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """Any causal language model that transformers loads."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    """Any causal language model that transformers loads.
+
+    Raises:
+        CheckpointError: a model of another kind, or weights that do not fit.
+    """
+    require_language_model(AutoConfig.from_pretrained(folder), str(folder))
+    return load_whole(AutoModelForCausalLM.from_pretrained, folder, dtype=dtype)
+
+
+def require_language_model(config: PreTrainedConfig, place: str) -> None:
+    """Refuse the config of what is no causal language model.
+
+    Raises:
+        CheckpointError: names the place and the type.
+    """
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise CheckpointError(f"{place} is a model of type {config.model_type}: give a causal language model")
 
 
 def load_tokenizer(folder: Path, option: str) -> PreTrainedTokenizerBase:
@@ -176,12 +232,7 @@ def load_trained(model: nn.Module, path: Path) -> None:
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged or not complete ({error}): copy or download it again") from None
     wanted = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    missing, unexpected = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
-    if missing or unexpected:
-        raise CheckpointError(
-            f"{path} does not fit the model: {len(missing)} weights missing {missing[:2]}, "
-            f"{len(unexpected)} unexpected {unexpected[:2]}"
-        )
+    require_same_names(path, sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys()))
     for name, value in wanted.items():
         if value.shape != weights[name].shape:
             raise CheckpointError(

@@ -20,9 +20,9 @@ from vlv.identity import (
 from vlv.models.autoencoder import VLVAutoEncoder
 from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
 from vlv.models.decoders import DiffusionDecoder, load_conditioner, load_decoder
+from vlv.models.encoder import build_encoder
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.models.pretrained import (
-    build_encoder,
     load_language_model,
     load_tokenizer,
     load_trained,
@@ -67,6 +67,7 @@ def captioner_from_stage1(
         encoder_resolution=image_processor.encoder_resolution,
         prompt_ids=config["prompt_ids"],
     )
+    encoder.config.vocab_rows = config.get("vocab_rows")
     encoder.set_trained(config["trained"])
     load_trained(torch.nn.ModuleDict({"encoder": encoder}), folder / WEIGHTS_NAME)
     llm = load_language_model(llm_folder, llm_dtype)

@@ -207,6 +207,15 @@ def test_bf16_compute_keeps_fp32_masters(stage1, tiny_components):
     assert isinstance(model.caption([image], num_beams=1, max_new_tokens=3)[0], str)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_captioner_loaded_in_another_format_captions(captioner, tmp_path, dtype):
+    captioner.save_pretrained(tmp_path)
+    again = VLVCaptioner.from_pretrained(tmp_path, dtype=dtype)
+    assert {value.dtype for value in again.parameters()} == {dtype}
+    assert len(again.caption([Image.new("RGB", (64, 64), "red")], num_beams=2, max_new_tokens=4)) == 1
+    assert VLVCaptioner.from_pretrained(tmp_path).conditioner.text.text_encoder.dtype == torch.float32
+
+
 def test_auto_model_loads_a_saved_encoder(captioner, tmp_path):
     from transformers import AutoModel
 

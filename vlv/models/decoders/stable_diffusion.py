@@ -21,6 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from vlv.losses import diffusion_loss, min_snr_weights
 from vlv.models.decoders.interface import Conditioner, Conditioning, DiffusionDecoder, DiffusionDraws, EmbeddingSpace
 from vlv.models.frozen import freeze
+from vlv.models.pretrained import load_whole
 from vlv.models.text_conditioner import TextConditioner
 from vlv.sampling import denoise, guide, sample_noise, sample_timesteps
 
@@ -210,7 +211,7 @@ def load_conditioner(folder: Path, conditioning: str, dtype: torch.dtype) -> Con
         unet: Any = UNet2DConditionModel.load_config(folder, subfolder="unet")
         text = CLIPTextConfig.from_pretrained(folder, subfolder="text_encoder")
         return DirectConditioner(unet["cross_attention_dim"], text.max_position_embeddings)
-    text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype)
+    text_encoder = load_whole(CLIPTextModel.from_pretrained, folder / "text_encoder", dtype=dtype)
     return TextEncoderConditioner(text_encoder)
 
 
@@ -218,13 +219,15 @@ def build_conditioner(description: dict[str, Any]) -> Conditioner:
     """The conditioner that `to_dict` described, with weights still to be loaded."""
     if description["conditioning"] == "direct":
         return DirectConditioner(description["width"], description["max_length"])
-    # Not by the constructor: that leaves the attention implementation unset.
-    return TextEncoderConditioner(CLIPTextModel._from_config(CLIPTextConfig(**description["text_encoder"])))
+    # Not by the constructor: that leaves the attention implementation unset. The number format is the one that the
+    # whole model is being built in, not the one that the description was saved with.
+    config = CLIPTextConfig(**description["text_encoder"])
+    return TextEncoderConditioner(CLIPTextModel._from_config(config, dtype=torch.get_default_dtype()))
 
 
 def load_decoder(folder: Path, conditioning: str, resolution: int) -> StableDiffusionDecoder:
     """The whole decoder of a diffusers Stable Diffusion folder, in fp32 on the CPU."""
-    text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=torch.float32)
+    text_encoder = load_whole(CLIPTextModel.from_pretrained, folder / "text_encoder", dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
     scheduler: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     length = text_encoder.config.max_position_embeddings
@@ -237,8 +240,8 @@ def load_decoder(folder: Path, conditioning: str, resolution: int) -> StableDiff
         else TextEncoderConditioner(text_encoder)
     )
     return StableDiffusionDecoder(
-        vae=AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32),
-        unet=UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=torch.float32),
+        vae=load_whole(AutoencoderKL.from_pretrained, folder / "vae", torch_dtype=torch.float32),
+        unet=load_whole(UNet2DConditionModel.from_pretrained, folder / "unet", torch_dtype=torch.float32),
         noise_scheduler=_without_clipping(scheduler),
         conditioner=conditioner,
         unconditional_states=unconditional_states,
