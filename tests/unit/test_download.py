@@ -228,7 +228,7 @@ def test_unknown_part_and_help(capsys, tmp_path):
 
 
 def test_the_way_from_the_released_captioner_to_captions_is_named(tmp_path):
-    """The call is one that the importer's own parser takes, and it writes what Caption_inference.sh reads by default."""
+    """It writes what Caption_inference.sh reads by default."""
     call = download.import_command(tmp_path / "VLV-captioner-released").split()
     assert call[:3] == ["python", "-m", "scripts.import_checkpoint"]
     assert call[3:5] == [str(tmp_path / "VLV-captioner-released"), str(tmp_path / "VLV-captioner")]

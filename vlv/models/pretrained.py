@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -41,6 +40,13 @@ from vlv.models.florence2 import is_original_config, load_original
 TASK_PROMPT = "Describe with a paragraph what is shown in the image."
 # What a snapshot needs, without the same weights in other formats beside it.
 _FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/*.safetensors", "README.md", "config.yaml"]
+_VOCABULARIES = (
+    ("tokenizer.json",),
+    ("vocab.json", "merges.txt"),
+    ("tokenizer.model",),
+    ("spiece.model",),
+    ("vocab.txt",),
+)
 _DUPLICATES = ["*.fp16.*", "*non_ema*", "safety_checker/*", "onnx/*"]
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 # In files of other classes or times, and no weight of the model: CLIP's counted positions, Florence-2's language head.
@@ -189,14 +195,17 @@ def load_tokenizer(folder: Path, option: str) -> PreTrainedTokenizerBase:
     """The tokenizer in a component's folder.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, or its vocabulary is missing: transformers would make one of the special
+            tokens alone, and go on.
     """
-    names = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
-    if not any((folder / name).is_file() for name in names):
-        raise CheckpointError(f"{option}: {folder} holds no tokenizer (tokenizer.json or vocab.json)")
+    if not any(all((folder / name).is_file() for name in names) for names in _VOCABULARIES):
+        raise CheckpointError(
+            f"{option}: {folder} holds no vocabulary (tokenizer.json, or vocab.json with merges.txt): "
+            "the copy or download is not complete"
+        )
     try:
         return AutoTokenizer.from_pretrained(folder)
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{option}: the tokenizer in {folder} cannot be read ({error})") from None
 
 

@@ -71,6 +71,18 @@ def captioner_from_stage1(
     encoder.set_trained(config["trained"])
     load_trained(torch.nn.ModuleDict({"encoder": encoder}), folder / WEIGHTS_NAME)
     llm = load_language_model(llm_folder, llm_dtype)
+    rows = llm.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise CheckpointError(
+            f"qwen_model: the tokenizer in {llm_folder} has {len(tokenizer):,} tokens, the model {rows:,} rows: "
+            "they are of two models"
+        )
+    positions = getattr(llm.config, "max_position_embeddings", None)
+    if positions is not None and config["num_queries"] + max_caption_tokens + 1 > positions:
+        raise CheckpointError(
+            f"max_caption_tokens={max_caption_tokens} and {config['num_queries']} queries do not fit the {positions} "
+            f"positions of {llm_folder}: give at most {positions - config['num_queries'] - 1}"
+        )
     eos_token_id, pad_token_id = end_and_pad_ids(tokenizer, llm_folder)
     captioner_config = VLVCaptionerConfig(
         # Copies: a config that holds a loaded model's own would reset its attention implementation.

@@ -171,3 +171,59 @@ def test_a_captioner_of_no_language_model_is_named(saved, tmp_path):
     (folder / "config.json").write_text(json.dumps({**config, "llm_config": {"model_type": "florence2"}}))
     with pytest.raises(CheckpointError, match="llm_config is a model of type florence2"):
         VLVCaptioner.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "files"),
+    [
+        ("florence2", ["tokenizer.json"]),
+        ("stable-diffusion", ["tokenizer/tokenizer.json"]),
+        ("qwen", ["tokenizer.json"]),
+        ("captioner", ["tokenizer.json"]),
+    ],
+)
+def test_a_tokenizer_without_its_vocabulary_is_refused(saved, tmp_path, part, files):
+    """transformers would make one of the special tokens alone: every prompt and caption would be empty."""
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    for name in [*files, "vocab.json"]:
+        (tmp_path / part / name).unlink(missing_ok=True)
+        (tmp_path / part / "tokenizer" / name).unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match="holds no vocabulary"):
+        load_part(tmp_path, part)
+
+
+def load_part(folder, part):
+    if part == "captioner":
+        return VLVCaptioner.from_pretrained(folder / part)
+    if part == "qwen":
+        return build_captioner(folder)
+    sources = (str(folder / "stable-diffusion"), str(folder / "florence2"))
+    return VLVAutoEncoder.from_components(*sources, decoder_resolution=64, encoder_resolution=128, num_queries=12)
+
+
+def build_captioner(folder, max_caption_tokens=32):
+    return captioner_from_stage1(
+        folder / "stage1",
+        str(folder / "qwen"),
+        trained=["mlp"],
+        max_caption_tokens=max_caption_tokens,
+        draws_with_own_weights=False,
+    )
+
+
+def test_captions_longer_than_the_language_model_are_refused(saved):
+    positions = load_language_model(saved / "qwen", torch.float32).config.max_position_embeddings
+    with pytest.raises(CheckpointError, match=f"give at most {positions - 13}"):
+        build_captioner(saved, max_caption_tokens=positions)
+    build_captioner(saved, max_caption_tokens=positions - 13)
+
+
+def test_a_tokenizer_of_another_language_model_is_refused(saved, tmp_path):
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    config = json.loads((saved / "qwen" / "config.json").read_text())
+    tokenizer = json.loads((tmp_path / "qwen" / "tokenizer.json").read_text())
+    next_id = config["vocab_size"]
+    tokenizer["model"]["vocab"] |= {f"zz{n}": next_id + n for n in range(50)}
+    (tmp_path / "qwen" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(CheckpointError, match="they are of two models"):
+        build_captioner(tmp_path)

@@ -16,12 +16,12 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from torch import Generator, Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from vlv.losses import diffusion_loss, min_snr_weights
 from vlv.models.decoders.interface import Conditioner, Conditioning, DiffusionDecoder, DiffusionDraws, EmbeddingSpace
 from vlv.models.frozen import freeze
-from vlv.models.pretrained import load_whole
+from vlv.models.pretrained import load_tokenizer, load_whole
 from vlv.models.text_conditioner import TextConditioner
 from vlv.sampling import denoise, guide, sample_noise, sample_timesteps
 
@@ -228,7 +228,7 @@ def build_conditioner(description: dict[str, Any]) -> Conditioner:
 def load_decoder(folder: Path, conditioning: str, resolution: int) -> StableDiffusionDecoder:
     """The whole decoder of a diffusers Stable Diffusion folder, in fp32 on the CPU."""
     text_encoder = load_whole(CLIPTextModel.from_pretrained, folder / "text_encoder", dtype=torch.float32)
-    tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
+    tokenizer = load_tokenizer(folder / "tokenizer", "stable_diffusion_model_path")
     scheduler: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     length = text_encoder.config.max_position_embeddings
     empty = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
