@@ -60,6 +60,9 @@ def denoise(
     Returns:
         [B, C, h, w], the clean latents.
     """
+    limit = scheduler.config.num_train_timesteps
+    if not 1 <= num_inference_steps <= limit:
+        raise ValueError(f"num_inference_steps={num_inference_steps} cannot be used: give 1 to {limit}")
     scheduler.set_timesteps(num_inference_steps, device=latents.device)
     latents = latents * scheduler.init_noise_sigma
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,12 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor
 from transformers import PreTrainedConfig
 
-from vlv.identity import (
-    CONFIG_NAME,
-    OWN_BASES,
-    STAGE1_TYPE,
-    WEIGHTS_NAME,
-    component_identity,
-    read_json,
-)
+from vlv.identity import CONFIG_NAME, OWN_BASES, STAGE1_TYPE, WEIGHTS_NAME, component_identity, read_json
 from vlv.models.decoders import Conditioning, DiffusionDecoder, DiffusionDraws, load_decoder
 from vlv.models.encoder import EncoderPart, VLVEncoder, build_encoder
 from vlv.models.frozen import FrozenStaysEval, checkpoint_frozen_layers, set_dtypes
 from vlv.models.hub import HubUpload
-from vlv.models.image_processor import VLVImageProcessor
+from vlv.models.image_processor import VLVImageProcessor, to_images
 from vlv.models.pretrained import load_trained, resolve_base, resolve_checkpoint, resolve_component
 from vlv.sampling import mix_seed
 
@@ -140,28 +134,34 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         num_inference_steps: int = 50,
         seeds: int | list[int] = 42,
         scheduler: str = "ddpm",
+        batch_size: int = 8,
     ) -> list[Image.Image]:
         """Draw images back from their embeddings.
 
         Args:
-            images: PIL images of any size and mode.
+            images: PIL images of any number, size and mode.
             seeds: one seed an image, or one for all; image i then draws from (seed, i).
 
         Returns:
             RGB images of the decoder's resolution.
         """
+        batches = self.image_processor.batches(images, batch_size)
         if isinstance(seeds, int):
             seeds = [mix_seed(seeds, row) for row in range(len(images))]
         if len(seeds) != len(images):
             raise ValueError(f"{len(seeds)} seeds for {len(images)} images: give one an image, or a single one")
-        pixels = self.reconstruct_pixels(
-            self.image_processor.batch(images)["encoder_pixels"],
-            guidance_scale=guidance_scale,
-            num_inference_steps=num_inference_steps,
-            generators=[Generator().manual_seed(seed) for seed in seeds],
-            scheduler=scheduler,
-        )
-        return [Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()) for picture in pixels]
+        generators = iter([Generator().manual_seed(seed) for seed in seeds])
+        pictures: list[Image.Image] = []
+        for batch in batches:
+            pixels = self.reconstruct_pixels(
+                batch["encoder_pixels"],
+                guidance_scale=guidance_scale,
+                num_inference_steps=num_inference_steps,
+                generators=list(islice(generators, len(batch["encoder_pixels"]))),
+                scheduler=scheduler,
+            )
+            pictures += to_images(pixels)
+        return pictures
 
     def trained_state(self) -> dict[str, Tensor]:
         """The trained weights by name, each once."""

@@ -209,16 +209,22 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def caption(
-        self, images: list[Image.Image], num_beams: int | None = None, max_new_tokens: int | None = None
+        self,
+        images: list[Image.Image],
+        num_beams: int | None = None,
+        max_new_tokens: int | None = None,
+        batch_size: int = 8,
     ) -> list[str]:
-        """Captions of PIL images of any size and mode.
+        """Captions of PIL images of any number, size and mode.
 
         Args:
             num_beams: beams of the search; 1 is greedy; None is as generation_config.json says (4).
             max_new_tokens: longest caption; None is what the captioner was trained with.
         """
-        pixels = self.image_processor.batch(images)["encoder_pixels"]
-        return self.caption_pixels(pixels, num_beams, max_new_tokens)
+        captions: list[str] = []
+        for batch in self.image_processor.batches(images, batch_size):
+            captions += self.caption_pixels(batch["encoder_pixels"], num_beams, max_new_tokens)
+        return captions
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
         """Write the whole captioner: weights, config, tokenizer, image processor, card. It needs no other folder."""

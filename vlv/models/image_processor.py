@@ -7,6 +7,7 @@ worker to device is a quarter of the size, and the encoder normalises on its dev
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,19 @@ class VLVImageProcessor:
         """Stack several images: uint8 [B, 3, R, R] and uint8 [B, 3, E, E]."""
         made = [self(image) for image in images]
         return {key: torch.stack([item[key] for item in made]) for key in ("decoder_pixels", "encoder_pixels")}
+
+    def batches(self, images: Sequence[Image.Image], batch_size: int) -> Iterator[dict[str, Tensor]]:
+        """The batches of any number of images, made as they are asked for.
+
+        Raises:
+            ValueError: a single image, or a batch size below 1.
+        """
+        if isinstance(images, Image.Image):
+            raise ValueError("one image was given where a list is wanted: [image]")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} cannot be used: give at least 1")
+        starts = range(0, len(images), batch_size)
+        return (self.batch(list(images[start : start + batch_size])) for start in starts)
 
     def crop(self, image: Image.Image) -> Image.Image:
         """Return the RGB square of `decoder_resolution` pixels that the decoder is shown."""
@@ -132,3 +146,8 @@ def _to_8_bit(values: np.ndarray, full_range: float | None) -> np.ndarray:
         top = float(values.max(initial=0))
         full_range = next((limit for limit in (1.0, 255.0, 65535.0) if top <= limit), top)
     return np.clip(np.rint(values * (255 / full_range)), 0, 255).astype(np.uint8)
+
+
+def to_images(pixels: Tensor) -> list[Image.Image]:
+    """RGB images of uint8 pixels [B, 3, R, R] on any device."""
+    return [Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()) for picture in pixels]

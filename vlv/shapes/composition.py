@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from vlv.models.autoencoder import VLVAutoEncoder
+from vlv.models.image_processor import to_images
 from vlv.sampling import sample_generators
 from vlv.shapes.measures import facts
 from vlv.shapes.oracle import read_pictures
@@ -56,7 +57,7 @@ def draw_compositions(
         generators=sample_generators(0, range(len(first))),
         scheduler="ddim",
     )
-    return [Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()) for picture in images]
+    return to_images(images)
 
 
 def measure_compositions(pictures: Sequence[Image.Image], pairs: Sequence[tuple[Scene, Scene]]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -244,3 +245,18 @@ def test_starting_from_an_earlier_model(model, tiny_components, tmp_path):
         load_initial(fresh, str(tiny_components / "florence2"))
     with pytest.raises(ValueError, match="is no model of VLV"):
         load_initial(fresh, str(tiny_components))
+
+
+def test_the_api_takes_any_number_of_images(tiny_components, sample_photos):
+    model = build(tiny_components)
+    images = [Image.open(path) for path in sorted(sample_photos.glob("*.jpg"))[:3]]
+    together = model.reconstruct(images, num_inference_steps=2)
+    apart = model.reconstruct(images, num_inference_steps=2, batch_size=2)
+    for one, other in zip(together, apart, strict=True):
+        assert np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).max() <= 1
+    assert model.reconstruct([]) == []
+    with pytest.raises(ValueError, match=r"a list is wanted: \[image\]"):
+        model.reconstruct(images[0])
+    for steps in (0, 2000):
+        with pytest.raises(ValueError, match=f"num_inference_steps={steps} cannot be used: give 1 to 1000"):
+            model.reconstruct(images, num_inference_steps=steps)

@@ -274,3 +274,14 @@ def test_both_stages_start_from_a_captioner(captioner, stage1, tiny_components, 
         autoencoder.encoder.query_embed += 1
     load_initial(autoencoder, str(tmp_path))
     assert torch.equal(autoencoder.encoder.query_embed, captioner.encoder.query_embed)
+
+
+def test_the_api_captions_any_number_of_images(captioner, sample_photos):
+    images = [Image.open(path) for path in sorted(sample_photos.glob("*.jpg"))[:3]]
+    together = captioner.caption(images, num_beams=1, max_new_tokens=4)
+    assert captioner.caption(images, num_beams=1, max_new_tokens=4, batch_size=2) == together
+    assert captioner.caption([]) == []
+    with pytest.raises(ValueError, match="a list is wanted"):
+        captioner.caption(images[0])
+    with pytest.raises(ValueError, match="batch_size=0 cannot be used"):
+        captioner.caption(images, batch_size=0)

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlv.models.decoders.interface import Conditioning, DiffusionDecoder
+from vlv.models.image_processor import to_images
 from vlv.sampling import sample_generators
 from vlv.shapes.describe import describe
 from vlv.shapes.measures import SceneMeasures, measure_pictures
@@ -30,7 +31,7 @@ def vae_round_trip(vae: Any, split: Split, count: int) -> dict[str, float]:
         latents = vae.encode(2 * pixels.float() / 255 - 1).latent_dist.mean
         back = ((vae.decode(latents).sample + 1) * 127.5).round().clamp(0, 255)
         errors.append(((back - pixels.float()) ** 2).mean((1, 2, 3)))
-        pictures += to_pictures(back.byte())
+        pictures += to_images(back.byte())
     psnr = (10 * torch.log10(255**2 / torch.cat(errors))).mean().item()
     return {**measure_pictures(pictures, scenes).to_dict(), "psnr_db": psnr}
 
@@ -86,9 +87,4 @@ def draw(
         generators=sample_generators(0, numbers),
         scheduler=scheduler,
     )
-    return to_pictures(images)
-
-
-def to_pictures(pixels: Tensor) -> list[Image.Image]:
-    """PIL pictures of uint8 pixels [B, 3, R, R]."""
-    return [Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()) for picture in pixels]
+    return to_images(images)
