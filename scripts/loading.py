@@ -174,7 +174,7 @@ def validation_batches(
         num_samples=num_samples,
         max_image_pixels=config.max_image_pixels,
     )
-    log = BadSampleLog(Path(config.output_dir) / BAD_SAMPLES, accelerator.num_processes, None)
+    log = BadSampleLog(Path(config.output_dir) / BAD_SAMPLES, "validation", accelerator.num_processes, None)
 
     def batches() -> Any:
         positions = validation_positions(

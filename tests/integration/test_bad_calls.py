@@ -124,6 +124,16 @@ def test_out_of_memory_says_what_to_set(good):
     assert "micro-batch of 64: set max_micro_batch=32" in one_line(done)
 
 
+def test_a_dataset_of_which_nothing_can_be_read_is_a_failed_run(launch, good, tmp_path):
+    (tmp_path / "junk").mkdir()
+    for number in range(4):
+        (tmp_path / "junk" / f"{number}.jpg").write_text("no picture")
+    done = launch("train_stage1.sh", **{**good, "train_dataset_path": tmp_path / "junk"}, num_steps=2)
+    assert done.returncode == 1
+    assert "no sample of the 2 steps up to 2 could be used" in one_line(done)
+    assert "bad_samples.jsonl" in one_line(done)
+
+
 def test_more_image_tokens_than_positions_names_the_largest_resolution(launch, good):
     done = launch("train_stage1.sh", "encoder_resolution=1024", **good)
     assert done.returncode == 1
