@@ -89,6 +89,7 @@ def _read_yaml(path: Path) -> Any:
 def _parse_override(kind: type, text: str) -> tuple[str, Any]:
     """Split `key=value`. A string setting takes the text as it stands: paths may hold any character."""
     from omegaconf import OmegaConf
+    from yaml import YAMLError
 
     key, equals, value = text.partition("=")
     if not equals:
@@ -96,7 +97,10 @@ def _parse_override(kind: type, text: str) -> tuple[str, Any]:
     types = {item.name: str(item.type) for item in dataclasses.fields(kind)}
     if types.get(key) in ("str", "str | None") and "${" not in value:
         return key, None if value == "null" and "None" in types[key] else value
-    return key, OmegaConf.from_dotlist([f"value={value}"]).value
+    try:
+        return key, OmegaConf.from_dotlist([f"value={value}"]).value
+    except YAMLError:
+        raise ConfigError(f"{text!r} cannot be read: close every bracket and quote, as in betas=[0.9,0.99]") from None
 
 
 def _unknown_key(kind: type, key: str, where: str) -> str:

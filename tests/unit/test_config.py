@@ -39,6 +39,8 @@ def test_environment_is_read_where_yaml_asks_for_it(tmp_path, monkeypatch):
         ("train=half", ["train", "half", "decoder_only"]),
         ("num_steps", ["num_steps", "key=value"]),
         ("betas=[0.9]", ["betas"]),
+        ("betas=[0.9", ["betas=[0.9", "close every bracket"]),
+        ("lr='1", ["lr=", "quote"]),
         ("dropout=1.5", ["dropout"]),
     ],
 )

@@ -2,12 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from scripts import entry, launch
 from scripts.checks import check_devices, check_writable
 from vlv.config import CaptionConfig, ConfigError, Stage1Config, load_config
+from vlv.identity import CheckpointError, require_checkpoint
 
 
 def test_unknown_command_and_option(capsys):
@@ -103,3 +106,20 @@ def test_unwritable_folders(tmp_path):
         check_writable("output_dir", tmp_path / "file" / "run")
     check_writable("output_dir", tmp_path / "a" / "b" / "c")
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_help_into_a_closed_pipe_leaves_no_trace():
+    reader, writer = os.pipe()
+    os.close(reader)
+    call = [sys.executable, "-m", "scripts.launch", "stage1", "--help"]
+    done = subprocess.run(call, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.stderr == ""
+    assert done.returncode == -signal.SIGPIPE
+
+
+@pytest.mark.parametrize("content", ["[1]", "null", "3"])
+def test_a_config_that_is_no_object_is_one_line(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"config\.json holds a .*, not an object"):
+        require_checkpoint(tmp_path, "stage2")
