@@ -71,7 +71,10 @@ def run_process(run: Callable[[Config], None], config: Config) -> None:
 def error_line(error: BaseException) -> str:
     """The message of an error that is meant for the user; the type too where it is not."""
     meant = isinstance(error, (ValueError, OSError)) or type(error).__name__ == "TrainingError"
-    text = " ".join(str(error).split()) or "no message"
+    text = str(error).strip()
+    if text.startswith("Caught ") and " in DataLoader worker " in text.partition("\n")[0]:
+        text = text.splitlines()[-1].removeprefix(f"{type(error).__name__}: ")  # torch puts the worker's trace first
+    text = " ".join(text.split()) or "no message"
     return text if meant else f"{type(error).__name__}: {text}"
 
 

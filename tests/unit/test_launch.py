@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from scripts import entry, launch
 from scripts.checks import check_devices, check_writable
@@ -98,6 +99,19 @@ def test_guidance_without_previews_is_said(capsys):
 def test_errors_meant_for_the_user_have_no_type(tmp_path):
     assert entry.error_line(ValueError("a\n b")) == "a b"
     assert entry.error_line(KeyError("x")).startswith("KeyError: ")
+
+
+def test_an_error_of_a_loader_worker_has_no_trace():
+    class Broken(torch.utils.data.Dataset):
+        def __getitem__(self, index):
+            raise ValueError("the stream broke: pass 2")
+
+        def __len__(self):
+            return 1
+
+    with pytest.raises(ValueError, match="Traceback") as failure:
+        next(iter(torch.utils.data.DataLoader(Broken(), num_workers=1)))
+    assert entry.error_line(failure.value) == "the stream broke: pass 2"
 
 
 def test_unwritable_folders(tmp_path):
