@@ -74,6 +74,33 @@ def require_checkpoint(folder: str | Path, wanted: Literal["stage1", "stage2"]) 
     return folder
 
 
+def drawing_stage1(captioner: Path, stage1_path: str | None) -> Path | None:
+    """The stage-1 model that draws a captioner's pictures: the given one, or the one that it came from.
+
+    None where the captioner draws with its own weights.
+
+    Raises:
+        CheckpointError: it is not known, not there, or no stage-1 model.
+    """
+    origin = read_json(captioner / CONFIG_NAME).get("origin")
+    if not origin:
+        raise CheckpointError(f"{captioner} does not say which stage-1 model it came from: set stage1_path")
+    if origin["draws_with_own_weights"] and stage1_path is None:
+        return None
+    if stage1_path is None and origin["stage1"] is None:
+        raise CheckpointError(
+            f"{captioner} was imported and does not know its stage-1 model: set stage1_path to it, or leave "
+            "preview_dir empty"
+        )
+    stage1 = Path(stage1_path or origin["stage1"]["source"])
+    if not stage1.is_dir():
+        raise CheckpointError(
+            f"{captioner} draws through its stage-1 model, {stage1}, which is not there: "
+            "set stage1_path to where it lies now, or leave preview_dir empty"
+        )
+    return require_checkpoint(stage1, "stage1")
+
+
 def is_hub_id(source: str) -> bool:
     """Whether a name has the form owner/name and is not a path."""
     return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not Path(source.split("/")[0]).is_dir()

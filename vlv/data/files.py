@@ -48,8 +48,10 @@ def pack_names(names: Sequence[str]) -> pa.LargeBinaryArray:
     return pa.array([os.fsencode(name) for name in names], type=pa.large_binary())
 
 
-def scan_folder(root: str) -> dict[str, pa.LargeBinaryArray]:
+def scan_folder(root: str, limit: int | None = None) -> dict[str, pa.LargeBinaryArray]:
     """List a folder recursively: for each format the names relative to `root`, sorted.
+
+    With a limit no further folder is entered once so many files are found.
 
     Links to folders are followed, but not back into a folder that is being walked. A link to nothing
     counts as a file, so that it is reported as unreadable instead of vanishing.
@@ -60,7 +62,8 @@ def scan_folder(root: str) -> dict[str, pa.LargeBinaryArray]:
     fresh: dict[str, list[str]] = {kind: [] for kind in KINDS}
     packed: dict[str, list[pa.Array]] = {kind: [] for kind in KINDS}
     stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
-    while stack:
+    count = 0
+    while stack and (limit is None or count < limit):
         folder, above = stack.pop()
         folders, names = _list_folder(os.path.join(root, folder) if folder else root)
         identity = _identity(os.path.join(root, folder))
@@ -71,6 +74,7 @@ def scan_folder(root: str) -> dict[str, pa.LargeBinaryArray]:
             kind = kind_of(name)
             if kind is not None:
                 fresh[kind].append(os.path.join(folder, name))
+                count += 1
         for kind, found in fresh.items():
             if len(found) > _CHUNK:
                 packed[kind].append(pack_names(found))
