@@ -123,6 +123,21 @@ def test_drawn_pictures_are_kept_and_changed_images_drawn_again(images, tmp_path
     assert contents(output) == contents(tmp_path / "fresh")
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_pictures_of_images_that_have_gone_are_removed(images, tmp_path, count):
+    output = tmp_path / "out"
+    run(FakeDrawer(), images, output)
+    (images / "dogs" / "a.png").unlink()
+    (images / "b.png").unlink()
+    (images / "c.png").write_bytes(b"broken")
+    (output / "originals" / "notes.txt").write_text("somebody's")
+    run_together(count, images, output)
+    run(FakeDrawer(), images, tmp_path / "fresh")
+    assert contents(output) == contents(tmp_path / "fresh")
+    assert not (output / "originals" / "dogs").exists()
+    assert (output / "originals" / "notes.txt").exists()
+
+
 def test_pictures_of_other_settings_are_set_aside(images, tmp_path, capsys):
     output = tmp_path / "out"
     run(FakeDrawer(), images, output)
