@@ -185,6 +185,11 @@ def test_nothing_readable_is_an_error(tmp_path):
 def test_one_image_has_no_measure_and_says_so(images, tmp_path, capsys):
     report = run(FakeDrawer(), images / "b.png", tmp_path / "out")
     assert report.metrics["seeds"] == []
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert {key: written[key] for key in ("n", "extractor", "seed", "guidance_scale", "scheduler", "checkpoint")} == {
+        "n": 1, "extractor": "vision_tower", "seed": [42], "guidance_scale": 2.0, "scheduler": "ddpm",
+        "checkpoint": "c",
+    }  # fmt: skip
     assert "need at least 2" in capsys.readouterr().out
     assert "need at least 2" in (tmp_path / "out" / "index.html").read_text()
 
