@@ -74,6 +74,14 @@ def test_paths_are_taken_as_they_stand():
     assert config.run_name == "007"
 
 
+@pytest.mark.parametrize("path", ["/data/${x}/a", "${run_name}", r"a\${x}", r"a\\${x}", "a${", "a$b{c}", r"a\b"])
+def test_a_path_with_an_interpolation_in_it_is_taken_as_it_stands_and_saved_so(path, tmp_path):
+    config = load_config(Stage1Config, None, [f"train_dataset_path={path}"])
+    assert config.train_dataset_path == path
+    save_config(config, tmp_path / "c.yaml")
+    assert load_config(Stage1Config, tmp_path / "c.yaml", []) == config
+
+
 def test_null_and_lists():
     config = load_config(Stage2Config, None, ["epochs=null", "train=[mlp,llm]", "resume=null"])
     assert (config.epochs, config.train, config.resume) == (None, ["mlp", "llm"], None)
