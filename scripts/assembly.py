@@ -83,6 +83,8 @@ def fit(
     loader = training_loader(config, accelerator, data, sizes, state, parts.image_processor, parts.caption_tokenizer)
     val_batches = validation_batches(config, accelerator, sizes, parts.image_processor, parts.caption_tokenizer)
 
+    samples = BadSampleLog(output_dir / BAD_SAMPLES, "train", accelerator.num_processes, config.max_bad_share)
+
     def validate(state: TrainState) -> dict[str, float]:
         metrics = validation_loss(accelerator, objective, val_batches())
         if config.val_pictures and not is_sharded(accelerator):
@@ -94,13 +96,14 @@ def fit(
         accelerator,
         objective,
         optimizer,
-        BadSampleLog(output_dir / BAD_SAMPLES, accelerator.num_processes, config.max_bad_share).watch(loader),
+        samples.watch(loader),
         _settings(config, data, sizes),
         state=state,
         lr_at=partial(lr_at, num_steps=config.lr_schedule_steps or data.num_steps, **schedule),
         checkpointer=checkpointer,
         logger=logger,
         validate=validate,
+        samples=samples,
         average=average,
     ).fit()
     logger.close()

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from scripts.resume_check import check_resume
+from scripts.size_check import check_inference_steps, check_stage1_sizes
 from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, Stage2Config
-from vlv.identity import CheckpointError, is_hub_id, require_checkpoint
+from vlv.identity import (
+    CONFIG_NAME,
+    OWN_BASES,
+    CheckpointError,
+    drawing_stage1,
+    is_hub_id,
+    read_json,
+    require_checkpoint,
+)
 
-TRAINING_DATA = ("folder", "webdataset", "parquet")
+if TYPE_CHECKING:
+    from vlv.data.index import DataFormat
 
 
 def check_call(config: Any) -> None:
-    """Check paths, checkpoints, batch sizes and the output folder of a call.
+    """Check paths, checkpoints, sizes and the output folder of a call, as far as names, configs and headers tell.
 
     Raises:
         ValueError: the first thing that cannot work; names it and the fix.
@@ -23,17 +34,9 @@ def check_call(config: Any) -> None:
     elif isinstance(config, Stage2Config):
         _check_stage2(config)
     elif isinstance(config, CaptionConfig):
-        require_checkpoint(config.ckpt_dir, "stage2")
-        _check_data("image_path", config.image_path, ("folder",))
-        check_writable("output_path", Path(config.output_path).parent)
-        if Path(config.output_path).is_dir():
-            raise ConfigError(f"output_path={config.output_path} is a folder: give the JSON file, say captions.json")
-        if config.preview_dir:
-            check_writable("preview_dir", Path(config.preview_dir))
+        _check_captioning(config)
     elif isinstance(config, ReconstructConfig):
-        require_checkpoint(config.ckpt_dir, "stage1")
-        _check_data("image_path", config.image_path, ("folder",))
-        check_writable("output_dir", Path(config.output_dir))
+        _check_drawing(config)
 
 
 def _check_stage1(config: Stage1Config) -> None:
@@ -42,19 +45,73 @@ def _check_stage1(config: Stage1Config) -> None:
     largest_micro_batch(config.global_batch_size, config.num_gpus, config.max_micro_batch)
     for option in ("stable_diffusion_model_path", "florence2_model_path"):
         _check_component(option, getattr(config, option))
-    _check_data("train_dataset_path", config.train_dataset_path, TRAINING_DATA)
-    _check_data("val_dataset_path", config.val_dataset_path, TRAINING_DATA)
+    check_stage1_sizes(config)
+    _check_data("train_dataset_path", config, config.data_format)
+    _check_data("val_dataset_path", config)
     _check_run_folder(config)
 
 
 def _check_stage2(config: Stage2Config) -> None:
-    require_checkpoint(config.diffusion_model_path, "stage1")
-    for option in ("stable_diffusion_model_path", "florence2_model_path", "qwen_model"):
-        if getattr(config, option) is not None:
-            _check_component(option, getattr(config, option))
-    _check_data("dataset_path", config.dataset_path, TRAINING_DATA)
-    _check_data("val_dataset_path", config.val_dataset_path, TRAINING_DATA)
+    stage1 = require_checkpoint(config.diffusion_model_path, "stage1")
+    _check_base(stage1, "florence2", "florence2_model_path", config)
+    _check_base(stage1, "decoder", "stable_diffusion_model_path", config)
+    _check_component("qwen_model", config.qwen_model)
+    _check_data("dataset_path", config, config.data_format)
+    check_epochs(config)
+    _check_data("val_dataset_path", config)
     _check_run_folder(config)
+
+
+def check_epochs(config: Stage2Config) -> None:
+    """Check that the epochs can be counted.
+
+    Raises:
+        ConfigError: epochs of a stream, whose length nobody knows.
+    """
+    from vlv.data.files import is_stream
+
+    if config.epochs is not None and is_stream(config.dataset_path):
+        raise ConfigError(f"epochs={config.epochs} of a stream cannot be counted: set epochs=null and total_steps")
+
+
+def _check_captioning(config: CaptionConfig) -> None:
+    captioner = require_checkpoint(config.ckpt_dir, "stage2")
+    _check_images(config.image_path)
+    output = Path(config.output_path)
+    if output.is_dir() or config.output_path.endswith("/"):
+        raise ConfigError(
+            f"output_path={config.output_path} is a folder: give the JSON file, say {output / 'captions.json'}"
+        )
+    check_writable("output_path", output.parent)
+    if config.preview_dir:
+        check_writable("preview_dir", Path(config.preview_dir))
+        stage1 = drawing_stage1(captioner, config.stage1_path)
+        if stage1 is not None:
+            _check_base(stage1, "florence2", "florence2_model_path", config)
+        _check_sampler(stage1 or captioner, config)
+
+
+def _check_drawing(config: ReconstructConfig) -> None:
+    from vlv.evaluation.packages import efficientnet_problem, inception_problem
+
+    stage1 = require_checkpoint(config.ckpt_dir, "stage1")
+    _check_base(stage1, "florence2", "florence2_model_path", config)
+    _check_sampler(stage1, config)
+    _check_images(config.image_path)
+    check_writable("output_dir", Path(config.output_dir))
+    problem = None
+    if config.extractor == "inception" or (config.extractor == "auto" and config.inception_weights is not None):
+        problem = inception_problem(config.inception_weights, may_download=True)
+    elif config.extractor == "efficientnet_lite0":
+        problem = efficientnet_problem()
+    if problem is not None:
+        raise ConfigError(problem)
+
+
+def _check_sampler(checkpoint: Path, config: CaptionConfig | ReconstructConfig) -> None:
+    decoder = _check_base(checkpoint, "decoder", "stable_diffusion_model_path", config)
+    if decoder is not None:
+        check_inference_steps("num_inference_steps", config.num_inference_steps, decoder)
 
 
 def _check_component(option: str, source: str) -> None:
@@ -73,26 +130,63 @@ def _check_component(option: str, source: str) -> None:
         )
 
 
-def _check_data(option: str, path: str, kinds: tuple[str, ...]) -> None:
-    """Check that there is something to read; the reader says more about what it finds."""
-    from vlv.data.files import ACCEPTED, is_stream, kind_of
+def _check_base(
+    checkpoint: Path, name: str, option: str, config: Stage2Config | CaptionConfig | ReconstructConfig
+) -> Path | None:
+    """Check that a checkpoint's frozen base is there; returns its folder, or None where it is a hub's."""
+    given: str | None = getattr(config, option)
+    if given is not None:
+        _check_component(option, given)
+        folder, source = Path(given), given
+    else:
+        content = read_json(checkpoint / CONFIG_NAME)
+        bases = content.get("bases") or content.get("origin") or {}
+        source = (bases.get(name) or {}).get("source", "")
+        folder = checkpoint / source if source.startswith(OWN_BASES) else Path(source)
+    if folder.is_dir():
+        return folder
+    if source and not is_hub_id(source):
+        raise CheckpointError(
+            f"{checkpoint} was trained on {folder}, which is not there any more: set {option} to where it lies now"
+        )
+    return None
 
-    if is_stream(path) or any(mark in path for mark in "*?[{"):
-        return  # the reader expands the pattern
-    where = Path(path)
-    accepted = ACCEPTED if len(kinds) > 1 else "an image, a folder of images or a glob is wanted"
-    if not where.exists():
-        raise ConfigError(f"{option}={path} is not there: {accepted}")
-    names = [path] if where.is_file() else (name for _, _, names in os.walk(path, followlinks=True) for name in names)
-    if not any(kind_of(name) in kinds for name in names):
-        raise ConfigError(f"{option}={path} holds nothing to read: {accepted}")
+
+def _check_data(option: str, config: Stage1Config | Stage2Config, data_format: DataFormat = "auto") -> None:
+    """Check that there is something to read, and for stage 2 that it has captions."""
+    from vlv.data.files import is_stream
+    from vlv.data.index import check_source
+
+    path = getattr(config, option)
+    if is_stream(path) and option != "val_dataset_path":
+        return
+    try:
+        check_source(
+            path,
+            data_format=data_format,
+            captions=isinstance(config, Stage2Config),
+            image_column=config.image_column,
+            caption_column=config.caption_column,
+        )
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from None
+
+
+def _check_images(path: str) -> None:
+    from vlv.data.files import find_images, kind_of
+
+    try:
+        names = find_images(path)[1]
+    except ValueError as error:
+        raise ConfigError(f"image_path: {error}") from None
+    if len(names) == 1 and kind_of(names[0]) != "folder":
+        raise ConfigError(f"image_path={path} is no image by its name: give an image, a folder of images or a glob")
 
 
 def _check_run_folder(config: Stage1Config | Stage2Config) -> None:
     folder = Path(config.output_dir)
     check_writable("output_dir", folder)
-    if config.resume not in (None, "latest") and not (Path(config.resume) / "trainer_state.json").is_file():
-        raise ConfigError(f"resume={config.resume} is no checkpoint: give latest, or a folder checkpoints/step_*")
+    check_resume(config)
     holds_run = any(folder.glob("checkpoints/step_*")) or (folder / "final").exists()
     if holds_run and config.resume is None and not config.overwrite and not config.dry_run:
         raise ConfigError(
@@ -120,12 +214,19 @@ def check_writable(option: str, folder: Path) -> None:
         raise ConfigError(f"{option}={folder} cannot be written: {error.strerror} in {nearest}") from None
 
 
-def check_devices(num_gpus: int, accelerate_config: str | None, launcher: str) -> bool:
+def check_devices(num_gpus: int, accelerate_config: str | None, launcher: str, precision: str = "auto") -> bool:
     """Whether the processes run on the CPU.
 
     Raises:
-        ConfigError: more GPUs are asked for than there are; names the command that fits.
+        ConfigError: more GPUs are asked for than there are (names the command that fits), or fp16 on the CPU.
     """
+    on_cpu = _run_on_cpu(num_gpus, accelerate_config, launcher)
+    if on_cpu and precision == "fp16":
+        raise ConfigError("precision=fp16 needs a GPU: set precision=bf16 or fp32")
+    return on_cpu
+
+
+def _run_on_cpu(num_gpus: int, accelerate_config: str | None, launcher: str) -> bool:
     import torch
 
     settings = read_accelerate_config(accelerate_config)

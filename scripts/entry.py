@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -26,6 +27,7 @@ def parse(kind: type[Config], program: str, doc: str, arguments: list[str]) -> C
         doc: what it does.
     """
     if "-h" in arguments or "--help" in arguments:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it as it ends any other command
         print(f"usage: {program} [--config FILE] [key=value ...]\n\n{doc.strip()}\n\nsettings:\n{describe(kind)}")
         raise SystemExit(0)
     path, overrides, rest = None, [], list(arguments)
@@ -69,7 +71,10 @@ def run_process(run: Callable[[Config], None], config: Config) -> None:
 def error_line(error: BaseException) -> str:
     """The message of an error that is meant for the user; the type too where it is not."""
     meant = isinstance(error, (ValueError, OSError)) or type(error).__name__ == "TrainingError"
-    text = " ".join(str(error).split()) or "no message"
+    text = str(error).strip()
+    if text.startswith("Caught ") and " in DataLoader worker " in text.partition("\n")[0]:
+        text = text.splitlines()[-1].removeprefix(f"{type(error).__name__}: ")  # torch puts the worker's trace first
+    text = " ".join(text.split()) or "no message"
     return text if meant else f"{type(error).__name__}: {text}"
 
 
@@ -101,6 +106,5 @@ def _end_with_parent() -> None:
     """Let the kernel end this process when its launcher is killed, so that nothing runs on unseen."""
     if ERROR_FILE_VARIABLE in os.environ and sys.platform == "linux":
         import ctypes
-        import signal
 
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     dry_run = getattr(config, "dry_run", False)
     try:
         check_call(config)
-        on_cpu = dry_run or check_devices(config.num_gpus, config.accelerate_config, launcher)
+        on_cpu = dry_run or check_devices(config.num_gpus, config.accelerate_config, launcher, config.precision)
         _check_deepspeed(config.accelerate_config)
     except (ValueError, OSError) as error:
         stop(str(error), BAD_CALL)

@@ -11,6 +11,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from scripts.checks import check_epochs
 from vlv.config import Stage1Config, Stage2Config
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.captions import CaptionTokenizer
@@ -90,8 +91,8 @@ def open_training_data(config: TrainingConfig, accelerator: Accelerator, sizes: 
     if not accelerator.is_local_main_process:
         logging.getLogger("vlv").setLevel(logging.ERROR)  # one process tells what it finds
     if is_stream(path):
-        if stage2 and config.epochs is not None:
-            raise ValueError(f"epochs={config.epochs} of a stream cannot be counted: set epochs=null and total_steps")
+        if stage2:
+            check_epochs(config)
         return Data(path, None, config.total_steps if stage2 else config.num_steps, None)
     with accelerator.local_main_process_first():
         source = open_source(
@@ -174,7 +175,7 @@ def validation_batches(
         num_samples=num_samples,
         max_image_pixels=config.max_image_pixels,
     )
-    log = BadSampleLog(Path(config.output_dir) / BAD_SAMPLES, accelerator.num_processes, None)
+    log = BadSampleLog(Path(config.output_dir) / BAD_SAMPLES, "validation", accelerator.num_processes, None)
 
     def batches() -> Any:
         positions = validation_positions(

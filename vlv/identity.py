@@ -51,9 +51,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path} is not there")
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object {{...}}: copy it again")
+    return content
 
 
 def require_checkpoint(folder: str | Path, wanted: ModelKind) -> Path:
@@ -95,6 +98,33 @@ def _says(config: dict[str, Any], field: str) -> bool:
     for key in field.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     return value is not None
+
+
+def drawing_stage1(captioner: Path, stage1_path: str | None) -> Path | None:
+    """The stage-1 model that draws a captioner's pictures: the given one, or the one that it came from.
+
+    None where the captioner draws with its own weights.
+
+    Raises:
+        CheckpointError: it is not known, not there, or no stage-1 model.
+    """
+    origin = read_json(captioner / CONFIG_NAME).get("origin")
+    if not origin:
+        raise CheckpointError(f"{captioner} does not say which stage-1 model it came from: set stage1_path")
+    if origin["draws_with_own_weights"] and stage1_path is None:
+        return None
+    if stage1_path is None and origin["stage1"] is None:
+        raise CheckpointError(
+            f"{captioner} was imported and does not know its stage-1 model: set stage1_path to it, or leave "
+            "preview_dir empty"
+        )
+    stage1 = Path(stage1_path or origin["stage1"]["source"])
+    if not stage1.is_dir():
+        raise CheckpointError(
+            f"{captioner} draws through its stage-1 model, {stage1}, which is not there: "
+            "set stage1_path to where it lies now, or leave preview_dir empty"
+        )
+    return require_checkpoint(stage1, "stage1")
 
 
 def is_hub_id(source: str) -> bool:

@@ -6,6 +6,7 @@ Loads neither torch nor transformers: `--help` and the checks of a call stay qui
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,7 +62,9 @@ def save_config(config: object, path: Path) -> None:
     """Write the resolved config as YAML, every key with its value."""
     from omegaconf import OmegaConf
 
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))  # type: ignore[call-overload]
+    values = dataclasses.asdict(config)  # type: ignore[call-overload]
+    written = {key: _escape(value) if isinstance(value, str) else value for key, value in values.items()}
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(written)))
 
 
 def describe(kind: type) -> str:
@@ -87,16 +90,28 @@ def _read_yaml(path: Path) -> Any:
 
 
 def _parse_override(kind: type, text: str) -> tuple[str, Any]:
-    """Split `key=value`. A string setting takes the text as it stands: paths may hold any character."""
+    """Split `key=value`. A string setting takes the text as it stands: paths may hold any character.
+
+    `${name}` is read in YAML files and in settings that are no strings; in a path here it is part of the name.
+    """
     from omegaconf import OmegaConf
+    from yaml import YAMLError
 
     key, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"{text!r} is not key=value")
     types = {item.name: str(item.type) for item in dataclasses.fields(kind)}
-    if types.get(key) in ("str", "str | None") and "${" not in value:
-        return key, None if value == "null" and "None" in types[key] else value
-    return key, OmegaConf.from_dotlist([f"value={value}"]).value
+    if types.get(key) in ("str", "str | None"):
+        return key, None if value == "null" and "None" in types[key] else _escape(value)
+    try:
+        return key, OmegaConf.from_dotlist([f"value={value}"]).value
+    except YAMLError:
+        raise ConfigError(f"{text!r} cannot be read: close every bracket and quote, as in betas=[0.9,0.99]") from None
+
+
+def _escape(text: str) -> str:
+    r"""Write a text so that OmegaConf reads it as it stands: ${x} as \${x}, and backslashes before it doubled."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
 def _unknown_key(kind: type, key: str, where: str) -> str:

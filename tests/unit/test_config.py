@@ -39,6 +39,8 @@ def test_environment_is_read_where_yaml_asks_for_it(tmp_path, monkeypatch):
         ("train=half", ["train", "half", "decoder_only"]),
         ("num_steps", ["num_steps", "key=value"]),
         ("betas=[0.9]", ["betas"]),
+        ("betas=[0.9", ["betas=[0.9", "close every bracket"]),
+        ("lr='1", ["lr=", "quote"]),
         ("dropout=1.5", ["dropout"]),
     ],
 )
@@ -70,6 +72,14 @@ def test_paths_are_taken_as_they_stand():
     config = load_config(Stage1Config, None, ["train_dataset_path=/data/a=b, [c]{d}", "run_name=007"])
     assert config.train_dataset_path == "/data/a=b, [c]{d}"
     assert config.run_name == "007"
+
+
+@pytest.mark.parametrize("path", ["/data/${x}/a", "${run_name}", r"a\${x}", r"a\\${x}", "a${", "a$b{c}", r"a\b"])
+def test_a_path_with_an_interpolation_in_it_is_taken_as_it_stands_and_saved_so(path, tmp_path):
+    config = load_config(Stage1Config, None, [f"train_dataset_path={path}"])
+    assert config.train_dataset_path == path
+    save_config(config, tmp_path / "c.yaml")
+    assert load_config(Stage1Config, tmp_path / "c.yaml", []) == config
 
 
 def test_null_and_lists():

@@ -2,12 +2,16 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
+import torch
 
 from scripts import entry, launch
 from scripts.checks import check_devices, check_writable
 from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, load_config
+from vlv.identity import CheckpointError, require_checkpoint
 
 
 def test_unknown_command_and_option(capsys):
@@ -123,9 +127,39 @@ def test_errors_meant_for_the_user_have_no_type(tmp_path):
     assert entry.error_line(KeyError("x")).startswith("KeyError: ")
 
 
+def test_an_error_of_a_loader_worker_has_no_trace():
+    class Broken(torch.utils.data.Dataset):
+        def __getitem__(self, index):
+            raise ValueError("the stream broke: pass 2")
+
+        def __len__(self):
+            return 1
+
+    with pytest.raises(ValueError, match="Traceback") as failure:
+        next(iter(torch.utils.data.DataLoader(Broken(), num_workers=1)))
+    assert entry.error_line(failure.value) == "the stream broke: pass 2"
+
+
 def test_unwritable_folders(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is not a folder"):
         check_writable("output_dir", tmp_path / "file" / "run")
     check_writable("output_dir", tmp_path / "a" / "b" / "c")
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_help_into_a_closed_pipe_leaves_no_trace():
+    reader, writer = os.pipe()
+    os.close(reader)
+    call = [sys.executable, "-m", "scripts.launch", "stage1", "--help"]
+    done = subprocess.run(call, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.stderr == ""
+    assert done.returncode == -signal.SIGPIPE
+
+
+@pytest.mark.parametrize("content", ["[1]", "null", "3"])
+def test_a_config_that_is_no_object_is_one_line(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"config\.json holds a .*, not an object"):
+        require_checkpoint(tmp_path, "stage2")

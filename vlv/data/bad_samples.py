@@ -19,18 +19,21 @@ class TooManyBadSamples(ValueError):  # noqa: N818  (the message is the error; t
 class BadSampleLog:
     """Watches a loader: one JSON line a bad sample, in a file that several processes may share."""
 
-    def __init__(self, path: Path, num_processes: int, max_share: float | None) -> None:
+    def __init__(self, path: Path, dataset: str, num_processes: int, max_share: float | None) -> None:
         """Log to `path` (bad_samples.jsonl of the run).
 
         Args:
-            path: appended to, and made at the first bad sample.
+            path: appended to, and made at the first bad sample; a name that it has already is not repeated.
+            dataset: which one the names belong to, train or validation; several logs share the file.
             num_processes: processes that read the same order; each watches its own loader.
             max_share: above this share of bad samples the watch ends in TooManyBadSamples; None never does.
         """
-        self._path, self._num_processes, self._max_share = path, num_processes, max_share
+        self.path = path
+        self._dataset, self._num_processes, self._max_share = dataset, num_processes, max_share
         self.seen = 0
         self.bad = 0
         self._written: set[str] = set()
+        self._read_to = 0  # bytes of the file whose names are in `_written`
         self._reasons: Counter[str] = Counter()
 
     def watch(self, loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -55,19 +58,39 @@ class BadSampleLog:
         if self._max_share is not None and self.seen * self._num_processes >= _JUDGED_FROM and share > self._max_share:
             raise TooManyBadSamples(
                 f"{self.bad} of {self.seen} samples ({share:.1%}) are unreadable and at most {self._max_share:.1%} may "
-                f"be; mostly: {self._reasons.most_common(1)[0][0]}. {self._path} lists them: repair the data or raise "
+                f"be; mostly: {self._reasons.most_common(1)[0][0]}. {self.path} lists them: repair the data or raise "
                 "max_bad_share"
             )
 
     def _write(self, name: str, position: int, reason: str) -> None:
+        if name not in self._written:
+            self._read_names()
         if name in self._written:
             return
         self._written.add(name)
-        line = json.dumps({"name": name, "position": position, "reason": reason}, ensure_ascii=False) + "\n"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        record = {"dataset": self._dataset, "name": name, "position": position, "reason": reason}
+        line = json.dumps(record, ensure_ascii=False) + "\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         # One write to a file opened for appending: lines of several processes never mix.
-        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(file, line.encode("utf-8", "backslashreplace"))
         finally:
             os.close(file)
+
+    def _read_names(self) -> None:
+        """Learn what other processes, and the run that this one goes on with, have written since the last look."""
+        if not self.path.is_file():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._read_to)
+            lines = file.read()
+        whole = lines[: lines.rfind(b"\n") + 1]
+        self._read_to += len(whole)
+        for line in whole.splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:  # torn when a run was killed
+                continue
+            if record.get("dataset") == self._dataset:
+                self._written.add(record.get("name"))

@@ -29,7 +29,7 @@ def match_captions(
     Raises:
         ValueError: no caption file, a broken one, or none of its names is an image of the folder.
     """
-    path = _find(folder)
+    path = find_caption_file(folder)
     captions = read_captions(path, image_column, caption_column)
     relative = {_relative(name, folder): caption for name, caption in captions.items()}
     keys = pa.array([os.fsencode(name) for name in relative], type=pa.large_binary())
@@ -53,7 +53,12 @@ def _warn(path: str, total: int, what: str, names: pa.LargeBinaryArray) -> None:
         _log.warning("%s: %d of %d %s, as %s", path, len(names), total, what, display_name(names[0].as_py()))
 
 
-def _find(folder: str) -> str:
+def find_caption_file(folder: str) -> str:
+    """Return the path of a folder's captions.json or captions.jsonl.
+
+    Raises:
+        ValueError: there is none.
+    """
     for name in ("captions.json", "captions.jsonl"):
         path = os.path.join(folder, name)
         if os.path.isfile(path):

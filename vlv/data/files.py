@@ -25,6 +25,7 @@ ACCEPTED = (
 )
 _CHUNK = 100_000
 _MAGIC = re.compile(r"[*?\[{]")
+_SPECIAL = re.compile(r"[*?\[{,]")
 
 
 def extension(name: str) -> str:
@@ -48,8 +49,10 @@ def pack_names(names: Sequence[str]) -> pa.LargeBinaryArray:
     return pa.array([os.fsencode(name) for name in names], type=pa.large_binary())
 
 
-def scan_folder(root: str) -> dict[str, pa.LargeBinaryArray]:
+def scan_folder(root: str, limit: int | None = None) -> dict[str, pa.LargeBinaryArray]:
     """List a folder recursively: for each format the names relative to `root`, sorted.
+
+    With a limit no further folder is entered once so many files are found.
 
     Links to folders are followed, but not back into a folder that is being walked. A link to nothing
     counts as a file, so that it is reported as unreadable instead of vanishing.
@@ -60,7 +63,8 @@ def scan_folder(root: str) -> dict[str, pa.LargeBinaryArray]:
     fresh: dict[str, list[str]] = {kind: [] for kind in KINDS}
     packed: dict[str, list[pa.Array]] = {kind: [] for kind in KINDS}
     stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
-    while stack:
+    count = 0
+    while stack and (limit is None or count < limit):
         folder, above = stack.pop()
         folders, names = _list_folder(os.path.join(root, folder) if folder else root)
         identity = _identity(os.path.join(root, folder))
@@ -71,6 +75,7 @@ def scan_folder(root: str) -> dict[str, pa.LargeBinaryArray]:
             kind = kind_of(name)
             if kind is not None:
                 fresh[kind].append(os.path.join(folder, name))
+                count += 1
         for kind, found in fresh.items():
             if len(found) > _CHUNK:
                 packed[kind].append(pack_names(found))
@@ -85,7 +90,7 @@ def expand_pattern(path: str) -> list[str]:
         ValueError: a part names nothing that exists.
     """
     found: list[str] = []
-    for part in expand_braces(path):
+    for part in _expand(path):
         matches = (
             sorted(glob.glob(part, recursive=True)) if glob.has_magic(part) and not os.path.exists(part) else [part]
         )
@@ -129,18 +134,29 @@ def find_images(path: str) -> tuple[str, list[str]]:
         return os.path.dirname(path) or ".", [os.path.basename(path)]
     if not _MAGIC.search(path):
         raise ValueError(f"{path} does not exist: {wanted}")
-    files = [name for part in expand_braces(path) for name in glob.glob(part, recursive=True)]
-    root = glob_root(path)
+    files = [name for part in _expand(path) for name in glob.glob(part, recursive=True)]
+    root = literal_folder(path) or "."
     images = [os.path.relpath(name, root) for name in files if kind_of(name) == "folder" and not os.path.isdir(name)]
     if not images:
         raise ValueError(f"{path} matches no image: {wanted}")
     return root, sorted(set(images), key=os.fsencode)
 
 
-def glob_root(pattern: str) -> str:
-    """Return the folder that a pattern starts from: everything before the first part with a special character."""
-    fixed = _MAGIC.split(pattern)[0].split(",")[0]
-    return os.path.dirname(fixed) or ("/" if fixed.startswith("/") else ".")
+def literal_folder(pattern: str) -> str:
+    """Return the longest leading part of a pattern that is a folder just as it is written; "" where none is."""
+    folder = pattern
+    while folder and not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder
+
+
+def _expand(pattern: str) -> list[str]:
+    """Expand braces and commas, but not those in the name of a folder that is there: its characters are its own."""
+    folder = literal_folder(pattern)
+    if not _SPECIAL.search(folder):
+        return expand_braces(pattern)
+    rest = os.path.relpath(pattern, folder)
+    return [os.path.join(glob.escape(folder), part) for part in expand_braces(rest)]
 
 
 def _absence(path: str, missing: str) -> str:

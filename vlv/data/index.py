@@ -9,7 +9,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vlv.data.caption_file import match_captions
+from vlv.data.caption_file import find_caption_file, match_captions
 from vlv.data.files import (
     ACCEPTED,
     KINDS,
@@ -20,11 +20,13 @@ from vlv.data.files import (
     pack_names,
     scan_folder,
 )
+from vlv.data.parquet import read_footer
 from vlv.data.reading import FolderSource, ParquetSource, TarSource
 from vlv.data.sample import SampleSource
 from vlv.data.tar_index import ShardIndex, index_shards
 
 DataFormat = Literal["auto", "folder", "webdataset", "parquet"]
+_CHECKED = 10_000  # files of a folder that a check lists: enough to tell its format
 _NAMED = 5  # damaged shards that a warning names; there may be thousands
 _log = logging.getLogger(__name__)
 Listing = dict[str, pa.LargeBinaryArray]
@@ -58,13 +60,10 @@ def open_source(
     Raises:
         ValueError: nothing usable is there; the message names the path and what is accepted.
     """
-    if is_stream(path):
-        raise ValueError(f"{path} can only be streamed, not read by index; copy the shards to disk for this use")
     root, listing = _look(path)
-    kind = _choose(path, root, listing, image_column) if data_format == "auto" else data_format
-    names = listing.get(kind, pack_names([]))
-    if not len(names):
-        raise ValueError(f"{path} holds no {_NOUNS[kind]}{_others(listing)}: {ACCEPTED}")
+    kind, names = _choose(path, root, listing, data_format, image_column)
+    if data_format == "auto":
+        _warn_of_others(path, kind, listing)
     workers = num_workers or min(16, os.cpu_count() or 1)
     if kind == "folder":
         if not captions:
@@ -81,19 +80,47 @@ def open_source(
     return source
 
 
+def check_source(
+    path: str,
+    *,
+    data_format: DataFormat = "auto",
+    captions: bool = False,
+    image_column: str = "image",
+    caption_column: str = "caption",
+) -> None:
+    """Check what names and the first file's header tell of a dataset; no sample is read.
+
+    Raises:
+        ValueError: `open_source` with these arguments would fail, or every sample would lack its caption.
+    """
+    root, listing = _look(path, _CHECKED)
+    kind, names = _choose(path, root, listing, data_format, image_column)
+    first = os.path.join(root, os.fsdecode(names[0].as_py()))
+    if kind == "parquet":
+        read_footer(first, image_column, caption_column if captions else None)
+    elif kind == "folder" and captions:
+        find_caption_file(root)
+    elif captions:
+        shard = index_shards([first], None, 1)[0]
+        if len(shard) and not shard.has_captions:
+            raise ValueError(f"{first} has no captions: each image needs a .txt or .json member with its key")
+
+
 _NOUNS = {"folder": "image", "webdataset": ".tar shard", "parquet": ".parquet file"}
 
 
-def _look(path: str) -> tuple[str, Listing]:
-    """List what a path holds, by format: (root, names relative to it)."""
+def _look(path: str, limit: int | None = None) -> tuple[str, Listing]:
+    """List what a path holds, by format: (root, names relative to it); of a folder about `limit` files."""
+    if is_stream(path):
+        raise ValueError(f"{path} can only be streamed, not read by index; copy the shards to disk for this use")
     path = os.path.expanduser(path)
     if os.path.isdir(path):
-        return path, scan_folder(path)
+        return path, scan_folder(path, limit)
     if not path:
         raise ValueError(f"the dataset's path is empty; {ACCEPTED}")
     files = [path] if os.path.lexists(path) else expand_pattern(path)
     if len(files) == 1 and os.path.isdir(files[0]):
-        return files[0], scan_folder(files[0])
+        return files[0], scan_folder(files[0], limit)
     root = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
     listing: dict[str, list[str]] = {kind: [] for kind in KINDS}
     for file in files:
@@ -112,8 +139,17 @@ def _hint(path: str) -> str:
     return ""
 
 
-def _choose(path: str, root: str, listing: Listing, image_column: str) -> str:
-    """Choose the format. Tar shards come with parquet files of metadata beside them, so they go first."""
+def _choose(
+    path: str, root: str, listing: Listing, data_format: DataFormat, image_column: str
+) -> tuple[str, pa.LargeBinaryArray]:
+    """Choose the format, and give its names, one at least.
+
+    Tar shards come with parquet files of metadata beside them, so they go first.
+    """
+    if data_format != "auto":
+        if not len(listing[data_format]):
+            raise ValueError(f"{path} holds no {_NOUNS[data_format]}{_others(listing)}: {ACCEPTED}")
+        return data_format, listing[data_format]
     kinds = [kind for kind in ("webdataset", "parquet", "folder") if len(listing[kind])]
     if not kinds:
         raise ValueError(f"{path} holds nothing that can be read; {ACCEPTED}")
@@ -121,10 +157,14 @@ def _choose(path: str, root: str, listing: Listing, image_column: str) -> str:
     if chosen == "parquet" and len(kinds) > 1:
         first = os.path.join(root, os.fsdecode(listing["parquet"][0].as_py()))
         chosen = "parquet" if _has_column(first, image_column) else "folder"
-    if len(kinds) > 1:
-        left = " and ".join(f"{len(listing[kind])} {_NOUNS[kind]}s" for kind in kinds if kind != chosen)
+    return chosen, listing[chosen]
+
+
+def _warn_of_others(path: str, chosen: str, listing: Listing) -> None:
+    others = [f"{len(names)} {_NOUNS[kind]}s" for kind, names in listing.items() if len(names) and kind != chosen]
+    if others:
+        left = " and ".join(others)
         _log.warning("%s: reading the %ss; %s are left out (data_format chooses)", path, _NOUNS[chosen], left)
-    return chosen
 
 
 def _has_column(path: str, column: str) -> bool:

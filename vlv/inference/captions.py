@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from vlv.inference.images import find_inputs, load_images, printable, report_bad_images, require_readable
+from vlv.inference.images import find_inputs, last_change, load_images, printable, report_bad_images, require_readable
 from vlv.inference.journal import Journal, write_json
 from vlv.inference.processes import Processes
 from vlv.inference.progress import Progress
@@ -58,7 +58,8 @@ def caption_images(
     """Caption a file, folder or glob into `{"relative/name.jpg": "caption", ...}`, sorted by name.
 
     Finished captions are kept in `<output_path>.partial` as they come. A later call with the same identity,
-    by any number of processes, goes on from there. The output appears whole, and then the folder goes.
+    by any number of processes, goes on from there; an image that was replaced meanwhile is captioned anew. The
+    output appears whole, and then the folder goes.
     Every process of the run calls this.
 
     Args:
@@ -70,13 +71,14 @@ def caption_images(
         ValueError: no images there, none of them readable, or an output that cannot be written.
     """
     processes = Processes(process_index, num_processes, wait)
-    source, names, _ = find_inputs(image_path, preview_dir, "preview_dir")
+    source, names, paths = find_inputs(image_path, preview_dir, "preview_dir")
     journal = Journal(output_path.with_name(output_path.name + ".partial"), process_index)
     if processes.is_first:
         search = {"image_path": str(Path(image_path).absolute()), "num_beams": num_beams}
         _prepare(journal, output_path, {**identity, **search, "max_new_tokens": max_new_tokens})
     wait()
-    reused = _captions(journal, names)
+    changed = {name: last_change(path) or 0 for name, path in zip(names, paths, strict=True)}
+    reused = {name for name, record in _newest(journal, names).items() if record["changed"] == changed[name]}
     wait()  # nobody writes before everybody has read, or the shares would differ
     if processes.is_first and reused:
         print(f"{len(reused)} of {len(names)} captions are there from an interrupted run; going on with the rest")
@@ -93,8 +95,11 @@ def caption_images(
     ):
         if batch.names:
             captions = captioner.caption_pixels(batch.encoder_pixels, num_beams, max_new_tokens)
-            pairs = zip(batch.names, captions, strict=True)
-            journal.append("process", ({"name": name, "caption": caption} for name, caption in pairs))
+            records = [
+                {"name": name, "changed": changed[name], "caption": caption}
+                for name, caption in zip(batch.names, captions, strict=True)
+            ]
+            journal.append("process", records)
         journal.append("bad", ({"name": name, "reason": reason} for name, reason in batch.bad.items()))
         progress.advance(len(batch.names) + len(batch.bad))
     progress.close()
@@ -115,19 +120,22 @@ def _prepare(journal: Journal, output_path: Path, identity: dict[str, Any]) -> N
         print(f"captions of another checkpoint, search or image path were set aside in {moved}; starting anew")
 
 
-def _captions(journal: Journal, names: Sequence[str]) -> dict[str, str]:
+def _newest(journal: Journal, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The record of each name that was made of the newest version of its image."""
     wanted = set(names)
-    return {
-        record["name"]: record["caption"]
-        for record in journal.records("process")
-        if record.keys() >= {"name", "caption"} and record["name"] in wanted
-    }
+    newest: dict[str, dict[str, Any]] = {}
+    for record in journal.records("process"):
+        if record.keys() >= {"name", "changed", "caption"} and record["name"] in wanted:
+            known = newest.setdefault(record["name"], record)
+            if record["changed"] > known["changed"]:
+                newest[record["name"]] = record
+    return newest
 
 
 def _finish(
     journal: Journal, output_path: Path, image_path: str, names: list[str], num_reused: int, processes: Processes
 ) -> CaptionReport:
-    captions = _captions(journal, names)
+    captions = {name: record["caption"] for name, record in _newest(journal, names).items()}
     bad = {record["name"]: record["reason"] for record in journal.records("bad")}
     processes.wait()  # all have read before the folder goes
     if processes.is_first:

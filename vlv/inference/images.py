@@ -79,6 +79,15 @@ def find_inputs(image_path: str, output_dir: Path | None, option: str) -> InputI
     return InputImages(source, names, [Path(root) / file for file in files])
 
 
+def last_change(image_file: Path) -> int | None:
+    """When an image was last written or put in its place, in ns; None where it is gone. A replaced one differs."""
+    try:
+        status = image_file.stat()
+    except OSError:
+        return None
+    return max(status.st_mtime_ns, status.st_ctime_ns)
+
+
 def load_images(
     source: SampleSource,
     indices: Sequence[int],

@@ -45,13 +45,19 @@ def measure_pictures(
 
     Returns:
         What metrics.json holds, on the first process: an entry a seed and, over several, mean and standard
-        deviation. Elsewhere an empty dict.
+        deviation; of fewer than 2 images a note and the conditions. Elsewhere an empty dict.
     """
+    conditions = {
+        "n": len(names),
+        "extractor": extractor.name,
+        "resizer": f"{extractor.resizer} to {extractor.side}",
+        **{key: value for key, value in settings.items() if key != "seeds"},
+    }
     if len(names) < 2:
         note = f"{len(names)} image: FID and KID need at least 2, so nothing was measured"
         if processes.is_first:
             print(note)
-        return {"n": len(names), "seeds": [], "note": note} if processes.is_first else {}
+        return {"seeds": [], "note": note, "seed": list(pictures.seeds), **conditions} if processes.is_first else {}
     features = _features_of_share(pictures, names, extractor, processes, batch_size, num_workers)
     save_file(features, journal.folder / f"features_{processes.index}.safetensors")
     processes.wait()
@@ -59,12 +65,6 @@ def measure_pictures(
         return {}
     shares = [load_file(journal.folder / f"features_{index}.safetensors") for index in range(processes.count)]
     gathered = {key: _interleave([share[key] for share in shares]) for key in features}
-    conditions = {
-        "n": len(names),
-        "extractor": extractor.name,
-        "resizer": f"{extractor.resizer} to {extractor.side}",
-        **{key: value for key, value in settings.items() if key != "seeds"},
-    }
     values = [_seed_values(gathered, seed, extractor) for seed in pictures.seeds]
     seeds = [{"seed": seed, **value, **conditions} for seed, value in zip(pictures.seeds, values, strict=True)]
     return {"seeds": seeds, **_over_seeds(values, conditions, list(pictures.seeds))}

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from vlv.data.sample import SampleSource
-from vlv.inference.images import ImageBatch, load_images
+from vlv.inference.images import ImageBatch, last_change, load_images
 from vlv.inference.journal import Journal, write_whole
 from vlv.inference.processes import Processes
 from vlv.inference.progress import Progress
@@ -88,12 +88,23 @@ class PictureFolder:
 
     def is_drawn(self, name: str, image_file: Path) -> bool:
         """Whether all pictures are there, and newer than the image's last change."""
+        changed = last_change(image_file)
         try:
-            changed = image_file.stat()
             oldest = min(path.stat().st_mtime_ns for path in self.all_of(name))
         except OSError:
             return False
-        return oldest > max(changed.st_mtime_ns, changed.st_ctime_ns)
+        return changed is not None and oldest > changed
+
+    def remove_others(self, names: Sequence[str]) -> None:
+        """Remove the pictures of images other than `names`: those of images that have gone."""
+        ours = {path for name in names for path in self.all_of(name)}
+        for kind in ("originals", "reconstructions", "comparisons"):
+            # Deepest first, so that a folder is seen after what was in it.
+            for path in sorted((self.folder / kind).rglob("*"), reverse=True):
+                if path.is_dir() and not any(path.iterdir()):
+                    path.rmdir()
+                elif path.suffix == ".png" and path.is_file() and path not in ours:
+                    path.unlink()
 
 
 def picture_files(names: Sequence[str]) -> dict[str, str]:

@@ -156,6 +156,8 @@ def draw_image_set(
             journal.remove()
     require_readable(bad, len(names), image_path)
     done = sorted(name for name in names if name not in bad)
+    if processes.is_first:
+        pictures.remove_others(done)
     return DrawnSet(done, len(names) - len(todo), bad, pictures, journal, settings)
 
 

@@ -19,6 +19,8 @@ from torch import Tensor
 from vlv.identity import CheckpointError, read_json
 
 CONFIG_NAME = "preprocessor_config.json"
+# Of a longer strip the middle alone is resized: 1 x 20,000 pixels would become 384 x 7,680,000.
+_LONGEST_RATIO = 64
 
 
 class VLVImageProcessor:
@@ -47,7 +49,8 @@ class VLVImageProcessor:
         crop = self.crop(image)
         size = (self.encoder_resolution, self.encoder_resolution)
         if self.encoder_view_from_original:
-            view = _square_of(image).resize(size, Image.Resampling.BICUBIC)
+            side = min(image.size)
+            view = _middle(image, side, side).resize(size, Image.Resampling.BICUBIC)
         else:
             view = crop if crop.size == size else crop.resize(size, Image.Resampling.BICUBIC)
         return {"decoder_pixels": _to_tensor(crop), "encoder_pixels": _to_tensor(view)}
@@ -73,6 +76,9 @@ class VLVImageProcessor:
     def crop(self, image: Image.Image) -> Image.Image:
         """Return the RGB square of `decoder_resolution` pixels that the decoder is shown."""
         image = self.to_rgb(image)
+        longest = _LONGEST_RATIO * min(image.size)
+        if max(image.size) > longest:
+            image = _middle(image, min(image.width, longest), min(image.height, longest))
         size = self.decoder_resolution
         width, height = image.size
         if width <= height:
@@ -81,8 +87,7 @@ class VLVImageProcessor:
             resized = (max(size, int(size * width / height)), size)
         if resized != image.size:
             image = image.resize(resized, Image.Resampling.BILINEAR)
-        left, top = round((resized[0] - size) / 2), round((resized[1] - size) / 2)
-        return image.crop((left, top, left + size, top + size))
+        return _middle(image, size, size)
 
     @staticmethod
     def to_rgb(image: Image.Image) -> Image.Image:
@@ -129,10 +134,9 @@ class VLVImageProcessor:
         }
 
 
-def _square_of(image: Image.Image) -> Image.Image:
-    side = min(image.size)
-    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
-    return image.crop((left, top, left + side, top + side))
+def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
 
 
 def _to_tensor(image: Image.Image) -> Tensor:

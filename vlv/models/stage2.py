@@ -13,6 +13,7 @@ from vlv.identity import (
     WEIGHTS_NAME,
     CheckpointError,
     component_identity,
+    drawing_stage1,
     file_hash,
     read_json,
     require_checkpoint,
@@ -71,7 +72,8 @@ def captioner_from_stage1(
     encoder.set_trained(config["trained"])
     load_trained(torch.nn.ModuleDict({"encoder": encoder}), folder / WEIGHTS_NAME)
     llm = load_language_model(llm_folder, llm_dtype)
-    rows = llm.get_input_embeddings().num_embeddings
+    embeddings: Any = llm.get_input_embeddings()
+    rows: int = embeddings.num_embeddings
     if len(tokenizer) > rows:
         raise CheckpointError(
             f"qwen_model: the tokenizer in {llm_folder} has {len(tokenizer):,} tokens, the model {rows:,} rows: "
@@ -137,28 +139,14 @@ def preview_autoencoder(
         CheckpointError: the stage-1 model is not there, or is another one.
     """
     captioner_dir = require_checkpoint(captioner_dir, "stage2")
-    config = read_json(captioner_dir / CONFIG_NAME)
-    origin = config.get("origin")
-    if not origin:
-        raise CheckpointError(f"{captioner_dir} does not say which stage-1 model it came from: set stage1_path")
-    if origin["draws_with_own_weights"] and stage1_path is None:
+    stage1 = drawing_stage1(captioner_dir, stage1_path)
+    origin = read_json(captioner_dir / CONFIG_NAME)["origin"]
+    if stage1 is None:
         captioner = VLVCaptioner.from_pretrained(captioner_dir)
         decoder = decoder_of(captioner, stable_diffusion)
         bases = {"florence2": origin["florence2"], "decoder": origin["decoder"]}
         conditioning: str = origin["conditioning"]
         return VLVAutoEncoder(captioner.encoder, decoder, captioner.image_processor, bases, conditioning, "none")
-    if stage1_path is None and origin["stage1"] is None:
-        raise CheckpointError(
-            f"{captioner_dir} was imported and does not know its stage-1 model: set stage1_path to it, or leave "
-            "preview_dir empty"
-        )
-    stage1 = Path(stage1_path or origin["stage1"]["source"])
-    if not stage1.is_dir():
-        raise CheckpointError(
-            f"{captioner_dir} draws through its stage-1 model, {stage1}, which is not there: "
-            "set stage1_path to where it lies now, or leave preview_dir empty"
-        )
-    stage1 = require_checkpoint(stage1, "stage1")
     if origin["stage1"] is not None and file_hash(stage1 / WEIGHTS_NAME) != origin["stage1"]["weights_sha256"]:
         raise CheckpointError(
             f"{stage1} is not the stage-1 model that {captioner_dir} came from: its weights differ; "

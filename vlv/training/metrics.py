@@ -31,6 +31,7 @@ class MetricLogger:
 
         Args:
             enabled: whether this process writes.
+            first_step: where the run starts; lines after it are of a run that was killed, and go.
             wandb_mode: off, online or offline; the key comes from the environment or from `wandb login`.
         """
         self.enabled = enabled
@@ -42,10 +43,21 @@ class MetricLogger:
         if not enabled:
             return
         folder.mkdir(parents=True, exist_ok=True)
+        self._forget_after(first_step)
         if sys.stderr.isatty():
             self._bar = tqdm(total=num_steps, initial=first_step, dynamic_ncols=True, unit="step")
         if wandb_mode != "off":
             self._try_wandb(lambda: self._start_wandb(folder, wandb_mode, wandb_project, run_name, config or {}))
+
+    def _forget_after(self, step: int) -> None:
+        if not self.path.is_file():
+            return
+        lines = self.path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if (found := _step_of(line)) is not None and found <= step]
+        if kept != lines:
+            temporary = self.path.with_name(f".writing-{self.path.name}")
+            temporary.write_text("".join(kept))
+            temporary.replace(self.path)
 
     def advance(self, step: int) -> None:
         """Move the bar to `step`."""
@@ -120,6 +132,14 @@ class MetricLogger:
         if done <= 0:
             return "?"
         return tqdm.format_interval((time.monotonic() - self._started) / done * (self.num_steps - step))
+
+
+def _step_of(line: str) -> int | None:
+    """The step of a line of metrics; None for one that was cut when a run was killed."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return None
 
 
 def _short(key: str) -> str:

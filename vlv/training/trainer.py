@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -25,6 +26,14 @@ Batch = dict[str, Any]
 
 class TrainingError(RuntimeError):
     """A run that cannot go on; the message says what to set."""
+
+
+class SampleCount(Protocol):
+    """Samples that this process has been given so far, without padding; `path` lists the bad ones of them."""
+
+    seen: int
+    bad: int
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,7 @@ class Trainer:
         checkpointer: Checkpointer,
         logger: MetricLogger,
         validate: Callable[[TrainState], dict[str, float]],
+        samples: SampleCount | None = None,
         average: WeightAverage | None = None,
     ) -> None:
         """Hold the parts.
@@ -77,6 +87,7 @@ class Trainer:
             loader: micro-batches of this process, `accumulation` for each step, from `state.samples` on.
             lr_at: learning rate of an optimizer step.
             validate: called on every process at each save; its numbers are logged.
+            samples: counts what the loader gives; None where every sample is a good one.
             average: moving average of the trained weights, which is validated and saved beside them.
         """
         self.accelerator = accelerator
@@ -89,6 +100,7 @@ class Trainer:
         self.checkpointer = checkpointer
         self.logger = logger
         self.validate = validate
+        self.samples = samples
         self.average = average
         self._bare: Any = accelerator.unwrap_model(objective)
         self._terms = list(self._bare.loss_weights)
@@ -100,7 +112,7 @@ class Trainer:
         settings, state = self.settings, self.state
         batches = iter(self.loader)
         self.objective.train()
-        self._window.restart()
+        self._window.restart(self._count_samples()[0])
         while state.step < settings.num_steps:
             micro_batches = self._fetch(batches)
             # After the fetch: a loader that starts draws from the same stream.
@@ -171,6 +183,13 @@ class Trainer:
         assert window.counts is not None
         sums = self._sum_over_processes(window.sums).tolist()
         counts = window.counts.tolist()
+        good, bad = self._count_samples()
+        if not any(counts):
+            listed = f": {self.samples.path} lists them with their reasons" if self.samples else ""
+            raise TrainingError(
+                f"no sample of the {window.steps} steps up to {self.state.step} could be used, so nothing was "
+                f"learned{listed}"
+            )
         means = {name: sums[i] / max(1.0, counts[i]) for i, name in enumerate(self._terms)}
         loss = sum(weight * means[name] for name, weight in self._bare.loss_weights.items())
         if not math.isfinite(loss):
@@ -185,10 +204,11 @@ class Trainer:
         metrics["train/lr"] = window.lr
         if window.norm is not None:
             metrics["train/grad_norm"] = float(window.norm)
-        metrics["train/images_per_second"] = window.steps * self.settings.global_batch_size / elapsed
+        metrics["train/images_per_second"] = (good - window.good_before) / elapsed
         metrics["train/data_wait_share"] = window.waited / elapsed
+        metrics["train/bad_samples"] = bad
         self.logger.log(self.state.step, metrics)
-        window.restart()
+        window.restart(good)
 
     def _save(self) -> None:
         path = self.checkpointer.save(self.objective, self.optimizer, self.state, self.average)
@@ -199,7 +219,18 @@ class Trainer:
         if metrics:
             self.logger.log(self.state.step, metrics)
         self.logger.say(f"saved {path}")
-        self._window.restart()
+        good, bad = self._count_samples()
+        if bad and self.samples:
+            self.logger.say(f"{bad} of {good + bad} samples could not be used; {self.samples.path} lists them")
+        self._window.restart(good)
+
+    def _count_samples(self) -> tuple[int, int]:
+        """Good and bad samples over all processes; since the run's start, so that differences count."""
+        if self.samples is None:
+            return self.state.samples, 0
+        counted = torch.tensor([self.samples.seen - self.samples.bad, self.samples.bad])
+        good, bad = self._sum_over_processes(counted.to(self.accelerator.device)).tolist()
+        return good, bad
 
     def _memory_advice(self) -> str:
         micro = self.settings.micro_batch_size
@@ -220,10 +251,11 @@ class _Window:
     """Running numbers between two lines of metrics; tensors stay on the device until they are logged."""
 
     def __init__(self) -> None:
-        self.restart()
+        self.restart(0)
 
-    def restart(self) -> None:
+    def restart(self, good_before: int) -> None:
         self.started = time.monotonic()
+        self.good_before = good_before
         self.steps = 0
         self.waited = 0.0
         self.sums: Tensor | None = None

@@ -65,6 +65,17 @@ def test_find_images(folder):
     assert find_images(f"{folder}/{{b.png,a.jpg}}") == (str(folder), ["a.jpg", "b.png"])
 
 
+@pytest.mark.parametrize("name", ["my [1]", "a,b", "{x}", "{a,b}", "what?", "[ab]*"])
+def test_special_characters_of_a_folder_that_is_there_are_its_own(folder, name):
+    odd = folder.rename(folder.with_name(name))
+    assert find_images(f"{odd}/*.png") == (str(odd), ["b.png"])
+    assert find_images(f"{odd}/**/{{c.PNG,d.webp}}") == (str(odd), ["sub/c.PNG", "sub/deep/d.webp"])
+    assert find_images(f"{odd}/sub/*")[1] == ["c.PNG"]
+    assert len(expand_pattern(f"{odd}/{{b.png,a.jpg}}")) == 2
+    with pytest.raises(ValueError, match="does not exist"):
+        expand_pattern(f"{odd}/{{b.png,z.png}}")
+
+
 def test_find_images_reads_a_subset(folder):
     root, names = find_images(str(folder))
     source = FolderSource(root, names[1:3])

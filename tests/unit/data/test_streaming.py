@@ -72,6 +72,14 @@ def test_a_missing_shard_is_a_warning(shards, processor, caplog):
     assert "cannot be opened" in caplog.text
 
 
+def test_a_stream_that_breaks_on_the_way_ends_with_one_line(tmp_path, processor):
+    write_tar(tmp_path / "x.tar", [(f"{n}.png", encode(picture(n))) for n in range(3)])
+    dataset = stream(f"pipe:cat {tmp_path}/x.tar", processor, BatchPlan(1, 1, 0, 1), steps=9)
+    (tmp_path / "x.tar").unlink()
+    with pytest.raises(ValueError, match="the stream broke: pass 1 over it gave no image"):
+        names(dataset)
+
+
 def test_nothing_to_stream(tmp_path, processor):
     with pytest.raises(ValueError, match="no shard of the stream gives an image"):
         stream(f"pipe:cat {tmp_path}/gone.tar", processor, BatchPlan(4, 1, 0, 4))

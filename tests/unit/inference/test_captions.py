@@ -6,7 +6,7 @@ import pytest
 
 from vlv.inference.captions import caption_images
 
-from .stand_ins import FakeCaptioner, break_images
+from .stand_ins import FakeCaptioner, break_images, write_image
 
 
 def run(captioner, images, output, **changes):
@@ -78,6 +78,18 @@ def test_an_interrupted_run_goes_on_and_recomputes_nothing(images, tmp_path):
     run(FakeCaptioner(), images, tmp_path / "whole.json")
     assert output.read_bytes() == (tmp_path / "whole.json").read_bytes()
     assert not lines.exists()
+
+
+def test_an_image_that_was_replaced_is_captioned_anew(images, tmp_path):
+    output = tmp_path / "captions.json"
+    with pytest.raises(KeyboardInterrupt):
+        run(FakeCaptioner(stop_after=4), images, output)
+    write_image(images / "a.png", 99)
+    captioner = FakeCaptioner()
+    report = run(captioner, images, output)
+    assert (captioner.captioned, report.num_reused) == (4, 3)
+    run(FakeCaptioner(), images, tmp_path / "whole.json")
+    assert output.read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
 def test_appending_to_a_torn_line_keeps_the_new_captions(images, tmp_path):

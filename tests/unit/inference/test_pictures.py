@@ -123,6 +123,21 @@ def test_drawn_pictures_are_kept_and_changed_images_drawn_again(images, tmp_path
     assert contents(output) == contents(tmp_path / "fresh")
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_pictures_of_images_that_have_gone_are_removed(images, tmp_path, count):
+    output = tmp_path / "out"
+    run(FakeDrawer(), images, output)
+    (images / "dogs" / "a.png").unlink()
+    (images / "b.png").unlink()
+    (images / "c.png").write_bytes(b"broken")
+    (output / "originals" / "notes.txt").write_text("somebody's")
+    run_together(count, images, output)
+    run(FakeDrawer(), images, tmp_path / "fresh")
+    assert contents(output) == contents(tmp_path / "fresh")
+    assert not (output / "originals" / "dogs").exists()
+    assert (output / "originals" / "notes.txt").exists()
+
+
 def test_pictures_of_other_settings_are_set_aside(images, tmp_path, capsys):
     output = tmp_path / "out"
     run(FakeDrawer(), images, output)
@@ -170,6 +185,11 @@ def test_nothing_readable_is_an_error(tmp_path):
 def test_one_image_has_no_measure_and_says_so(images, tmp_path, capsys):
     report = run(FakeDrawer(), images / "b.png", tmp_path / "out")
     assert report.metrics["seeds"] == []
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert {key: written[key] for key in ("n", "extractor", "seed", "guidance_scale", "scheduler", "checkpoint")} == {
+        "n": 1, "extractor": "vision_tower", "seed": [42], "guidance_scale": 2.0, "scheduler": "ddpm",
+        "checkpoint": "c",
+    }  # fmt: skip
     assert "need at least 2" in capsys.readouterr().out
     assert "need at least 2" in (tmp_path / "out" / "index.html").read_text()
 

@@ -26,6 +26,31 @@ def test_crop_is_the_centre(processor):
     assert processor(Image.fromarray(pixels))["decoder_pixels"].min() == 255
 
 
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (3, 10_000)])
+def test_of_a_long_strip_the_middle_alone_is_resized(processor, size, monkeypatch):
+    resized = []
+    resize = Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda self, to, *rest: resized.append(to) or resize(self, to, *rest))
+    long = max(size)
+    grey = np.zeros(long, np.uint8)
+    grey[long // 2 - 40 : long // 2 + 40] = 200
+    grey = np.broadcast_to(grey, (min(size), long))
+    made = processor(Image.fromarray(np.ascontiguousarray(grey if size[0] == long else grey.T)))
+    assert made["decoder_pixels"].shape == (3, 48, 48)
+    assert made["decoder_pixels"].unique().tolist() == [200]
+    assert max(max(to) for to in resized) <= 64 * 48
+
+
+@pytest.mark.parametrize("size", [(64, 1), (2, 128), (100, 7)])
+def test_up_to_the_limit_the_whole_image_is_resized(processor, size):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    scale = 48 / min(size)
+    whole = image.resize((int(size[0] * scale), int(size[1] * scale)), Image.Resampling.BILINEAR)
+    left, top = round((whole.width - 48) / 2), round((whole.height - 48) / 2)
+    expected = np.array(whole.crop((left, top, left + 48, top + 48)))
+    assert np.array_equal(processor(image)["decoder_pixels"].permute(1, 2, 0).numpy(), expected)
+
+
 def test_encoder_view_is_pillows_bicubic_of_the_crop(processor):
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))

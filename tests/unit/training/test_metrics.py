@@ -7,12 +7,27 @@ from vlv.training.metrics import MetricLogger
 
 def test_lines_are_written_and_appended(tmp_path, capsys):
     for step in (1, 2):
-        logger = MetricLogger(tmp_path, enabled=True, num_steps=2)
+        logger = MetricLogger(tmp_path, enabled=True, num_steps=2, first_step=step - 1)
         logger.log(step, {"train/loss": 0.5, "train/lr": 1e-5})
         logger.close()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows == [{"step": step, "train/loss": 0.5, "train/lr": 1e-5} for step in (1, 2)]
     assert "loss 0.5  lr 1.000e-05" in capsys.readouterr().err
+
+
+def test_lines_after_the_step_that_a_run_resumes_from_go(tmp_path):
+    def run(first_step, steps):
+        logger = MetricLogger(tmp_path, enabled=True, num_steps=9, first_step=first_step)
+        for step in steps:
+            logger.log(step, {"train/loss": float(first_step)})
+
+    run(0, [1, 2, 3, 4, 5])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "tr')  # killed within the line
+    run(3, [4, 5, 6])
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["train/loss"]) for row in rows] == [(1, 0), (2, 0), (3, 0), (4, 3), (5, 3), (6, 3)]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_other_processes_write_nothing(tmp_path):

@@ -47,7 +47,9 @@ def batches(start, steps, accumulation, micro=4, weights=None):
     weights = torch.ones(4096) if weights is None else weights
     for number in range(steps * accumulation):
         rows = slice(start + number * micro, start + (number + 1) * micro)
-        yield {"x": values[rows], "weights": weights[rows], "positions": list(range(rows.start, rows.stop))}
+        errors = [None if weight else "broken" for weight in weights[rows]]
+        positions = list(range(rows.start, rows.stop))
+        yield {"x": values[rows], "weights": weights[rows], "positions": positions, "errors": errors}
 
 
 def run(folder, *, num_steps=6, accumulation=1, micro=4, state=None, resume=None, dropout=0.0, lr=0.1, **changes):
@@ -86,6 +88,7 @@ def run(folder, *, num_steps=6, accumulation=1, micro=4, state=None, resume=None
         checkpointer=checkpointer,
         logger=logger,
         validate=lambda state: {"val/loss": float(state.step), "val/weight": float(objective.model.weight[0])},
+        samples=changes.pop("samples", None),
         average=average,
     )
     trainer.fit()
@@ -252,4 +255,51 @@ def test_validation_is_a_mean_over_real_samples():
     weights = torch.ones(4096)
     weights[6:8] = 0
     got = validation_loss(accelerator, Toy().eval(), batches(0, 2, 1, 4, weights))
-    assert got == {"val/loss": pytest.approx(data(6).pow(2).sum(1).mean().item(), rel=1e-5)}
+    assert got == {"val/loss": pytest.approx(data(6).pow(2).sum(1).mean().item(), rel=1e-5), "val/bad_samples": 2}
+    with pytest.raises(ValueError, match="none of the 8 validation samples"):
+        validation_loss(accelerator, Toy().eval(), batches(0, 2, 1, 4, torch.zeros(4096)))
+
+
+class Counted:
+    """A loader that counts what it gives, as the data's own log does."""
+
+    def __init__(self, loader, path):
+        self.loader, self.path, self.seen, self.bad = loader, path, 0, 0
+
+    def __iter__(self):
+        for batch in self.loader:
+            self.seen += len(batch["errors"])
+            self.bad += sum(error is not None for error in batch["errors"])
+            yield batch
+
+
+def test_bad_samples_are_counted_where_a_run_looks(tmp_path, capsys):
+    weights = torch.ones(4096)
+    weights[1:4] = 0
+    loader = Counted(batches(0, 6, 1, 4, weights), tmp_path / "bad.jsonl")
+    run(tmp_path, loader=loader, samples=loader)
+    logged = [line["train/bad_samples"] for line in lines(tmp_path) if "train/bad_samples" in line]
+    assert logged == [3] * 6
+    printed = capsys.readouterr().err
+    assert f"3 of 12 samples could not be used; {tmp_path / 'bad.jsonl'} lists them" in printed
+    assert "3 of 24 samples" in printed
+
+
+def test_images_per_second_are_of_good_samples(tmp_path, monkeypatch):
+    clock = iter(range(10_000))
+    monkeypatch.setattr("vlv.training.trainer.time.monotonic", lambda: next(clock))
+    speeds = []
+    for bad in (0, 3):
+        weights = torch.ones(4096)
+        weights[:bad] = 0
+        loader = Counted(batches(0, 1, 1, 4, weights), tmp_path / "bad.jsonl")
+        run(tmp_path / str(bad), num_steps=1, loader=loader, samples=loader)
+        speeds.append(lines(tmp_path / str(bad))[0]["train/images_per_second"])
+    assert speeds[0] == pytest.approx(4 * speeds[1])
+
+
+def test_steps_without_a_usable_sample_end_the_run(tmp_path):
+    loader = Counted(batches(0, 6, 1, 4, torch.zeros(4096)), tmp_path / "bad.jsonl")
+    with pytest.raises(TrainingError, match=r"no sample of the 1 steps up to 1 could be used.*bad\.jsonl lists them"):
+        run(tmp_path, loader=loader, samples=loader)
+    assert not list_checkpoints(tmp_path / "checkpoints")
