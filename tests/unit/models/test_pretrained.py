@@ -40,7 +40,7 @@ def test_an_unreachable_hub_is_one_line():
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no tokenizer"):
+    with pytest.raises(CheckpointError, match="holds no vocabulary"):
         load_tokenizer(tmp_path, "qwen_model")
 
 
