@@ -7,11 +7,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
-from vlv.identity import read_json
+from vlv.identity import CheckpointError, read_json
 from vlv.inspection import describe_checkpoint
 from vlv.models.bases import Bases
-from vlv.models.conversion import import_stage2
+from vlv.models.conversion import import_stage1, import_stage2
 from vlv.models.foreign import open_foreign
+from vlv.models.stage2 import preview_autoencoder
 
 WEIGHTS = {"florence2": "florence2/model", "decoder": "stable-diffusion/text_encoder/model"}
 
@@ -84,3 +85,17 @@ def test_an_imported_captioner_says_how_it_generates(imported_stage2):
     settings = GenerationConfig.from_pretrained(imported_stage2)
     assert (settings.num_beams, settings.max_new_tokens) == (4, 301)
     assert settings.eos_token_id == read_json(imported_stage2 / "config.json")["eos_token_id"]
+
+
+def test_the_preview_needs_a_stage_1_on_the_captioners_bases(
+    imported_stage1, imported_stage2, stage1_file, bases, tmp_path
+):
+    assert preview_autoencoder(imported_stage2, str(imported_stage1)).decoder.unet is not None
+    shutil.copytree(bases, tmp_path / "bases")
+    shift(tmp_path / "bases" / "stable-diffusion/text_encoder/model.safetensors", "layers.1")
+    weights = {name: value for name, value in load_file(stage1_file).items() if not name.startswith("text_encoder.")}
+    save_file(weights, tmp_path / "a.safetensors")
+    other = Bases.of(str(tmp_path / "bases" / "florence2"), str(tmp_path / "bases" / "stable-diffusion"))
+    import_stage1(open_foreign(tmp_path / "a.safetensors"), tmp_path / "stage1", other, resolutions=(64, 128))
+    with pytest.raises(CheckpointError, match=r"is not the stage-1 model that .* came from: conditioner.text"):
+        preview_autoencoder(imported_stage2, str(tmp_path / "stage1"))
