@@ -244,3 +244,24 @@ def test_starting_from_an_earlier_model(model, tiny_components, tmp_path):
         load_initial(fresh, str(tiny_components / "florence2"))
     with pytest.raises(ValueError, match="is no model of VLV"):
         load_initial(fresh, str(tiny_components))
+
+
+def test_an_initial_embedding_with_fewer_rows_leaves_the_others_as_they_are(tiny_components, tmp_path):
+    """A captioner imported on the original base starts a stage 1 on the hub's, whose embedding is padded."""
+    from safetensors.torch import load_file, save_file
+
+    build(tiny_components).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = "encoder.florence2.language_model.shared.weight"
+    weights[name] = torch.ones_like(weights[name][:-5])
+    save_file(weights, tmp_path / "model.safetensors")
+    fresh = build(tiny_components)
+    shared = fresh.encoder.florence2.language_model.shared.weight
+    before = shared.detach().clone()
+    load_initial(fresh, str(tmp_path))
+    assert (shared[:-5] == 1).all()
+    assert torch.equal(shared[-5:], before[-5:])
+    weights[name] = torch.ones(len(before) + 1, before.shape[1])
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"shared\.weight has shape"):
+        load_initial(fresh, str(tmp_path))
