@@ -157,10 +157,12 @@ def test_resolutions_that_could_not_be_loaded_are_refused(stage1_file, call, tmp
     assert words in refused(capsys, lambda: call(stage1_file, tmp_path / "out", *option, llm=False))
 
 
-def test_a_folder_of_another_kind_as_language_model_is_named(stage2_file, bases, call, tmp_path, capsys):
-    florence2 = str(bases / "florence2")
-    line = refused(capsys, lambda: call(stage2_file, tmp_path / "out", "--llm", florence2))
-    assert f"--llm: {florence2} holds a model of type florence2" in line
+@pytest.mark.parametrize(
+    ("option", "name", "kind"), [("--llm", "florence2", "florence2"), ("--florence2", "qwen", "qwen2")]
+)
+def test_a_base_of_another_kind_is_named(stage2_file, bases, call, tmp_path, capsys, option, name, kind):
+    line = refused(capsys, lambda: call(stage2_file, tmp_path / "out", option, str(bases / name)))
+    assert f"{option}: {bases / name} holds a model of type {kind}" in line
 
 
 @pytest.fixture

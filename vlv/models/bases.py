@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import Florence2Config, PreTrainedTokenizerBase
 
-from vlv.identity import WEIGHTS_NAME, CheckpointError, component_identity, read_json
+from vlv.identity import CONFIG_NAME, WEIGHTS_NAME, CheckpointError, component_identity, read_json
 from vlv.models.florence2 import new_florence2, read_config, rename_original
 from vlv.models.foreign import ForeignWeights, open_foreign
 from vlv.models.importing import ImportPlan, Skeleton, accept, plan_import, table
@@ -43,13 +43,17 @@ class Bases:
 
     @classmethod
     def of(cls, florence2: str, stable_diffusion: str) -> Bases:
-        """Resolve both (folders or hub ids)."""
-        return cls(
-            florence2,
-            stable_diffusion,
-            resolve_component(florence2, "--florence2"),
-            resolve_component(stable_diffusion, "--stable-diffusion"),
-        )
+        """Resolve both (folders or hub ids).
+
+        Raises:
+            CheckpointError: one is not there, or --florence2 is another model.
+        """
+        folder = resolve_component(florence2, "--florence2")
+        # The native config class would read any config.json and fall back to its defaults.
+        kind = read_json(folder / CONFIG_NAME).get("model_type")
+        if kind != "florence2":
+            raise CheckpointError(f"--florence2: {folder} holds a model of type {kind}, not Florence-2")
+        return cls(florence2, stable_diffusion, folder, resolve_component(stable_diffusion, "--stable-diffusion"))
 
     def folder(self, part: str) -> Path:
         """Where the weights of a part lie: florence2, unet, vae, text_encoder."""
