@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
 from scripts.dry_run import parameter_counts
+from scripts.finished import finished_folder
 from scripts.loading import (
     BAD_SAMPLES,
     BatchSizes,
@@ -25,7 +26,7 @@ from scripts.loading import (
     training_loader,
     validation_batches,
 )
-from vlv.card import write_card
+from vlv.card import public_place, write_card
 from vlv.config import save_config
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.captions import CaptionTokenizer
@@ -175,14 +176,10 @@ def world_size() -> int:
 def save_final(config: TrainingConfig, data: Data, save: Callable[[Path], None]) -> None:
     """Write the finished model to <output_dir>/final: to a temporary place first, then renamed."""
     final = Path(config.output_dir) / FINAL
-    temporary = final.with_name(f".writing-{FINAL}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save(temporary)
-    save_config(config, temporary / CONFIG)
-    write_card(temporary, {"data": f"{data.path}: {data.describe()}", "steps": f"{data.num_steps:,}"})
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(temporary, final)
+    with finished_folder(final) as folder:
+        save(folder)
+        save_config(config, folder / CONFIG)
+        write_card(folder, {"data": f"{public_place(data.path)}: {data.describe()}", "steps": f"{data.num_steps:,}"})
     print(f"finished: {final}", file=sys.stderr)
 
 

@@ -11,8 +11,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scripts.entry import BAD_CALL, stop
+
+if TYPE_CHECKING:
+    from vlv.models.foreign import ForeignWeights
+    from vlv.models.reference import Stage
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -47,30 +52,37 @@ def convert(options: argparse.Namespace) -> None:
         ValueError: what cannot be converted, and why.
     """
     from scripts.entry import quiet_libraries
-    from vlv.card import write_card
-    from vlv.models.bases import Bases, import_florence2
-    from vlv.models.conversion import captioners_stage1, import_stage1, import_stage2
+    from scripts.finished import finished_folder
     from vlv.models.foreign import open_foreign
-    from vlv.models.importing import table
-    from vlv.models.reference import recognise
+    from vlv.models.importing import recognise_layout
 
     if options.destination.exists() and any(options.destination.iterdir()):
         raise ValueError(f"{options.destination} is not empty: name another folder, or empty it first")
     quiet_libraries()
     source = open_foreign(options.source)
-    stage = recognise(set(source.shapes))
-    if stage == "florence2":
-        if not options.source.is_dir():
-            raise ValueError(
-                f"{options.source} is Florence-2's weights alone: give its folder, with config and tokenizer"
-            )
-        count = import_florence2(options.source, options.destination)
-        print(
-            f"{options.source}: Florence-2 in its original layout\nwritten: {options.destination} ({count:,} weights)"
-        )
-        return
-    if stage is None:
-        raise ValueError(f"{options.source} holds {len(source):,} weights and is no VLV checkpoint")
+    layout = recognise_layout(source)
+    with finished_folder(options.destination) as folder:
+        if layout == "florence2":
+            _convert_florence2(options, folder)
+        else:
+            _convert_vlv(options, source, layout, folder)
+    print(f"written: {options.destination}")
+
+
+def _convert_florence2(options: argparse.Namespace, folder: Path) -> None:
+    from vlv.models.bases import import_florence2
+
+    if not options.source.is_dir():
+        raise ValueError(f"{options.source} is Florence-2's weights alone: give its folder, with config and tokenizer")
+    print(f"{options.source}: Florence-2 in its original layout")
+    import_florence2(options.source, folder, options.allow, print)
+
+
+def _convert_vlv(options: argparse.Namespace, source: ForeignWeights, stage: Stage, folder: Path) -> None:
+    from vlv.card import write_card
+    from vlv.models.bases import Bases
+    from vlv.models.conversion import captioners_stage1, import_stage1, import_stage2
+
     if options.stage1_only and stage == "stage2":
         source, stage = captioners_stage1(source), "stage1"
     needed = {"--stable-diffusion": options.stable_diffusion, "--florence2": options.florence2}
@@ -81,16 +93,12 @@ def convert(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.source} is a {stage} checkpoint; its bases are needed: give {', '.join(absent)}")
     print(f"{options.source}: {stage}, {len(source):,} weights")
     bases = Bases.of(options.florence2, options.stable_diffusion)
-    common = {"resolutions": (options.decoder_resolution, options.encoder_resolution), "allow": options.allow}
+    resolutions = (options.decoder_resolution, options.encoder_resolution)
     if stage == "stage1":
-        plan, changed = import_stage1(source, options.destination, bases, **common)
+        import_stage1(source, folder, bases, resolutions=resolutions, allow=options.allow, say=print)
     else:
-        plan, changed = import_stage2(source, options.destination, bases, options.llm, **common), []
-    print("\n".join(table(plan)))
-    for component in changed:
-        print(f"frozen weights of {component} differ from the base: written to {options.destination}/bases/{component}")
-    write_card(options.destination)
-    print(f"written: {options.destination}")
+        import_stage2(source, folder, bases, options.llm, resolutions=resolutions, allow=options.allow, say=print)
+    write_card(folder, imported_from=options.source.name)
 
 
 if __name__ == "__main__":

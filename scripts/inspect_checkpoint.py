@@ -12,12 +12,17 @@ from scripts.entry import BAD_CALL, stop
 def main(arguments: list[str] | None = None) -> None:
     """Read the call and print a line for each fact."""
     parser = argparse.ArgumentParser(prog="python -m scripts.inspect_checkpoint", description=__doc__)
-    parser.add_argument("path", type=Path, metavar="PATH", help="folder of a checkpoint")
+    parser.add_argument("path", type=Path, metavar="PATH", help="folder of a checkpoint, or a published file")
     path = parser.parse_args(arguments).path
-    from vlv.inspection import describe_checkpoint
+    from vlv.inspection import describe_checkpoint, is_ours
 
     try:
-        facts = describe_checkpoint(path)
+        if is_ours(path):
+            facts = describe_checkpoint(path)
+        else:
+            from vlv.models.importing import describe_published  # reads pickles too, so it needs torch
+
+            facts = describe_published(path)
     except (OSError, ValueError) as error:
         stop(str(error), BAD_CALL)
         return

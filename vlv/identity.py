@@ -46,13 +46,13 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        CheckpointError: the file is missing or broken.
+        CheckpointError: the file is missing or broken, or holds something else.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} is not there")
     try:
         content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error})") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object {{...}}: copy it again")
@@ -143,7 +143,8 @@ def component_hashes(folder: Path) -> dict[str, str]:
     """A hash over the configs of a component's folder, and a fingerprint of its weights."""
     weights = [path for path in folder.rglob("*.safetensors") if ".fp16." not in path.name]
     weights = weights or list(folder.rglob("*.bin"))
-    return {"config_sha256": config_hash(folder), "weights_fingerprint": fingerprint(folder, weights)}
+    hashes = {"config_sha256": config_hash(folder)}
+    return {**hashes, "weights_fingerprint": fingerprint(folder, weights)} if weights else hashes
 
 
 def config_hash(folder: Path) -> str:
@@ -191,7 +192,7 @@ def require_same_component(name: str, folder: Path, identity: dict[str, str], op
     """
     hashes = component_hashes(folder)
     for key, what in (("config_sha256", "configs"), ("weights_fingerprint", "weights")):
-        if identity.get(key, hashes[key]) != hashes[key]:
+        if key in identity and identity[key] != hashes.get(key):
             raise CheckpointError(
                 f"{name} in {folder} is not the one that the checkpoint was trained with ({identity['source']}): "
                 f"their {what} differ; set {option} to that one"

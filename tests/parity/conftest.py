@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from scripts.import_checkpoint import main
 from vlv.models.conversion import Bases, import_stage1, import_stage2
 from vlv.models.foreign import open_foreign
 from vlv.models.pretrained import load_florence2, load_tokenizer
@@ -100,6 +101,28 @@ def imported_stage2(stage2_file, component_bases, bases, tmp_path_factory):
     folder = tmp_path_factory.mktemp("imported") / "stage2"
     import_stage2(open_foreign(stage2_file), folder, component_bases, str(bases / "qwen"), resolutions=(64, 128))
     return folder
+
+
+@pytest.fixture
+def call(bases):
+    """The import command with the tiny bases."""
+
+    def run(source, destination, *more, llm=True):
+        arguments = [str(source), str(destination), "--decoder-resolution", "64", "--encoder-resolution", "128"]
+        arguments += ["--florence2", str(bases / "florence2"), "--stable-diffusion", str(bases / "stable-diffusion")]
+        main(arguments + (["--llm", str(bases / "qwen")] if llm else []) + list(more))
+
+    return run
+
+
+def refused(capsys, run):
+    """The one line with which a command ends."""
+    with pytest.raises(SystemExit) as stopped:
+        run()
+    assert stopped.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,24 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import Florence2Config, PreTrainedTokenizerBase
 
-from vlv.identity import WEIGHTS_NAME, CheckpointError
+from vlv.identity import CONFIG_NAME, WEIGHTS_NAME, CheckpointError, component_identity, read_json
 from vlv.models.florence2 import new_florence2, read_config, rename_original
 from vlv.models.foreign import ForeignWeights, open_foreign
-from vlv.models.importing import ImportPlan, Skeleton
+from vlv.models.importing import ImportPlan, Skeleton, accept, plan_import, table
 from vlv.models.pretrained import load_tokenizer, resolve_component
 
 _SHARD_BYTES = 2 * 2**30
-_DECODER_PARTS = {
+FLORENCE2 = "encoder.florence2."
+DECODER_PARTS = {
     "unet": "decoder.unet.",
     "vae": "decoder.vae.",
     "text_encoder": "decoder.conditioner.text.text_encoder.",
 }
-FLORENCE2 = "encoder.florence2."
+_PARTS = {"florence2": FLORENCE2, **DECODER_PARTS}
+# Stage 2 trains Florence-2's BART; these parts of a captioner are still its bases'.
+FROZEN_IN_CAPTIONERS = (f"{FLORENCE2}vision_tower.", f"{FLORENCE2}multi_modal_projector.", "conditioner.")
 
 
 @dataclass(frozen=True)
@@ -39,99 +43,136 @@ class Bases:
 
     @classmethod
     def of(cls, florence2: str, stable_diffusion: str) -> Bases:
-        """Resolve both (folders or hub ids)."""
-        return cls(
-            florence2,
-            stable_diffusion,
-            resolve_component(florence2, "--florence2"),
-            resolve_component(stable_diffusion, "--stable-diffusion"),
-        )
+        """Resolve both (folders or hub ids).
 
-    def tensors(self) -> dict[str, Callable[[], Tensor]]:
-        """Our stage-1 name of every base weight -> a function that reads it."""
+        Raises:
+            CheckpointError: one is not there, or --florence2 is another model.
+        """
+        folder = resolve_component(florence2, "--florence2")
+        # The native config class would read any config.json and fall back to its defaults.
+        kind = read_json(folder / CONFIG_NAME).get("model_type")
+        if kind != "florence2":
+            raise CheckpointError(f"--florence2: {folder} holds a model of type {kind}, not Florence-2")
+        return cls(florence2, stable_diffusion, folder, resolve_component(stable_diffusion, "--stable-diffusion"))
+
+    def folder(self, part: str) -> Path:
+        """Where the weights of a part lie: florence2, unet, vae, text_encoder."""
+        return self.florence2 if part == "florence2" else self.decoder / part
+
+    def identities(self) -> dict[str, dict[str, str]]:
+        """Of both components."""
+        return {
+            "florence2": component_identity(self.florence2, self.florence2_source),
+            "decoder": component_identity(self.decoder, self.decoder_source),
+        }
+
+    def tensors(self, parts: Iterable[str] = tuple(_PARTS)) -> dict[str, Callable[[], Tensor]]:
+        """Our stage-1 name of every weight of some parts -> a function that reads it."""
         readers: dict[str, Callable[[], Tensor]] = {}
-        florence2 = open_foreign(self.florence2)
-        for key in florence2:
-            name = rename_original(key.removeprefix("model."))
-            if name is not None:
-                readers[FLORENCE2 + name] = _reader(florence2, key, key == "image_projection")
-        for part, prefix in _DECODER_PARTS.items():
-            weights = open_foreign(self.decoder / part)
+        for part in parts:
+            weights = open_foreign(self.folder(part))
             for key in weights:
-                readers[prefix + key.removeprefix("text_model.")] = _reader(weights, key)
+                name = rename_original(key.removeprefix("model.")) if part == "florence2" else key
+                if name is not None:
+                    readers[_PARTS[part] + name.removeprefix("text_model.")] = _reader(
+                        weights, key, key == "image_projection"
+                    )
         return readers
 
 
-def read_weight(
-    plan: ImportPlan, source: ForeignWeights, base: dict[str, Callable[[], Tensor]], name: str, skeleton: Skeleton
-) -> Tensor:
-    """Our weight: from the source, or the base's where it is missing; rows beyond the source's are the base's."""
+def changed_components(
+    plan: ImportPlan, source: ForeignWeights, base: dict[str, Callable[[], Tensor]], names: Iterable[str]
+) -> list[str]:
+    """The components, florence2 or decoder, of which one of these weights in the source is not the base's."""
+    changed: set[str] = set()
+    for name in names:
+        component = "florence2" if name.startswith(FLORENCE2) else "decoder"
+        if component not in changed:
+            value = plan.tensor(source, name)
+            if name not in base or not torch.equal(value, base[name]().to(value.dtype)):
+                changed.add(component)
+    return sorted(changed)
+
+
+def read_weight(plan: ImportPlan, source: ForeignWeights, base: dict[str, Callable[[], Tensor]], name: str) -> Tensor:
+    """Our weight: from the source, or the base's where it is missing; rows beyond the source's are the base's.
+
+    Raises:
+        CheckpointError: it is nowhere, or the source's is not finite.
+    """
+    if (name not in plan.mapped or name in plan.grown) and name not in base:
+        what = "the rest of its rows" if name in plan.grown else "it"
+        raise CheckpointError(f"{source.path}: {name} is not whole in it, and no base that was given has {what}")
     if name not in plan.mapped:
-        if name not in base:
-            raise CheckpointError(f"{source.path}: {name} is missing, and no base has it")
         return base[name]().contiguous()
     value = plan.tensor(source, name)
-    if value.shape[0] < skeleton.shapes[name][0]:
+    # The extremes tell it without a mask of the weight's size.
+    if value.is_floating_point() and value.numel() and not torch.stack(torch.aminmax(value)).isfinite().all():
+        raise CheckpointError(
+            f"{source.path}: {plan.mapped[name]} holds values that are not finite: its training failed"
+        )
+    if name in plan.grown:
         value = torch.cat([value, base[name]()[value.shape[0] :].to(value.dtype)])
     return value.contiguous()
 
 
 def write_florence2(folder: Path, bases: Bases, plan: ImportPlan, source: ForeignWeights, base: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     config = read_config(bases.florence2)
-    config.architectures = ["Florence2ForConditionalGeneration"]
-    config.save_pretrained(folder)
-    load_tokenizer(bases.florence2, "--florence2").save_pretrained(folder)
-    holder = nn.ModuleDict({"encoder": nn.Module()})
-    with torch.device("meta"):
-        holder["encoder"].florence2 = new_florence2(config)
-    skeleton = Skeleton.of(holder)
-    weights = {
-        "model." + name.removeprefix(FLORENCE2): read_weight(plan, source, base, name, skeleton)
-        for name in skeleton.shapes
-    }
-    save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    _write_native(folder, config, load_tokenizer(bases.florence2, "--florence2"), plan, source, base)
 
 
-def import_florence2(source: Path, destination: Path) -> int:
-    """Write a Florence-2 folder in the original layout as a native one; returns how many weights it has.
+def import_florence2(source: Path, destination: Path, allow: Iterable[str], say: Callable[[str], None]) -> None:
+    """Write a Florence-2 folder in the original layout as a native one, and say what becomes of its weights.
 
     Raises:
-        CheckpointError: a weight that the native model needs is missing.
+        CheckpointError: no tokenizer; weights that are missing, unexpected or of another shape than the config says.
     """
     weights = open_foreign(source)
     config = read_config(source)
-    with torch.device("meta"):
-        skeleton = Skeleton.of(new_florence2(config))
-    readers = {}
-    for key in weights:
-        name = rename_original(key)
-        if name in skeleton.shapes:
-            readers[name] = _reader(weights, key, key == "image_projection")
-    missing = skeleton.shapes.keys() - readers.keys()
-    if missing:
-        raise CheckpointError(f"{source}: {len(missing)} weights are missing, the first is {min(missing)}")
-    destination.mkdir(parents=True, exist_ok=True)
-    config.architectures = ["Florence2ForConditionalGeneration"]
-    config.save_pretrained(destination)
-    load_tokenizer(source, "SRC").save_pretrained(destination)
+    plan = plan_import(weights.shapes, "florence2", _florence2_skeleton(config))
+    for line in table(plan):
+        say(line)
+    accept(plan, weights, allow)
+    _write_native(destination, config, load_tokenizer(source, "SRC"), plan, weights, {})
     for name in ("preprocessor_config.json", "generation_config.json"):
         if (source / name).is_file():
-            shutil.copyfile(source / name, destination / name)
-    tensors = {f"model.{name}": read().contiguous() for name, read in readers.items()}
-    save_file(tensors, destination / WEIGHTS_NAME, metadata={"format": "pt"})
-    return len(tensors)
+            # `auto_map` names code of the original repository, which the native classes replace.
+            values = {key: value for key, value in read_json(source / name).items() if key != "auto_map"}
+            (destination / name).write_text(json.dumps(values, indent=2) + "\n")
+
+
+def _florence2_skeleton(config: Florence2Config) -> Skeleton:
+    holder = nn.ModuleDict({"encoder": nn.Module()})
+    with torch.device("meta"):
+        holder["encoder"].florence2 = new_florence2(config)
+    return Skeleton.of(holder)
+
+
+def _write_native(
+    folder: Path,
+    config: Florence2Config,
+    tokenizer: PreTrainedTokenizerBase,
+    plan: ImportPlan,
+    source: ForeignWeights,
+    base: dict[str, Any],
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    config.architectures = ["Florence2ForConditionalGeneration"]
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    weights = {
+        "model." + name.removeprefix(FLORENCE2): read_weight(plan, source, base, name)
+        for name in _florence2_skeleton(config).shapes
+    }
+    save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
 
 
 def write_decoder(folder: Path, bases: Bases, plan: ImportPlan, source: ForeignWeights, base: dict[str, Any]) -> None:
     ignored = shutil.ignore_patterns("*.safetensors", "*.bin", "*.ckpt", "*.index.json")
     shutil.copytree(bases.decoder, folder, ignore=ignored, dirs_exist_ok=True)
-    for part, prefix in _DECODER_PARTS.items():
+    for part, prefix in DECODER_PARTS.items():
         names = [name for name in base if name.startswith(prefix)]
-        weights = {}
-        for name in names:
-            value = plan.tensor(source, name) if name in plan.mapped else base[name]()
-            weights[name.removeprefix(prefix)] = value.contiguous()
+        weights = {name.removeprefix(prefix): read_weight(plan, source, base, name) for name in names}
         file = WEIGHTS_NAME if part == "text_encoder" else "diffusion_pytorch_model.safetensors"
         save_file(weights, folder / part / file, metadata={"format": "pt"})
 

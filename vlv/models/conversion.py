@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from vlv.identity import (
     CONFIG_NAME,
@@ -21,53 +21,73 @@ from vlv.identity import (
     CheckpointError,
     component_hashes,
     component_identity,
+    read_json,
 )
-from vlv.models.bases import FLORENCE2, Bases, read_weight, write_decoder, write_florence2, write_shards
+from vlv.models.bases import (
+    DECODER_PARTS,
+    FLORENCE2,
+    FROZEN_IN_CAPTIONERS,
+    Bases,
+    changed_components,
+    read_weight,
+    write_decoder,
+    write_florence2,
+    write_shards,
+)
 from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
 from vlv.models.decoders import load_skeleton
 from vlv.models.encoder import VLVEncoder, VLVEncoderConfig, prompt_token_ids
 from vlv.models.florence2 import read_config
-from vlv.models.foreign import ForeignWeights
+from vlv.models.foreign import ForeignWeights, holds_weights
 from vlv.models.image_processor import VLVImageProcessor
-from vlv.models.importing import ImportPlan, Skeleton, check_copies, plan_import
+from vlv.models.importing import ImportPlan, Skeleton, accept, plan_import, table
+from vlv.models.limits import check_limits
 from vlv.models.pretrained import TASK_PROMPT, load_tokenizer, resolve_component
 from vlv.models.reference import strip_wrapper
 from vlv.models.stage2 import end_and_pad_ids
 
 
+def _silent(line: str) -> None:
+    pass
+
+
 def import_stage1(
-    source: ForeignWeights, destination: Path, bases: Bases, *, resolutions: tuple[int, int], allow: Iterable[str] = ()
-) -> tuple[ImportPlan, list[str]]:
-    """Write a published stage-1 checkpoint as ours.
+    source: ForeignWeights,
+    destination: Path,
+    bases: Bases,
+    *,
+    resolutions: tuple[int, int],
+    allow: Iterable[str] = (),
+    say: Callable[[str], None] = _silent,
+) -> None:
+    """Write a published stage-1 checkpoint as ours; frozen components that differ from the base go beside it.
 
     Args:
-        source: with or without UNet and VAE; without them the base's are taken.
+        source: with or without UNet, VAE and text encoder; the base's are taken for those that it lacks wholly.
         resolutions: the decoder's and the encoder's, in pixels.
         allow: patterns of missing or unexpected names that are accepted.
+        say: takes each line that tells what becomes of the weights.
 
-    Returns:
-        the plan, and the components whose frozen weights differ from the base and were written beside.
+    Raises:
+        CheckpointError: weights that do not fit; they were told before.
     """
     module, trained, prompt_ids = stage1_skeleton(bases, _num_queries(source, "query_embed"), resolutions[0])
+    _check_sizes(module, resolutions)
     plan = plan_import(source.shapes, "stage1", Skeleton.of(module))
+    plan.take_absent_parts(DECODER_PARTS)
+    _tell_and_accept(plan, source, allow, say)
     base = bases.tensors()
-    if not any(name.startswith("decoder.unet.") for name in plan.mapped):
-        plan.missing = [name for name in plan.missing if not name.startswith(("decoder.unet.", "decoder.vae."))]
-    accept(plan, source, allow)
-    check_copies(plan, source)
-    changed = _changed(plan, source, base, trained)
+    changed = changed_components(plan, source, base, plan.mapped.keys() - set(trained))
     destination.mkdir(parents=True, exist_ok=True)
-    weights = {name: read_weight(plan, source, base, name, Skeleton.of(module)) for name in trained}
+    weights = {name: read_weight(plan, source, base, name) for name in trained}
     save_file(weights, destination / WEIGHTS_NAME, metadata={"format": "pt"})
-    identities = {
-        "florence2": component_identity(bases.florence2, bases.florence2_source),
-        "decoder": component_identity(bases.decoder, bases.decoder_source),
-    }
+    identities = bases.identities()
     for component in changed:
         folder = destination / OWN_BASES / component
         write = write_florence2 if component == "florence2" else write_decoder
         write(folder, bases, plan, source, base)
         identities[component] = {"source": f"{OWN_BASES}{component}", **component_hashes(folder)}
+        say(f"frozen weights of {component} differ from the base: written beside, to {OWN_BASES}{component}")
     config = {
         "model_type": STAGE1_TYPE,
         "trained": "language_model",
@@ -80,7 +100,6 @@ def import_stage1(
     }
     (destination / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
     VLVImageProcessor(*resolutions).save_pretrained(destination)
-    return plan, changed
 
 
 def import_stage2(
@@ -91,13 +110,19 @@ def import_stage2(
     *,
     resolutions: tuple[int, int],
     allow: Iterable[str] = (),
-) -> ImportPlan:
-    """Write a published stage-2 checkpoint (`model.pt`, or the released captioner) as a captioner of ours."""
+    say: Callable[[str], None] = _silent,
+) -> None:
+    """Write a published stage-2 checkpoint (`model.pt`, or the released captioner) as a captioner of ours.
+
+    The arguments are `import_stage1`'s. Of the bases, only configs and tokenizers are needed; where their
+    weights are there, the captioner's frozen ones are compared with them.
+    """
     llm_folder = resolve_component(language_model, "--llm")
     tokenizer = load_tokenizer(llm_folder, "--llm")
+    llm_config = _language_model_config(llm_folder)
     stage1, _, _ = stage1_skeleton(bases, _num_queries(source, "VLV_model.query_embed"), resolutions[0])
+    _check_sizes(stage1, resolutions)
     eos_token_id, pad_token_id = end_and_pad_ids(tokenizer, llm_folder)
-    llm_config = AutoConfig.from_pretrained(llm_folder)
     config = VLVCaptionerConfig(
         encoder_config=stage1.encoder.config.to_dict(),
         llm_config=llm_config.to_dict(),
@@ -105,39 +130,66 @@ def import_stage2(
         eos_token_id=eos_token_id,
         pad_token_id=pad_token_id,
         tie_word_embeddings=llm_config.tie_word_embeddings,  # type: ignore[call-arg]
-        origin={
-            "stage1": None,
-            "decoder": component_identity(bases.decoder, bases.decoder_source),
-            "florence2": component_identity(bases.florence2, bases.florence2_source),
-            "language_model": component_identity(llm_folder, language_model),
-            "conditioning": "text_encoder",
-            "trained": ["mlp", "llm", "encoder"],
-            "draws_with_own_weights": False,
-        },
     )
     with torch.device("meta"):
-        skeleton = Skeleton.of(VLVCaptioner(config))
+        captioner = VLVCaptioner(config)
+    skeleton = Skeleton.of(captioner)
     plan = plan_import(source.shapes, "stage2", skeleton)
-    base = {name.removeprefix("decoder."): read for name, read in bases.tensors().items()}
-    accept(plan, source, allow)
-    check_copies(plan, source)
+    _tell_and_accept(plan, source, allow, say)
+    parts = [part for part in ("florence2", "text_encoder") if holds_weights(bases.folder(part))]
+    base = {name.removeprefix("decoder."): read for name, read in bases.tensors(parts).items()}
+    config.origin = {
+        "stage1": None,
+        **_confirmed_bases(plan, source, bases, base, say),
+        "language_model": component_identity(llm_folder, language_model),
+        "conditioning": "text_encoder",
+        "trained": ["mlp", "llm", "encoder"],
+        "draws_with_own_weights": False,
+    }
     destination.mkdir(parents=True, exist_ok=True)
-    names = sorted(skeleton.shapes)
-    write_shards(destination, names, lambda name: read_weight(plan, source, base, name, skeleton))
+    write_shards(destination, sorted(skeleton.shapes), lambda name: read_weight(plan, source, base, name))
     config.encoder_config.update(_vocab_rows(plan, source, skeleton))  # type: ignore[union-attr]
     config.architectures = ["VLVCaptioner"]
     config.save_pretrained(destination)
+    captioner.generation_defaults().save_pretrained(destination)
     tokenizer.save_pretrained(destination)
     VLVImageProcessor(*resolutions).save_pretrained(destination)
-    return plan
+
+
+def _tell_and_accept(
+    plan: ImportPlan, source: ForeignWeights, allow: Iterable[str], say: Callable[[str], None]
+) -> None:
+    for line in table(plan):
+        say(line)
+    accept(plan, source, allow)
+
+
+def _confirmed_bases(
+    plan: ImportPlan,
+    source: ForeignWeights,
+    bases: Bases,
+    base: dict[str, Callable[[], Tensor]],
+    say: Callable[[str], None],
+) -> dict[str, dict[str, str] | None]:
+    """Identities of Florence-2 and decoder; None for one that is not what the captioner was trained on."""
+    identities: dict[str, dict[str, str] | None] = dict(bases.identities())
+    frozen = [name for name in plan.mapped if name.startswith(FROZEN_IN_CAPTIONERS)]
+    for component, folder in (("florence2", bases.folder("florence2")), ("decoder", bases.folder("text_encoder"))):
+        names = [name for name in frozen if name.startswith(FLORENCE2) == (component == "florence2")]
+        if not holds_weights(folder):
+            say(f"frozen weights of {component} are not compared: {folder} holds none")
+        elif changed_components(plan, source, base, names):
+            identities[component] = None
+            say(f"frozen weights of {component} differ from the base: the captioner keeps its own, and names no base")
+    return identities
 
 
 def captioners_stage1(source: ForeignWeights) -> ForeignWeights:
     """The stage-1 part of a published captioner, under stage 1's names; it has no UNet and no VAE."""
-    keys = {strip_wrapper(key): key for key in source}
-    inner = {key.removeprefix("VLV_model."): key for key in keys if key.startswith("VLV_model.")}
-    shapes = {name: source.shapes[keys[key]] for name, key in inner.items()}
-    return ForeignWeights(source.path, shapes, lambda name: source[keys[inner[name]]])
+    prefix = "VLV_model."
+    inner = {key.replace(prefix, "", 1): key for key in source if strip_wrapper(key).startswith(prefix)}
+    shapes = {name: source.shapes[key] for name, key in inner.items()}
+    return ForeignWeights(source.path, shapes, lambda name: source[inner[name]])
 
 
 def stage1_skeleton(bases: Bases, num_queries: int, resolution: int) -> tuple[Any, list[str], list[int]]:
@@ -158,32 +210,41 @@ def stage1_skeleton(bases: Bases, num_queries: int, resolution: int) -> tuple[An
     return module, [name for name, value in module.named_parameters() if value.requires_grad], prompt_ids
 
 
-def accept(plan: ImportPlan, source: ForeignWeights, allow: Iterable[str]) -> None:
-    """Refuse a plan with weights that are missing, unexpected or of another shape.
+def _num_queries(source: ForeignWeights, key: str) -> int:
+    shape = next((source.shapes[name] for name in (key, f"module.{key}") if name in source.shapes), None)
+    if shape is None:
+        raise CheckpointError(f"{source.path} has no {key}")
+    if len(shape) != 3:
+        raise CheckpointError(f"{source.path}: {key} has shape {shape}, and (1, queries, width) is wanted")
+    return shape[1]
+
+
+def _check_sizes(stage1: Any, resolutions: tuple[int, int]) -> None:
+    """Refuse what the model would refuse once it is loaded."""
+    config = stage1.encoder.config
+    if resolutions[0] < 1:
+        raise CheckpointError(f"--decoder-resolution {resolutions[0]}: give the side of the decoder's images in pixels")
+    check_limits(
+        config.florence2_config,
+        stage1.decoder.conditioner.spaces,
+        num_queries=config.num_queries,
+        encoder_resolution=resolutions[1],
+        num_prompt_ids=len(config.prompt_ids),
+    )
+
+
+def _language_model_config(folder: Path) -> PreTrainedConfig:
+    """The config in a folder of --llm.
 
     Raises:
-        CheckpointError: names the first of them, and how to accept it.
+        CheckpointError: it is no causal language model.
     """
-    patterns = list(allow)
-    for kind, names in (("missing", plan.missing), ("unexpected", plan.unexpected)):
-        left = [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
-        if left:
-            raise CheckpointError(
-                f"{source.path}: {len(left)} weights are {kind}, the first is {left[0]}; "
-                f"--allow '{left[0]}' (patterns may be given) imports without"
-            )
-    for name, (theirs, ours) in plan.misshapen.items():
+    kind = read_json(folder / CONFIG_NAME).get("model_type")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise CheckpointError(
-            f"{source.path}: {plan.mapped[name]} has shape {theirs}, and {ours} is wanted: the bases are of another "
-            "size than the checkpoint's"
+            f"--llm: {folder} holds a model of type {kind}, no causal language model: give Qwen's, say"
         )
-
-
-def _num_queries(source: ForeignWeights, key: str) -> int:
-    found = next((name for name in (key, f"module.{key}") if name in source.shapes), None)
-    if found is None:
-        raise CheckpointError(f"{source.path} has no {key}")
-    return source.shapes[found][1]
+    return AutoConfig.from_pretrained(folder)
 
 
 def _vocab_rows(plan: ImportPlan, source: ForeignWeights, skeleton: Skeleton) -> dict[str, int]:
@@ -191,17 +252,3 @@ def _vocab_rows(plan: ImportPlan, source: ForeignWeights, skeleton: Skeleton) ->
     name = f"{FLORENCE2}language_model.shared.weight"
     rows = source.shapes[plan.mapped[name]][0] if name in plan.mapped else skeleton.shapes[name][0]
     return {} if rows == skeleton.shapes[name][0] else {"vocab_rows": rows}
-
-
-def _changed(
-    plan: ImportPlan, source: ForeignWeights, base: dict[str, Callable[[], Tensor]], trained: list[str]
-) -> list[str]:
-    """The components of which a frozen weight in the source is not the base's."""
-    changed = set()
-    for name in plan.mapped.keys() - set(trained):
-        component = "florence2" if name.startswith(FLORENCE2) else "decoder"
-        if component not in changed:
-            value = plan.tensor(source, name)
-            if name not in base or not torch.equal(value, base[name]().to(value.dtype)):
-                changed.add(component)
-    return sorted(changed)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import pickle
+import shlex
 import struct
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vlv.identity import CheckpointError
+from vlv.identity import CheckpointError, read_json
 
 _WRAPPINGS = ("model_state_dict", "state_dict", "module", "model")
 _NAMES = (
@@ -26,6 +26,7 @@ _NAMES = (
     "pytorch_model.pt",
 )
 _ZERO_PARTS = ("*zero_pp_rank_*", "*_optim_states.pt")
+_DEEPSPEED_MODEL = "mp_rank_00_model_states.pt"
 
 
 class ForeignWeights:
@@ -57,31 +58,56 @@ def open_foreign(path: Path) -> ForeignWeights:
     if not path.exists():
         raise CheckpointError(f"{path} is not there")
     if path.is_dir():
-        index = next(iter(sorted(path.glob("*.index.json"))), None)
+        index = _index(path)
         if index is not None:
             return _open_sharded(path, index)
-        found = next((path / name for name in _NAMES if (path / name).is_file()), None)
+        found = _whole_file(path)
         if found is None:
-            _refuse_zero(path)
+            _refuse_deepspeed(path)
             raise CheckpointError(f"{path} holds no state dict: expected one of {', '.join(_NAMES)}")
         path = found
     return _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickle(path)
 
 
-def _refuse_zero(folder: Path) -> None:
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder has a state dict that `open_foreign` would open."""
+    return _index(folder) is not None or _whole_file(folder) is not None
+
+
+def _index(folder: Path) -> Path | None:
+    return next(iter(sorted(folder.glob("*.index.json"))), None)
+
+
+def _whole_file(folder: Path) -> Path | None:
+    return next((folder / name for name in _NAMES if (folder / name).is_file()), None)
+
+
+def _refuse_deepspeed(folder: Path) -> None:
     # The published code names the steps itself (`step_1000`); DeepSpeed's own name is `global_step1000`.
-    steps = [entry for entry in folder.iterdir() if entry.is_dir() and _is_zero_step(entry)]
-    if steps or _is_zero_step(folder):
-        whole = folder if steps else folder.parent
+    steps = sorted(entry for entry in folder.iterdir() if entry.is_dir() and _is_deepspeed_step(entry))
+    if _is_deepspeed_step(folder):
+        whole, step = folder.parent, folder
+    elif steps:
+        whole, step = folder, max(steps, key=lambda entry: (len(entry.name), entry.name))
+    else:
+        return
+    if not any(True for pattern in _ZERO_PARTS for _ in step.glob(pattern)):
         raise CheckpointError(
-            f"{folder} is a DeepSpeed ZeRO checkpoint, in pieces. With your own DeepSpeed, run "
-            f"`python {whole}/zero_to_fp32.py {whole} consolidated` and import `consolidated`. "
-            "Mind that this unpickles the files: only do it with ones whose origin you trust"
+            f"{folder} is a DeepSpeed checkpoint without the optimizer states from which zero_to_fp32.py makes the "
+            f"weights: copy all files of {step.name}, or import {step / _DEEPSPEED_MODEL}"
         )
+    # Without a tag the script takes the step that `latest` names, which need not be the one asked for.
+    tag = "" if step != folder and (whole / "latest").is_file() else f" -t {shlex.quote(step.name)}"
+    place = shlex.quote(str(whole))
+    raise CheckpointError(
+        f"{folder} is a DeepSpeed ZeRO checkpoint, in pieces. With your own DeepSpeed, run "
+        f"`python {shlex.quote(f'{whole}/zero_to_fp32.py')} {place} consolidated{tag}` and import `consolidated`. "
+        "Mind that this unpickles the files: only do it with ones whose origin you trust"
+    )
 
 
-def _is_zero_step(folder: Path) -> bool:
-    return any(True for pattern in _ZERO_PARTS for _ in folder.glob(pattern))
+def _is_deepspeed_step(folder: Path) -> bool:
+    return any(True for pattern in (*_ZERO_PARTS, _DEEPSPEED_MODEL) for _ in folder.glob(pattern))
 
 
 def _open_safetensors(path: Path) -> ForeignWeights:
@@ -94,10 +120,9 @@ def _open_safetensors(path: Path) -> ForeignWeights:
 
 
 def _open_sharded(folder: Path, index: Path) -> ForeignWeights:
-    try:
-        places: dict[str, str] = json.loads(index.read_text())["weight_map"]
-    except (json.JSONDecodeError, KeyError) as error:
-        raise CheckpointError(f"{index} is no index of shards ({error})") from None
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
+        raise CheckpointError(f"{index} is no index of shards: its weight_map does not give a file for each weight")
     missing = sorted({name for name in places.values() if not (folder / name).is_file()})
     if missing:
         raise CheckpointError(f"{folder} is not complete: {', '.join(missing[:3])} is missing")
@@ -123,13 +148,13 @@ def _open_pickle(path: Path) -> ForeignWeights:
         raise CheckpointError(f"{path} is damaged, not complete, or no checkpoint of torch ({reason})") from None
     tensors = _unwrap(loaded)
     if not tensors:
-        raise CheckpointError(f"{path} holds no tensors")
+        raise CheckpointError(f"{path} holds no tensors by name")
     return ForeignWeights(path, {name: tuple(value.shape) for name, value in tensors.items()}, tensors.__getitem__)
 
 
 def _load_pickle(path: Path) -> Any:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Detected pickle protocol")  # what matters is told as an error
+        warnings.simplefilter("ignore")  # what matters is told as an error
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError as error:
@@ -145,4 +170,5 @@ def _unwrap(loaded: Any) -> dict[str, Tensor]:
             loaded = loaded[name]
     if not isinstance(loaded, dict):
         return {}
-    return {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
+    tensors = {name: value for name, value in loaded.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    return {name: value for name, value in tensors.items() if value.layout is torch.strided}

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import fnmatch
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from vlv.identity import CheckpointError
-from vlv.models.foreign import ForeignWeights
-from vlv.models.reference import Stage, place
+from vlv.models.foreign import ForeignWeights, open_foreign
+from vlv.models.reference import Layout, place, recognise
 
+_PUBLISHED = {
+    "stage1": "stage 1 as published",
+    "stage2": "captioner (stage 2) as published",
+    "florence2": "Florence-2 in its original layout",
+}
 _GROWING = "encoder.florence2.language_model.shared.weight"  # the hub's native model has padded rows
 
 
@@ -42,14 +50,17 @@ class ImportPlan:
     """What becomes of every weight on both sides.
 
     mapped: our name -> key of the source. transposed: our names whose matrix is transposed. copies: key of the
-    source -> our name of the weight that it must equal. dropped: key -> reason. missing: our names that the
-    source does not have. unexpected: keys without a place. misshapen: our name -> (source's shape, ours).
+    source -> our name of the weight that it must equal. dropped: key -> reason. grown: our name -> (source's rows,
+    ours). absent: parts that the source does not have at all, taken from the base. missing: our other names that
+    it does not have. unexpected: keys without a place. misshapen: our name -> (source's shape, ours).
     """
 
     mapped: dict[str, str] = field(default_factory=dict)
     transposed: set[str] = field(default_factory=set)
     copies: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
+    grown: dict[str, tuple[int, int]] = field(default_factory=dict)
+    absent: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     misshapen: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
@@ -59,18 +70,55 @@ class ImportPlan:
         value = source[self.mapped[name]]
         return value.t().contiguous() if name in self.transposed else value
 
+    def take_absent_parts(self, parts: dict[str, str]) -> None:
+        """Let the base stand in for each part (name -> prefix of ours) of which the source has no weight at all."""
+        for part, prefix in parts.items():
+            if not any(name.startswith(prefix) for name in self.mapped):
+                self.absent.append(part)
+                self.missing = [name for name in self.missing if not name.startswith(prefix)]
 
-def plan_import(source: dict[str, tuple[int, ...]], stage: Stage, skeleton: Skeleton) -> ImportPlan:
+
+def recognise_layout(source: ForeignWeights) -> Layout:
+    """What a state dict is, by its names.
+
+    Raises:
+        CheckpointError: nothing that can be imported.
+    """
+    layout = recognise(set(source.shapes))
+    if layout is None:
+        raise CheckpointError(f"{source.path} holds {len(source):,} weights and is no VLV checkpoint")
+    return layout
+
+
+def describe_published(path: Path) -> dict[str, str]:
+    """Facts of a published file or folder, in reading order; its weights are not read.
+
+    Raises:
+        CheckpointError: nothing that can be imported.
+    """
+    source = open_foreign(path)
+    return {
+        "kind": _PUBLISHED[recognise_layout(source)],
+        "weights": f"{len(source):,}",
+        "parameters": f"{sum(map(math.prod, source.shapes.values())):,}",
+        "to use it": "python -m scripts.import_checkpoint converts it",
+    }
+
+
+def plan_import(source: dict[str, tuple[int, ...]], layout: Layout, skeleton: Skeleton) -> ImportPlan:
     """Place every key of a published checkpoint in the model that the skeleton describes.
 
     Args:
         source: shapes of the published checkpoint by key.
-        stage: whose layout it has.
-        skeleton: our model of that stage.
+        layout: what it is.
+        skeleton: our model of it.
+
+    Raises:
+        CheckpointError: two keys are the same weight.
     """
     plan = ImportPlan()
     for key, shape in source.items():
-        placement = place(key, stage)
+        placement = place(key, layout)
         if placement is None:
             plan.unexpected.append(key)
         elif placement.reason is not None:
@@ -83,22 +131,55 @@ def plan_import(source: dict[str, tuple[int, ...]], stage: Stage, skeleton: Skel
             plan.unexpected.append(key)
         else:
             assert placement.name is not None
-            plan.mapped[placement.name] = key
+            _map(plan, placement.name, key, shape[::-1] if placement.transposed else shape, skeleton)
             if placement.transposed:
                 plan.transposed.add(placement.name)
-                shape = shape[::-1]
-            if not _fits(placement.name, shape, skeleton.shapes[placement.name]):
-                plan.misshapen[placement.name] = (shape, skeleton.shapes[placement.name])
     plan.missing = [name for name in skeleton.shapes if name not in plan.mapped]
     return plan
 
 
-def check_copies(plan: ImportPlan, source: ForeignWeights) -> None:
-    """Check that tied copies in the source are equal to what they copy.
+def _map(plan: ImportPlan, name: str, key: str, theirs: tuple[int, ...], skeleton: Skeleton) -> None:
+    if name in plan.mapped:
+        raise CheckpointError(
+            f"{plan.mapped[name]} and {key} are one weight in VLV, {name}: keep one of them in the file"
+        )
+    plan.mapped[name] = key
+    ours = skeleton.shapes[name]
+    if not fits(name, theirs, ours):
+        plan.misshapen[name] = (theirs, ours)
+    elif theirs != ours:
+        plan.grown[name] = (theirs[0], ours[0])
+
+
+def fits(name: str, theirs: tuple[int, ...], ours: tuple[int, ...]) -> bool:
+    """Whether a weight can be taken; Florence-2's embedding also where ours has more rows, which keep their values."""
+    if name == _GROWING and len(theirs) == len(ours):
+        return theirs[1:] == ours[1:] and theirs[0] <= ours[0]
+    return theirs == ours
+
+
+def accept(plan: ImportPlan, source: ForeignWeights, allow: Iterable[str]) -> None:
+    """Refuse a plan with weights that are missing, unexpected, of another shape, or no true copies.
+
+    Args:
+        allow: patterns of missing or unexpected names that are accepted.
 
     Raises:
-        CheckpointError: one is not; names both.
+        CheckpointError: names the first of them, and how to accept it.
     """
+    patterns = list(allow)
+    for kind, names in (("missing", plan.missing), ("unexpected", plan.unexpected)):
+        left = [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+        if left:
+            raise CheckpointError(
+                f"{source.path}: {len(left)} weights are {kind}, the first is {left[0]}; "
+                f"--allow '{left[0]}' (patterns may be given) imports without"
+            )
+    for name, (theirs, ours) in plan.misshapen.items():
+        raise CheckpointError(
+            f"{source.path}: {plan.mapped[name]} has shape {theirs}, and {ours} is wanted: the base, or the "
+            "folder's own config, is of another size"
+        )
     for key, name in plan.copies.items():
         if name in plan.mapped and not torch.equal(source[key], source[plan.mapped[name]]):
             raise CheckpointError(f"{source.path}: {key} differs from {plan.mapped[name]}, to which it is tied in VLV")
@@ -107,19 +188,18 @@ def check_copies(plan: ImportPlan, source: ForeignWeights) -> None:
 def table(plan: ImportPlan) -> Iterator[str]:
     """The lines that tell what becomes of the weights."""
     yield f"{'mapped':<12}{len(plan.mapped):>6}"
+    yield from (
+        f"    {name}: {theirs:,} rows from the file, {ours - theirs:,} from the base"
+        for name, (theirs, ours) in plan.grown.items()
+    )
     yield f"{'tied copies':<12}{len(plan.copies):>6}"
     yield f"{'dropped':<12}{len(plan.dropped):>6}"
     yield from (f"    {key}: {reason}" for key, reason in plan.dropped.items())
+    yield from (f"{part}: not in the file, the base's is used" for part in plan.absent)
     for title, names in (("missing", plan.missing), ("unexpected", plan.unexpected)):
         yield f"{title:<12}{len(names):>6}"
-        yield from (f"    {name}" for name in names[:20])
-        if len(names) > 20:
-            yield f"    and {len(names) - 20} more"
+        yield from (f"    {name}" for name in names)
+    if plan.misshapen:
+        yield f"{'misshapen':<12}{len(plan.misshapen):>6}"
     for name, (theirs, ours) in plan.misshapen.items():
-        yield f"    {name}: {theirs} in the file, {ours} in the model"
-
-
-def _fits(name: str, theirs: tuple[int, ...], ours: tuple[int, ...]) -> bool:
-    if name == _GROWING:
-        return theirs[1:] == ours[1:] and theirs[0] <= ours[0]
-    return theirs == ours
+        yield f"    {plan.mapped[name]}: {theirs} in the file, {ours} in the model"

@@ -8,6 +8,7 @@ from torch import nn
 
 from vlv.identity import CONFIG_NAME, STAGE1_TYPE, STAGE2_TYPE, CheckpointError, read_json
 from vlv.models.foreign import open_foreign
+from vlv.models.importing import fits
 
 _PARTS = ("encoder.", "mlp.", "llm.")
 
@@ -35,10 +36,11 @@ def load_initial(model: nn.Module, source: str) -> int:
             if value.requires_grad:
                 raise CheckpointError(f"initial_checkpoint={source} has no {name}, which trains here")
             continue
-        if weights.shapes[name] != tuple(value.shape):
+        shape = weights.shapes[name]
+        if not fits(name, shape, tuple(value.shape)):
             raise CheckpointError(
-                f"initial_checkpoint={source}: {name} has shape {weights.shapes[name]}, {tuple(value.shape)} is wanted"
+                f"initial_checkpoint={source}: {name} has shape {shape}, {tuple(value.shape)} is wanted"
             )
-        value.data.copy_(weights[name])
+        value.data[: shape[0] if shape else ...].copy_(weights[name])  # rows beyond the source's keep their values
         copied += 1
     return copied

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from vlv.models.florence2 import original_name, rename_original
 
 Stage = Literal["stage1", "stage2"]
+Layout = Literal["stage1", "stage2", "florence2"]
 
 _SPACE = "clip"  # the published decoder has one embedding space
 _TIED = "is tied to the embedding natively; the published file holds an untrained clone of it"
@@ -49,7 +50,7 @@ def strip_wrapper(key: str) -> str:
     return key.removeprefix("module.")
 
 
-def recognise(keys: set[str]) -> Stage | Literal["florence2"] | None:
+def recognise(keys: set[str]) -> Layout | None:
     """What a state dict is, by its keys; None for anything else."""
     bare = {strip_wrapper(key) for key in keys}
     if any(key.startswith("VLV_model.") for key in bare) and any(key.startswith("qwen2_model.") for key in bare):
@@ -61,9 +62,11 @@ def recognise(keys: set[str]) -> Stage | Literal["florence2"] | None:
     return None
 
 
-def place(key: str, stage: Stage) -> Placement | None:
+def place(key: str, stage: Layout) -> Placement | None:
     """Where a published weight goes in our model of that stage; None for a key that is not known."""
     key = strip_wrapper(key)
+    if stage == "florence2":
+        return _place_florence2(key)
     if stage == "stage2":
         if key.startswith("qwen2_model."):
             return Placement("llm." + key.removeprefix("qwen2_model."))
@@ -92,11 +95,12 @@ def _place_stage1(key: str, stage: Stage) -> Placement | None:
     return None
 
 
-def _place_florence2(rest: str) -> Placement:
+def _place_florence2(rest: str) -> Placement | None:
     if rest in _DROPPED:
         return Placement(None, reason=_DROPPED[rest])
     renamed = rename_original(rest)
-    assert renamed is not None, "only the language head has no place, and it was handled above"
+    if renamed is None:
+        return None
     name = f"florence2.{renamed}"
     alias = _ALIASES.get(name)
     return Placement(

@@ -19,9 +19,11 @@ from vlv.identity import (
     require_checkpoint,
 )
 from vlv.models.autoencoder import VLVAutoEncoder
+from vlv.models.bases import FROZEN_IN_CAPTIONERS
 from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
 from vlv.models.decoders import DiffusionDecoder, load_conditioner, load_decoder
 from vlv.models.encoder import build_encoder
+from vlv.models.foreign import open_foreign
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.models.pretrained import (
     load_language_model,
@@ -136,7 +138,7 @@ def preview_autoencoder(
     model that the captioner came from; one trained with the denoising loss on draws with its own.
 
     Raises:
-        CheckpointError: the stage-1 model is not there, or is another one.
+        CheckpointError: the stage-1 model is not there, or is another one, or stands on other frozen bases.
     """
     captioner_dir = require_checkpoint(captioner_dir, "stage2")
     stage1 = drawing_stage1(captioner_dir, stage1_path)
@@ -152,7 +154,23 @@ def preview_autoencoder(
             f"{stage1} is not the stage-1 model that {captioner_dir} came from: its weights differ; "
             "set stage1_path to that one"
         )
-    return VLVAutoEncoder.from_pretrained(stage1, stable_diffusion, florence2)
+    model = VLVAutoEncoder.from_pretrained(stage1, stable_diffusion, florence2)
+    if origin["stage1"] is None:
+        _require_same_frozen(captioner_dir, stage1, model)
+    return model
+
+
+def _require_same_frozen(captioner_dir: Path, stage1: Path, model: VLVAutoEncoder) -> None:
+    """An imported captioner names no stage-1 model, but what stage 2 froze is the same in both."""
+    theirs, ours = open_foreign(captioner_dir), model.state_dict()
+    for name in theirs:
+        if name.startswith(FROZEN_IN_CAPTIONERS):
+            value, other = theirs[name], ours.get(name if name.startswith("encoder.") else f"decoder.{name}")
+            if other is None or not torch.equal(value, other.to(value.dtype)):
+                raise CheckpointError(
+                    f"{stage1} is not the stage-1 model that {captioner_dir} came from: {name}, which stage 2 does not "
+                    "train, differs; set stage1_path to one on the same Stable Diffusion and Florence-2"
+                )
 
 
 def end_and_pad_ids(tokenizer: PreTrainedTokenizerBase, folder: Path) -> tuple[int, int]:

@@ -260,3 +260,24 @@ def test_the_api_takes_any_number_of_images(tiny_components, sample_photos):
     for steps in (0, 2000):
         with pytest.raises(ValueError, match=f"num_inference_steps={steps} cannot be used: give 1 to 1000"):
             model.reconstruct(images, num_inference_steps=steps)
+
+
+def test_an_initial_embedding_with_fewer_rows_leaves_the_others_as_they_are(tiny_components, tmp_path):
+    """A captioner imported on the original base starts a stage 1 on the hub's, whose embedding is padded."""
+    from safetensors.torch import load_file, save_file
+
+    build(tiny_components).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = "encoder.florence2.language_model.shared.weight"
+    weights[name] = torch.ones_like(weights[name][:-5])
+    save_file(weights, tmp_path / "model.safetensors")
+    fresh = build(tiny_components)
+    shared = fresh.encoder.florence2.language_model.shared.weight
+    before = shared.detach().clone()
+    load_initial(fresh, str(tmp_path))
+    assert (shared[:-5] == 1).all()
+    assert torch.equal(shared[-5:], before[-5:])
+    weights[name] = torch.ones(len(before) + 1, before.shape[1])
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"shared\.weight has shape"):
+        load_initial(fresh, str(tmp_path))
