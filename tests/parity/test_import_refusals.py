@@ -149,7 +149,7 @@ def test_a_captioners_doubled_weights_are_refused(stage2_file, call, tmp_path, c
     [
         (["--encoder-resolution", "4096"], "encoder_resolution=4096"),
         (["--encoder-resolution", "0"], "encoder_resolution=0"),
-        (["--decoder-resolution", "0"], "--decoder-resolution 0"),
+        (["--decoder-resolution", "0"], "decoder_resolution=0"),
         (["--decoder-resolution", "63"], "decoder_resolution=63"),
     ],
 )
@@ -218,7 +218,7 @@ def test_faults_of_an_original_florence2_are_refused(bases, call, tmp_path, caps
         "extra": "odd.weight",
         "shape": "has shape (3,)",
         "missing": "image_proj_norm",
-        "no tokenizer": "no tokenizer",
+        "no tokenizer": "holds no vocabulary",
     }
     assert words[fault] in line
     assert not list(tmp_path.glob("*out*"))

@@ -40,9 +40,11 @@ def checkpoints(tmp_path):
     """A stage-1 model and a captioner on it, as far as a check reads them."""
     stage1, captioner = tmp_path / "stage1", tmp_path / "captioner"
     origin = {"stage1": {"source": str(stage1)}, "draws_with_own_weights": False, **BASES}
+    built = {"conditioning": "text_encoder", "num_queries": 77, "trained": "language_model", "prompt_ids": [0, 2]}
+    parts = {"encoder_config": {}, "llm_config": {}, "conditioner": {"family": "stable_diffusion"}}
     for folder, config in (
-        (stage1, {"model_type": "vlv_autoencoder", "bases": BASES}),
-        (captioner, {"model_type": "vlv_captioner", "origin": origin}),
+        (stage1, {"model_type": "vlv_autoencoder", "bases": BASES, "spaces": {"clip": 1024}, **built}),
+        (captioner, {"model_type": "vlv_captioner", "origin": origin, **parts}),
     ):
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(config))

@@ -13,7 +13,7 @@ STANDARD = set(sys.stdlib_module_names)
 # part -> (parts of vlv that it may import, third-party packages that it must not)
 RULES = {
     "models": (
-        {"models", "losses", "sampling", "identity", "card"},
+        {"models", "losses", "sampling", "identity", "card", "limits"},
         {"wandb", "accelerate", "torchmetrics", "webdataset"},
     ),
     "data": ({"data"}, {"wandb", "accelerate", "diffusers", "transformers"}),
@@ -26,6 +26,7 @@ RULES = {
     "inspection": ({"identity"}, {"torch", "transformers", "diffusers"}),
     "settings": (set(), {"torch", "transformers", "diffusers"}),
     "shapes": ({"shapes", "models", "losses", "sampling"}, {"wandb", "accelerate"}),
+    "limits": (set(), {"torch", "transformers", "diffusers"}),
     "losses": (set(), set()),
     "sampling": (set(), set()),
 }

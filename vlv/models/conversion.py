@@ -36,12 +36,11 @@ from vlv.models.bases import (
 )
 from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
 from vlv.models.decoders import load_skeleton
-from vlv.models.encoder import VLVEncoder, VLVEncoderConfig, prompt_token_ids
+from vlv.models.encoder import VLVEncoder, VLVEncoderConfig, check_sizes, prompt_token_ids
 from vlv.models.florence2 import read_config
 from vlv.models.foreign import ForeignWeights, holds_weights
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.models.importing import ImportPlan, Skeleton, accept, plan_import, table
-from vlv.models.limits import check_limits
 from vlv.models.pretrained import TASK_PROMPT, load_tokenizer, resolve_component
 from vlv.models.reference import strip_wrapper
 from vlv.models.stage2 import end_and_pad_ids
@@ -72,7 +71,7 @@ def import_stage1(
         CheckpointError: weights that do not fit; they were told before.
     """
     module, trained, prompt_ids = stage1_skeleton(bases, _num_queries(source, "query_embed"), resolutions[0])
-    _check_sizes(module, resolutions)
+    _check_sizes(module, resolutions[1])
     plan = plan_import(source.shapes, "stage1", Skeleton.of(module))
     plan.take_absent_parts(DECODER_PARTS)
     _tell_and_accept(plan, source, allow, say)
@@ -121,7 +120,7 @@ def import_stage2(
     tokenizer = load_tokenizer(llm_folder, "--llm")
     llm_config = _language_model_config(llm_folder)
     stage1, _, _ = stage1_skeleton(bases, _num_queries(source, "VLV_model.query_embed"), resolutions[0])
-    _check_sizes(stage1, resolutions)
+    _check_sizes(stage1, resolutions[1])
     eos_token_id, pad_token_id = end_and_pad_ids(tokenizer, llm_folder)
     config = VLVCaptionerConfig(
         encoder_config=stage1.encoder.config.to_dict(),
@@ -219,17 +218,12 @@ def _num_queries(source: ForeignWeights, key: str) -> int:
     return shape[1]
 
 
-def _check_sizes(stage1: Any, resolutions: tuple[int, int]) -> None:
+def _check_sizes(stage1: Any, encoder_resolution: int) -> None:
     """Refuse what the model would refuse once it is loaded."""
     config = stage1.encoder.config
-    if resolutions[0] < 1:
-        raise CheckpointError(f"--decoder-resolution {resolutions[0]}: give the side of the decoder's images in pixels")
-    check_limits(
-        config.florence2_config,
-        stage1.decoder.conditioner.spaces,
-        num_queries=config.num_queries,
-        encoder_resolution=resolutions[1],
-        num_prompt_ids=len(config.prompt_ids),
+    spaces = stage1.decoder.conditioner.spaces
+    check_sizes(
+        config.florence2_config, spaces, config.num_queries, encoder_resolution, num_prompt_ids=len(config.prompt_ids)
     )
 
 

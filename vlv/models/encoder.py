@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from transformers import Florence2Config, Florence2Model, PreTrainedConfig, PreT
 from transformers.configuration_utils import SubConfigSpec
 
 from vlv.identity import ENCODER_TYPE
+from vlv.limits import check_encoder_resolution, check_queries
 from vlv.models.decoders.interface import EmbeddingSpace
 from vlv.models.florence2 import new_florence2
 from vlv.models.frozen import FrozenStaysEval, is_frozen
@@ -208,6 +208,30 @@ def prompt_token_ids(tokenizer: Any, prompt: str) -> list[int]:
     return list(tokenizer(prompt)["input_ids"])
 
 
+def check_sizes(
+    florence2: Florence2Config,
+    spaces: tuple[EmbeddingSpace, ...],
+    num_queries: int,
+    encoder_resolution: int,
+    num_prompt_ids: int,
+) -> None:
+    """Check that queries and image tokens fit into the learned positions.
+
+    Raises:
+        ValueError: they do not; names what does.
+    """
+    text: Any = florence2.text_config
+    vision: Any = florence2.vision_config
+    check_queries(num_queries, [text.max_position_embeddings, *(space.max_length for space in spaces)])
+    check_encoder_resolution(
+        encoder_resolution,
+        vision.patch_stride,
+        vision.max_position_embeddings,
+        text.max_position_embeddings,
+        num_prompt_ids,
+    )
+
+
 def build_encoder(
     florence2_folder: Path,
     spaces: tuple[EmbeddingSpace, ...],
@@ -224,14 +248,9 @@ def build_encoder(
             image tokens than Florence-2 has positions for.
     """
     florence2 = load_florence2(florence2_folder, dtype)
-    text_config: Any = florence2.config.text_config
-    positions = text_config.max_position_embeddings
-    limit = min([positions, *(space.max_length for space in spaces)])
-    if not 1 <= num_queries <= limit:
-        raise ValueError(f"num_queries={num_queries} cannot be used: give 1 to {limit}, the text encoder's limit")
     if prompt_ids is None:
         prompt_ids = prompt_token_ids(load_tokenizer(florence2_folder, "florence2_model_path"), TASK_PROMPT)
-    _check_resolution(florence2, encoder_resolution, len(prompt_ids))
+    check_sizes(florence2.config, spaces, num_queries, encoder_resolution, len(prompt_ids))
     config = VLVEncoderConfig(
         # A copy: a config that holds the loaded model's own would reset its attention implementation.
         florence2_config=florence2.config.to_dict(),
@@ -240,21 +259,3 @@ def build_encoder(
         prompt_ids=prompt_ids,
     )
     return VLVEncoder(config, florence2)
-
-
-def _check_resolution(florence2: Florence2Model, resolution: int, num_prompt_ids: int) -> None:
-    """Check that the image tokens of a resolution fit into Florence-2's learned positions."""
-    text_config: Any = florence2.config.text_config
-    vision_config: Any = florence2.config.vision_config
-    stride = math.prod(vision_config.patch_stride)
-    side = math.ceil(resolution / stride)
-    # One token a cell and one for their mean; then the prompt.
-    largest = min(
-        vision_config.max_position_embeddings,
-        math.isqrt(text_config.max_position_embeddings - num_prompt_ids - 1),
-    )
-    if side > largest:
-        raise ValueError(
-            f"encoder_resolution={resolution} gives {side} x {side} image tokens, more than this Florence-2 has "
-            f"positions for: give at most {largest * stride}"
-        )

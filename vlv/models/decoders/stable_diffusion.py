@@ -18,6 +18,7 @@ from diffusers import (
 from torch import Generator, Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from vlv.limits import check_decoder_resolution
 from vlv.losses import diffusion_loss, min_snr_weights
 from vlv.models.decoders.interface import Conditioner, Conditioning, DiffusionDecoder, DiffusionDraws, EmbeddingSpace
 from vlv.models.frozen import freeze
@@ -116,10 +117,7 @@ class StableDiffusionDecoder(DiffusionDecoder):
         if prediction not in ("epsilon", "v_prediction"):
             raise ValueError(f"scheduler says prediction_type={prediction!r}: epsilon and v_prediction can be trained")
         depth = len(self.unet.config.block_out_channels) - 1
-        multiple = self._vae_factor * 2**depth
-        if self.resolution % multiple:
-            nearest = max(multiple, round(self.resolution / multiple) * multiple)
-            raise ValueError(f"decoder_resolution={self.resolution} is no multiple of {multiple}: give {nearest}")
+        check_decoder_resolution(self.resolution, self._vae_factor * 2**depth)
         if self.conditioner.width != self.unet.config.cross_attention_dim:
             raise ValueError(
                 f"the text encoder's width {self.conditioner.width} is not the UNet's cross-attention width "

@@ -1,0 +1,56 @@
+"""Sizes that the components have room for, from their configs' numbers: without torch, for the check of a call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+
+def check_queries(num_queries: int, positions: Iterable[int]) -> None:
+    """Check that there is a learned position for each query.
+
+    Args:
+        positions: of Florence-2's decoder and of every embedding space.
+
+    Raises:
+        ValueError: names the most that fit.
+    """
+    limit = min(positions)
+    if not 1 <= num_queries <= limit:
+        raise ValueError(f"num_queries={num_queries} cannot be used: give 1 to {limit}, the text encoder's limit")
+
+
+def check_encoder_resolution(
+    resolution: int, patch_stride: Sequence[int], vision_positions: int, text_positions: int, num_prompt_ids: int
+) -> None:
+    """Check that the image tokens of a resolution fit into Florence-2's learned positions.
+
+    Args:
+        patch_stride: of each stage of the vision tower.
+        vision_positions: rows, and columns, that the tower's projection has positions for.
+        text_positions: that BART's encoder has, for the image tokens, their mean and the prompt.
+
+    Raises:
+        ValueError: names the largest resolution that fits.
+    """
+    stride = math.prod(patch_stride)
+    side = min(vision_positions, math.isqrt(text_positions - num_prompt_ids - 1))
+    if resolution < 1:
+        raise ValueError(f"encoder_resolution={resolution} cannot be used: give 1 to {side * stride}")
+    if resolution > side * stride:
+        tokens = math.ceil(resolution / stride)
+        raise ValueError(
+            f"encoder_resolution={resolution} gives {tokens} x {tokens} image tokens, more than this Florence-2 has "
+            f"positions for: give at most {side * stride}"
+        )
+
+
+def check_decoder_resolution(resolution: int, multiple: int) -> None:
+    """Check that VAE and denoiser can halve a resolution as often as they do.
+
+    Raises:
+        ValueError: names the nearest that fits.
+    """
+    if resolution < 1 or resolution % multiple:
+        nearest = max(multiple, round(resolution / multiple) * multiple)
+        raise ValueError(f"decoder_resolution={resolution} is no multiple of {multiple}: give {nearest}")
