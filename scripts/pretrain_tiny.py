@@ -17,12 +17,11 @@ from scripts.entry import BAD_CALL, stop
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one part is trained: optimizer steps, samples of a step, peak learning rate, moving average (0: none)."""
+    """How one part is trained: optimizer steps, samples of a step, peak learning rate (cosine to 0)."""
 
     steps: int
     batch_size: int
     lr: float
-    ema_decay: float = 0.0
 
 
 RECIPES = {
@@ -32,7 +31,8 @@ RECIPES = {
     "florence2": Recipe(1500, 64, 1e-3),
     "own_tasks": Recipe(2500, 64, 1e-3),
     "qwen": Recipe(800, 64, 2e-3),
-    "unet": Recipe(3600, 64, 1e-3, ema_decay=0.999),
+    "unet": Recipe(3600, 64, 1e-3),
+    "unet_refine": Recipe(3600, 64, 8e-4),  # from the first one's end: colours come last
 }
 LATENT_SCENES = 60_000
 SEED = 42
@@ -90,11 +90,10 @@ def train(options: argparse.Namespace) -> None:
 
 
 def fit(options: argparse.Namespace, recipe: Recipe, part: Any) -> None:
-    """Train a part to the end of its recipe; its objective then holds the final (averaged) weights."""
+    """Train a part to the end of its recipe."""
     from functools import partial
 
     from vlv.shapes.pretraining.samples import scene_loader
-    from vlv.training.average import WeightAverage
     from vlv.training.checkpoint import Checkpointer, find_checkpoint
     from vlv.training.metrics import MetricLogger
     from vlv.training.optim import build_optimizer, lr_at
@@ -110,9 +109,8 @@ def fit(options: argparse.Namespace, recipe: Recipe, part: Any) -> None:
     checkpointer = Checkpointer(
         folder / "checkpoints", accelerator, keep=1, identity=identity, write_extras=lambda _: None
     )
-    average = WeightAverage(accelerator.unwrap_model(objective), recipe.ema_decay) if recipe.ema_decay else None
     found = find_checkpoint("latest", folder / "checkpoints")
-    state = checkpointer.load(found, objective, optimizer, average) if found else TrainState()
+    state = checkpointer.load(found, objective, optimizer) if found else TrainState()
     logger = MetricLogger(folder, enabled=True, num_steps=steps, first_step=state.step)
     Trainer(
         accelerator,
@@ -134,11 +132,8 @@ def fit(options: argparse.Namespace, recipe: Recipe, part: Any) -> None:
         checkpointer=checkpointer,
         logger=logger,
         validate=lambda _: {f"val/{name}": value for name, value in part.evaluate().items()},
-        average=average,
     ).fit()
     logger.close()
-    if average is not None:
-        average.apply()
 
 
 if __name__ == "__main__":

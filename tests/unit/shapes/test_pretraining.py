@@ -141,4 +141,4 @@ def test_a_part_is_written_once(tmp_path, capsys):
     capsys.readouterr()
     main(call)
     assert "qwen is finished" in capsys.readouterr().err
-    assert set(RECIPES) == {"vae", "text_encoder", "tower", "florence2", "own_tasks", "qwen", "unet"}
+    assert set(RECIPES) == {"vae", "text_encoder", "tower", "florence2", "own_tasks", "qwen", "unet", "unet_refine"}

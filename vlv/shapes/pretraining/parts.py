@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoTokenizer, CLIPTextModel, Florence2ForConditionalGeneration
@@ -82,8 +82,12 @@ def build(name: str, out: Path, work: Path, seed: int, latent_scenes: int) -> Pa
         objective = objectives.LanguageObjective(llm)
         loss = partial(evaluation.mean_loss, objective, samples.SentenceSamples(tokenizer, "val"), 500)
         return Part(objective, samples.SentenceSamples(tokenizer), lambda: save(llm, out / "qwen"), loss)
+    latents = cache_latents(sd / "vae", work / "latents.safetensors", latent_scenes)
+    if name == "unet_refine":  # the same again, from the first one's end
+        unet: Any = UNet2DConditionModel.from_pretrained(sd / "unet", torch_dtype=torch.float32)
+        return _unet(unet, sd, latents, seed + 1)
     assert name == "unet", name
-    return _unet(sd, cache_latents(sd / "vae", work / "latents.safetensors", latent_scenes), seed)
+    return _unet(architecture.build_unet(), sd, latents, seed)
 
 
 def _vae(vae: Any, folder: Path) -> Part:
@@ -91,8 +95,8 @@ def _vae(vae: Any, folder: Path) -> Part:
     return Part(objectives.AutoencoderObjective(vae), samples.crowded_sample, lambda: save_vae(vae, folder), measure)
 
 
-def _unet(folder: Path, latents: Path, seed: int) -> Part:
-    unet, tokenizer = architecture.build_unet(), _tokenizer(folder / "tokenizer")
+def _unet(unet: Any, folder: Path, latents: Path, seed: int) -> Part:
+    tokenizer = _tokenizer(folder / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     architecture.save_component(unet, folder / "unet")  # so that the folder is whole while the UNet trains
     decoder: Any = load_decoder(folder, "text_encoder", RESOLUTION)
