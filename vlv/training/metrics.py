@@ -72,7 +72,8 @@ class MetricLogger:
             handle.write(json.dumps({"step": step, **metrics}) + "\n")
         if self._wandb is not None:
             self._try_wandb(lambda: self._wandb.log(metrics, step=step))
-        text = "  ".join(f"{_short(key)} {_format(value)}" for key, value in metrics.items())
+        shown = {key: value for key, value in metrics.items() if value or not key.endswith("/bad_samples")}
+        text = "  ".join(f"{_short(key)} {_format(value)}" for key, value in shown.items())
         if self._bar is not None:
             self._bar.set_postfix_str(text)
         else:

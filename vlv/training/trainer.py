@@ -126,10 +126,10 @@ class Trainer:
             state.step += 1
             state.samples += settings.global_batch_size
             self.logger.advance(state.step)
-            last = state.step == settings.num_steps
-            if state.step % settings.log_every == 0 or last:
+            saves = state.step % settings.save_step == 0 or state.step == settings.num_steps
+            if state.step % settings.log_every == 0 or saves:  # a loss that is not finite is never saved
                 self._log()
-            if state.step % settings.save_step == 0 or last:
+            if saves:
                 self._save()
         return state
 

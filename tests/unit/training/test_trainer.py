@@ -72,7 +72,7 @@ def run(folder, *, num_steps=6, accumulation=1, micro=4, state=None, resume=None
         micro_batch_size=micro,
         max_grad_norm=changes.pop("max_grad_norm", 0.0),
         save_step=changes.pop("save_step", 3),
-        log_every=1,
+        log_every=changes.pop("log_every", 1),
         seed=5,
     )
     loader = changes.pop("loader", None) or batches(state.samples, num_steps - state.step, accumulation, micro)
@@ -193,6 +193,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_advice(tmp_path):
     broken = [{"x": torch.full((4, 2), float("nan")), "weights": torch.ones(4), "positions": [0]}]
     with pytest.raises(TrainingError, match="the loss is nan at step 1"):
         run(tmp_path, loader=broken)
+
+
+def test_weights_of_a_loss_that_is_not_finite_are_never_saved(tmp_path):
+    """Where the save does not fall on a logged step."""
+    broken = [{"x": torch.full((4, 2), float("nan")), "weights": torch.ones(4), "positions": [0]}]
+    with pytest.raises(TrainingError, match="the loss is nan at step 1"):
+        run(tmp_path, loader=broken, save_step=1, log_every=100)
+    assert list_checkpoints(tmp_path / "checkpoints") == []
 
 
 def test_out_of_memory_names_the_micro_batch(tmp_path, monkeypatch):
