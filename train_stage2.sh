@@ -8,7 +8,6 @@ CONFIG=${CONFIG:-$here/configs/stage2.yaml}
 
 dataset_path=${dataset_path:-./data/Image_384_VL_Captions}   # parquet, .tar shards, or folder with captions.json
 val_dataset_path=${val_dataset_path:-./assets}
-qwen_model=${qwen_model:-./pretrained_checkpoints/Qwen2.5-3B}
 diffusion_model_path=${diffusion_model_path:-./pretrained_checkpoints/stage1_checkpoint}   # stage 1's output_dir/final
 run_name=${run_name:-Stage2_Training}
 if [[ $CONFIG == "$here/configs/stage2.yaml" ]]; then   # another CONFIG brings its own values for these
@@ -17,6 +16,7 @@ if [[ $CONFIG == "$here/configs/stage2.yaml" ]]; then   # another CONFIG brings 
   batch_size=${batch_size:-8}                            # per GPU
   total_steps=${total_steps:-10000}
   num_gpus=${num_gpus:-8}
+  qwen_model=${qwen_model:-./pretrained_checkpoints/Qwen2.5-3B}
 fi
 stable_diffusion_model_path=${stable_diffusion_model_path:-}   # empty: where stage 1 found it
 florence2_model_path=${florence2_model_path:-}
