@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vlv.config import ConfigError, describe, load_config
+from vlv.memory import is_out_of_memory
 
 Config = TypeVar("Config")
 
@@ -72,6 +73,11 @@ def error_line(error: BaseException) -> str:
     """The message of an error that is meant for the user; the type too where it is not."""
     meant = isinstance(error, (ValueError, OSError)) or type(error).__name__ == "TrainingError"
     text = str(error).strip()
+    if is_out_of_memory(error):  # while loading, say: where a batch is at hand, it was explained already
+        return (
+            f"out of memory before the first batch ({text.partition('. ')[0].strip() or type(error).__name__}): set "
+            "precision=bf16 or param_dtype=bf16, or take fewer num_workers"
+        )
     if text.startswith("Caught ") and " in DataLoader worker " in text.partition("\n")[0]:
         text = text.splitlines()[-1].removeprefix(f"{type(error).__name__}: ")  # torch puts the worker's trace first
     text = " ".join(text.split()) or "no message"

@@ -17,9 +17,12 @@ RULES = {
         {"wandb", "accelerate", "torchmetrics", "webdataset"},
     ),
     "data": ({"data"}, {"wandb", "accelerate", "diffusers", "transformers"}),
-    "training": ({"training"}, {"diffusers", "transformers"}),
+    "training": ({"training", "memory"}, {"diffusers", "transformers"}),
     "evaluation": ({"evaluation"}, {"wandb", "accelerate", "diffusers", "transformers"}),
-    "inference": ({"inference", "models", "data", "evaluation", "sampling", "identity"}, {"wandb", "accelerate"}),
+    "inference": (
+        {"inference", "models", "data", "evaluation", "sampling", "identity", "memory"},
+        {"wandb", "accelerate"},
+    ),
     "config": ({"settings"}, {"torch", "transformers", "diffusers"}),
     "identity": (set(), {"torch", "transformers", "diffusers"}),
     "card": ({"identity", "inspection"}, {"torch", "transformers", "diffusers"}),
@@ -27,6 +30,7 @@ RULES = {
     "settings": (set(), {"torch", "transformers", "diffusers"}),
     "shapes": ({"shapes", "models", "losses", "sampling"}, {"wandb", "accelerate"}),
     "limits": (set(), {"torch", "transformers", "diffusers"}),
+    "memory": (set(), {"torch", "transformers", "diffusers"}),
     "losses": (set(), set()),
     "sampling": (set(), set()),
 }

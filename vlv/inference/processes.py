@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
+from vlv.memory import is_out_of_memory
+
 Item = TypeVar("Item")
 
 
@@ -32,15 +34,15 @@ class Processes(NamedTuple):
 
 @contextmanager
 def explain_out_of_memory(fix: str) -> Iterator[None]:
-    """Turn torch's out-of-memory error into one line with the fix.
+    """Turn an out-of-memory error into one line with the fix.
 
     Raises:
         ValueError: where the block ran out of memory.
     """
-    import torch
-
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        reason = str(error).split(". ")[0]
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split(". ")[0].split()) or "in Python"
         raise ValueError(f"out of memory ({reason}): {fix}") from None

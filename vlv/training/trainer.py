@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import Tensor
 
+from vlv.memory import is_out_of_memory
 from vlv.training.average import WeightAverage
 from vlv.training.checkpoint import Checkpointer
 from vlv.training.metrics import MetricLogger
@@ -113,24 +114,24 @@ class Trainer:
         batches = iter(self.loader)
         self.objective.train()
         self._window.restart(self._count_samples()[0])
-        while state.step < settings.num_steps:
-            micro_batches = self._fetch(batches)
-            # After the fetch: a loader that starts draws from the same stream.
-            seed_step(settings.seed, state.step, self.accelerator.process_index)
-            try:
+        try:
+            while state.step < settings.num_steps:
+                micro_batches = self._fetch(batches)
+                # After the fetch: a loader that starts draws from the same stream.
+                seed_step(settings.seed, state.step, self.accelerator.process_index)
                 self._step(micro_batches)
-            except (MemoryError, RuntimeError) as error:  # torch's own out-of-memory is a RuntimeError
-                if not _is_out_of_memory(error):
-                    raise
-                raise TrainingError(self._memory_advice()) from error
-            state.step += 1
-            state.samples += settings.global_batch_size
-            self.logger.advance(state.step)
-            saves = state.step % settings.save_step == 0 or state.step == settings.num_steps
-            if state.step % settings.log_every == 0 or saves:  # a loss that is not finite is never saved
-                self._log()
-            if saves:
-                self._save()
+                state.step += 1
+                state.samples += settings.global_batch_size
+                self.logger.advance(state.step)
+                saves = state.step % settings.save_step == 0 or state.step == settings.num_steps
+                if state.step % settings.log_every == 0 or saves:  # a loss that is not finite is never saved
+                    self._log()
+                if saves:
+                    self._save()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(self._memory_advice()) from error
         return state
 
     def _fetch(self, batches: Iterator[Batch]) -> list[Batch]:
@@ -238,13 +239,9 @@ class Trainer:
             f"max_micro_batch={max(1, micro // 2)} (the same global batch, more accumulation) or " if micro > 1 else ""
         )
         return (
-            f"out of memory with a micro-batch of {micro}: set {smaller}gradient_checkpointing=true or param_dtype=bf16"
+            f"out of memory with a micro-batch of {micro}: set {smaller}gradient_checkpointing=true or "
+            "param_dtype=bf16, or on several GPUs ACCELERATE_CONFIG=configs/accelerate/fsdp.yaml"
         )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    on_cpu = "can't allocate memory" in str(error)
-    return on_cpu or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 class _Window:
