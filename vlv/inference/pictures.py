@@ -18,6 +18,7 @@ from vlv.inference.images import ImageBatch, last_change, load_images
 from vlv.inference.journal import Journal, write_whole
 from vlv.inference.processes import Processes
 from vlv.inference.progress import Progress
+from vlv.models.image_processor import to_images
 
 _GAP = 8  # white pixels between the pictures of a comparison
 
@@ -175,11 +176,6 @@ def _draw_batch(autoencoder: Drawer, batch: ImageBatch, pictures: PictureFolder,
         row_pictures = [originals[row], *(seed_pictures[row] for seed_pictures in drawn)]
         for path, picture in zip(pictures.all_of(name), [*row_pictures, side_by_side(row_pictures)], strict=True):
             write_png(path, picture)
-
-
-def to_images(pixels: Tensor) -> list[Image.Image]:
-    """Turn uint8 pixels [B, 3, R, R] into PIL images."""
-    return [Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy()) for picture in pixels]
 
 
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:

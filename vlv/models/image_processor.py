@@ -154,4 +154,4 @@ def _to_8_bit(values: np.ndarray, full_range: float | None) -> np.ndarray:
 
 def to_images(pixels: Tensor) -> list[Image.Image]:
     """RGB images of uint8 pixels [B, 3, R, R] on any device."""
-    return [Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()) for picture in pixels]
+    return [Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy()) for picture in pixels]
