@@ -33,6 +33,7 @@ RECIPES = {
     "qwen": Recipe(800, 64, 2e-3),
     "unet": Recipe(3600, 64, 1e-3),
     "unet_refine": Recipe(3600, 64, 8e-4),  # from the first one's end: colours come last
+    "unet_colors": Recipe(2000, 64, 5e-4),  # from the second's, with more of the noisiest timesteps
 }
 LATENT_SCENES = 60_000
 SEED = 42

@@ -1,12 +1,13 @@
 """The tiny family's training: what each part is shown, and that its objective is learned."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from scripts.pretrain_tiny import RECIPES, main
+from scripts.pretrain_tiny import main
 from vlv.shapes.describe import PLACES, describe
 from vlv.shapes.pretraining import architecture, objectives, parts, samples
 from vlv.shapes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, SPLITS, make_scene
@@ -131,6 +132,31 @@ def test_the_schedule_ends_in_noise_alone():
     assert not scheduler.config.clip_sample
 
 
+def test_half_of_the_timesteps_may_come_from_the_noisiest_fifth(tokenizers, monkeypatch):
+    seen = []
+
+    def predict(noisy, timesteps, states):
+        seen.append(timesteps)
+        return SimpleNamespace(sample=noisy)
+
+    encoder = architecture.build_text_encoder(tokenizers["stable-diffusion"])
+    unet = architecture.build_unet()
+    monkeypatch.setattr(unet, "forward", predict)
+    count = 400
+    batch = {
+        "numbers": list(range(count)),
+        "ids": samples.clip_ids(tokenizers["stable-diffusion"], "").expand(count, -1),
+        "latent_mean": torch.zeros(count, 16, 8, 8),
+        "latent_std": torch.ones(count, 16, 8, 8),
+    }
+    shares = []
+    for late in (0.0, 0.5):
+        objectives.TextToImageObjective(unet, encoder, architecture.build_scheduler(), 1, late)(batch)
+        shares.append((seen.pop() >= 800).float().mean().item())
+    assert 0.15 < shares[0] < 0.25
+    assert 0.55 < shares[1] < 0.65
+
+
 def test_a_part_is_written_once(tmp_path, capsys):
     out, work = tmp_path / "family", tmp_path / "work"
     main(["tokenizers", "--out", str(out)])
@@ -141,4 +167,3 @@ def test_a_part_is_written_once(tmp_path, capsys):
     capsys.readouterr()
     main(call)
     assert "qwen is finished" in capsys.readouterr().err
-    assert set(RECIPES) == {"vae", "text_encoder", "tower", "florence2", "own_tasks", "qwen", "unet", "unet_refine"}

@@ -181,15 +181,25 @@ class LanguageObjective(Objective):
 
 
 class TextToImageObjective(Objective):
-    """The UNet: v-prediction on latents, conditioned on the frozen text encoder; a tenth on the empty prompt."""
+    """The UNet: v-prediction on latents, conditioned on the frozen text encoder; a tenth on the empty prompt.
+
+    late_share: of this share of samples the timestep comes from the noisiest fifth of the schedule. Only there must
+    a colour be taken from the text; elsewhere the noisy latents still show it.
+    """
 
     def __init__(
-        self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, scheduler: DDPMScheduler, seed: int
+        self,
+        unet: UNet2DConditionModel,
+        text_encoder: CLIPTextModel,
+        scheduler: DDPMScheduler,
+        seed: int,
+        late_share: float = 0.0,
     ) -> None:
         super().__init__()
         self.model: Any = unet
         self._frozen = (text_encoder.requires_grad_(False).eval(), scheduler)  # a tuple: not among the weights
         self.seed = seed
+        self.late_share = late_share
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Sum over samples of the mean squared error of the velocity."""
@@ -199,7 +209,9 @@ class TextToImageObjective(Objective):
         generators = sample_generators(self.seed, batch["numbers"])
         latents = mean + std * sample_noise(shape, generators).to(mean.device)
         steps: Any = scheduler.config
-        timesteps: Any = sample_timesteps(steps.num_train_timesteps, generators).to(mean.device)
+        timesteps: Any = sample_timesteps(steps.num_train_timesteps, generators)
+        late = torch.stack([torch.rand((), generator=generator) for generator in generators]) < self.late_share
+        timesteps = torch.where(late, steps.num_train_timesteps - 1 - timesteps // 5, timesteps).to(mean.device)
         noise = sample_noise(shape, generators).to(mean.device)
         with torch.no_grad():
             states = text_encoder(input_ids=batch["ids"]).last_hidden_state

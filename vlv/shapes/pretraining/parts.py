@@ -83,11 +83,13 @@ def build(name: str, out: Path, work: Path, seed: int, latent_scenes: int) -> Pa
         loss = partial(evaluation.mean_loss, objective, samples.SentenceSamples(tokenizer, "val"), 500)
         return Part(objective, samples.SentenceSamples(tokenizer), lambda: save(llm, out / "qwen"), loss)
     latents = cache_latents(sd / "vae", work / "latents.safetensors", latent_scenes)
+    if name == "unet":
+        return _unet(architecture.build_unet(), sd, latents, seed)
+    unet: Any = UNet2DConditionModel.from_pretrained(sd / "unet", torch_dtype=torch.float32)
     if name == "unet_refine":  # the same again, from the first one's end
-        unet: Any = UNet2DConditionModel.from_pretrained(sd / "unet", torch_dtype=torch.float32)
         return _unet(unet, sd, latents, seed + 1)
-    assert name == "unet", name
-    return _unet(architecture.build_unet(), sd, latents, seed)
+    assert name == "unet_colors", name
+    return _unet(unet, sd, latents, seed + 2, late_share=0.5)
 
 
 def _vae(vae: Any, folder: Path) -> Part:
@@ -95,7 +97,7 @@ def _vae(vae: Any, folder: Path) -> Part:
     return Part(objectives.AutoencoderObjective(vae), samples.crowded_sample, lambda: save_vae(vae, folder), measure)
 
 
-def _unet(unet: Any, folder: Path, latents: Path, seed: int) -> Part:
+def _unet(unet: Any, folder: Path, latents: Path, seed: int, late_share: float = 0.0) -> Part:
     tokenizer = _tokenizer(folder / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     architecture.save_component(unet, folder / "unet")  # so that the folder is whole while the UNet trains
@@ -106,7 +108,7 @@ def _unet(unet: Any, folder: Path, latents: Path, seed: int) -> Part:
         return evaluation.drawn_from_sentences(decoder, encoder, tokenizer, "val", 100, 2.0, 25, "ddim")[0].to_dict()
 
     return Part(
-        objectives.TextToImageObjective(unet, encoder, architecture.build_scheduler(), seed),
+        objectives.TextToImageObjective(unet, encoder, architecture.build_scheduler(), seed, late_share),
         samples.LatentSamples(tokenizer, latents),
         lambda: architecture.save_component(unet, folder / "unet"),
         draw,
