@@ -11,11 +11,11 @@ from scripts.size_check import check_inference_steps, check_stage1_sizes
 from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, Stage2Config
 from vlv.identity import (
     CONFIG_NAME,
-    OWN_BASES,
     CheckpointError,
     drawing_stage1,
     is_hub_id,
     read_json,
+    recorded_place,
     require_checkpoint,
 )
 
@@ -141,8 +141,8 @@ def _check_base(
     else:
         content = read_json(checkpoint / CONFIG_NAME)
         bases = content.get("bases") or content.get("origin") or {}
-        source = (bases.get(name) or {}).get("source", "")
-        folder = checkpoint / source if source.startswith(OWN_BASES) else Path(source)
+        source = recorded_place((bases.get(name) or {}).get("source", ""), checkpoint)
+        folder = Path(source)
     if folder.is_dir():
         return folder
     if source and not is_hub_id(source):

@@ -33,7 +33,8 @@ RECIPES = {
     "qwen": Recipe(800, 64, 2e-3),
     "unet": Recipe(3600, 64, 1e-3),
     "unet_refine": Recipe(3600, 64, 8e-4),  # from the first one's end: colours come last
-    "unet_colors": Recipe(2000, 64, 5e-4),  # from the second's, with more of the noisiest timesteps
+    "unet_colors": Recipe(3000, 64, 8e-4),  # from the second's: the text must win over noisy latents
+    "unet_finish": Recipe(3000, 64, 8e-4),  # from the third's, with more weight on the shapes
 }
 LATENT_SCENES = 60_000
 SEED = 42

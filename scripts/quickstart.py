@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from scripts.entry import FAILED_RUN, stop
-from scripts.tiny_runs import FAMILY, ROOT, RunError, caption, make_data, reconstruct, relative, train_stage1
+from scripts.tiny_runs import ROOT, RunError, caption, make_data, reconstruct, relative, train_stage1
 from scripts.tiny_runs import train_stage2 as run_stage2
 
 HELD_OUT = 64
-KEPT = FAMILY / "results.json"  # of scripts/reproduce_tiny.sh
+KEPT = ROOT / "docs" / "embedded_world" / "results.json"  # of scripts/reproduce_tiny.sh
 TO_REAL = """\
 This is the small world. For real weights (bash scripts/download_pretrained.sh) and pictures, change three lines:
   stable_diffusion_model_path=./pretrained_checkpoints/stable-diffusion-2-1-base  (train_stage1.sh)
@@ -126,7 +126,7 @@ def tell(out: Path, summary: dict[str, Any], captions: Path) -> None:
 def without_stage1() -> str:
     """What the same stage 2 reaches without stage 1, of the kept results."""
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    row = kept.get("quick_without_stage1")
+    row = kept.get("without_stage1")
     return f"without stage 1 the same stage 2 reaches caption F1 {row['caption_f1']:.3f}" if row else ""
 
 

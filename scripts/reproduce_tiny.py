@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.entry import FAILED_RUN, stop
+from scripts.pretrain_tiny import main as pretrain
 from scripts.tiny_measures import (
     composition,
     measured_captions,
@@ -24,9 +25,11 @@ from scripts.tiny_measures import (
     untrained_stage1,
 )
 from scripts.tiny_report import write_results
-from scripts.tiny_runs import ROOT, Data, RunError, make_data, say, train_stage1, train_stage2
+from scripts.tiny_runs import FAMILY, ROOT, Data, RunError, make_data, relative, say, train_stage1, train_stage2
 
 SHORT_STEPS = 1200  # stage 1 of the rows
+SHORT_DENOISING_STEPS = 25
+WEIGHT = 3.0  # of the denoising loss beside the caption loss
 Result = dict[str, Any]
 
 
@@ -55,11 +58,19 @@ class World:
         """Stage 2 of the full recipe."""
         return train_stage2(self.out / "full" / "stage2", "stage2_shapes.yaml", self.data, self.full_stage1())
 
-    def results(self, name: str, stage1: Path, captioner: Path | None) -> Result:
-        """Measures of one row: captions, and pictures drawn with `stage1`."""
-        folder = self.out / "measured" / name
-        told = measured_captions(captioner, self.data.test, folder) if captioner else {}
-        return {**told, **measured_pictures(stage1, self.data.test, folder, 2.0)}
+    def short_results(self, name: str, stage1: Path, captioner: Path, moved: bool = True) -> Result:
+        """Measures of one row of the shorter recipe: captions, and pictures drawn with `stage1`.
+
+        moved: stage 2 trained the encoder; what its embeddings still draw is measured too.
+        """
+        folder, test = self.out / "measured" / name, self.data.test
+        result = measured_captions(captioner, test, folder)
+        result |= measured_pictures(stage1, test, folder, 2.0, SHORT_DENOISING_STEPS)
+        own = result["reconstruction_f1"]
+        if moved:
+            model = own_model(stage1, captioner, self.out / "short" / f"own_{name}")
+            own = measured_pictures(model, test, folder / "own", 2.0, SHORT_DENOISING_STEPS)["reconstruction_f1"]
+        return {**result, "own_reconstruction_f1": own}
 
 
 def full(world: World) -> Result:
@@ -67,7 +78,8 @@ def full(world: World) -> Result:
     stage1, captioner = world.full_stage1(), world.full_stage2()
     unseen = world.out / "measured" / "full_unseen"
     return {
-        **world.results("full", stage1, captioner),
+        **measured_captions(captioner, world.data.test, world.out / "measured" / "full"),
+        **measured_pictures(stage1, world.data.test, world.out / "measured" / "full", 2.0),
         **{f"unseen_{k}": v for k, v in measured_captions(captioner, world.data.unseen, unseen).items()},
         **{f"unseen_{k}": v for k, v in measured_pictures(stage1, world.data.unseen, unseen, 2.0).items()},
     }
@@ -78,7 +90,7 @@ def guidance(world: World) -> Result:
     stage1 = world.full_stage1()
     result: Result = {}
     for scale in (1.0, 2.0, 3.0, 4.0):
-        folder = world.out / "measured" / f"guidance_{scale:g}"
+        folder = world.out / "measured" / ("full" if scale == 2 else f"guidance_{scale:g}")
         drawn = measured_pictures(stage1, world.data.test, folder, scale)
         result[f"reconstruction_f1_at_{scale:g}"] = drawn["reconstruction_f1"]
         result[f"sentence_f1_at_{scale:g}"] = sentences(world.out, scale)["f1"]
@@ -88,7 +100,7 @@ def guidance(world: World) -> Result:
 def base(world: World) -> Result:
     """The shorter recipe: 32 queries, all of stage 2 trains."""
     stage1 = world.short_stage1()
-    return world.results("base", stage1, world.short_stage2(stage1))
+    return world.short_results("base", stage1, world.short_stage2(stage1))
 
 
 def without_stage1(world: World) -> Result:
@@ -98,26 +110,33 @@ def without_stage1(world: World) -> Result:
     return measured_captions(captioner, world.data.test, world.out / "measured" / "without_stage1")
 
 
-def unfrozen(parts: str, weight: float = 0.0) -> Callable[[World], Result]:
-    """Stage 2 with some parts unfrozen; pictures are drawn with the captioner's own encoder."""
+def unfrozen(*parts: str) -> Callable[[World], Result]:
+    """Stage 2 with some parts trained and the encoder as stage 1 left it."""
 
     def row(world: World) -> Result:
-        stage1 = world.short_stage1()
-        name = parts.replace(",", "_") + (f"_diffusion_{weight:g}" if weight else "")
-        captioner = world.short_stage2(stage1, name, train=f"[{parts}]", diffusion_weight=weight)
-        own = own_model(stage1, captioner, world.out / "short" / f"own_{name}")
-        return world.results(name, own, captioner)
+        stage1, name = world.short_stage1(), "_".join(parts)
+        captioner = world.short_stage2(stage1, name, train=f"[{','.join(parts)}]")
+        return world.short_results(name, stage1, captioner, moved=False)
 
     return row
+
+
+def denoising_kept(world: World) -> Result:
+    """All of stage 2 trains, and the denoising loss stays on beside the caption loss."""
+    stage1 = world.short_stage1()
+    captioner = world.short_stage2(stage1, "denoising_kept", diffusion_weight=WEIGHT)
+    return world.short_results("denoising_kept", stage1, captioner)
 
 
 def one_encoder(world: World) -> Result:
     """The full stage 1, then stage 2 with the denoising loss kept on: one encoder that captions and draws."""
     stage1 = world.full_stage1()
-    run = world.out / "full" / "stage2_one_encoder"
-    captioner = train_stage2(run, "stage2_shapes.yaml", world.data, stage1, diffusion_weight=3.0)
+    run, folder = world.out / "full" / "stage2_one_encoder", world.out / "measured" / "one_encoder"
+    captioner = train_stage2(run, "stage2_shapes.yaml", world.data, stage1, diffusion_weight=WEIGHT)
     own = own_model(stage1, captioner, world.out / "full" / "own_one_encoder")
-    return world.results("one_encoder", own, captioner)
+    drawn = measured_pictures(own, world.data.test, folder, 2.0)
+    told = measured_captions(captioner, world.data.test, folder)
+    return {**told, **drawn, "own_reconstruction_f1": drawn["reconstruction_f1"]}
 
 
 def queries(count: int) -> Callable[[World], Result]:
@@ -125,7 +144,7 @@ def queries(count: int) -> Callable[[World], Result]:
 
     def row(world: World) -> Result:
         stage1 = world.short_stage1(f"queries_{count}", num_queries=count)
-        return world.results(f"queries_{count}", stage1, world.short_stage2(stage1, f"queries_{count}"))
+        return world.short_results(f"queries_{count}", stage1, world.short_stage2(stage1, f"queries_{count}"))
 
     return row
 
@@ -136,18 +155,27 @@ def pictures_seen(steps: int) -> Callable[[World], Result]:
     def row(world: World) -> Result:
         name = f"pictures_{steps * 64}"
         stage1 = world.short_stage1(name, num_steps=steps, save_step=steps)
-        return world.results(name, stage1, world.short_stage2(stage1, name))
+        return world.short_results(name, stage1, world.short_stage2(stage1, name))
 
     return row
 
 
 def own_tasks_tower(world: World) -> Result:
     """The vision tower that Florence-2's own tasks trained, without a read-out head."""
-    florence2 = ROOT / "outputs" / "pretrain_tiny" / "own_tasks" / "florence2"
-    if not florence2.is_dir():
-        raise RunError(f"{florence2} is not there: python -m scripts.pretrain_tiny own_tasks makes it")
-    stage1 = world.short_stage1("own_tasks", florence2_model_path=florence2)
-    return world.results("own_tasks", stage1, world.short_stage2(stage1, "own_tasks"))
+    work = world.out / "short" / "pretrain"
+    pretrain(["own_tasks", "--out", str(FAMILY), "--work", str(work)])
+    stage1 = world.short_stage1("own_tasks", florence2_model_path=work / "own_tasks" / "florence2")
+    return world.short_results("own_tasks", stage1, world.short_stage2(stage1, "own_tasks"))
+
+
+def smollm2(world: World) -> Result:
+    """A real language model on the full stage 1's embeddings."""
+    llm = ROOT / "pretrained_checkpoints" / "SmolLM2-135M"
+    if not llm.is_dir():
+        raise RunError(f"{relative(llm)} is not there: bash scripts/install_smollm2.sh makes it")
+    run = world.out / "full" / "stage2_smollm2"
+    captioner = train_stage2(run, "stage2_shapes_smollm2.yaml", world.data, world.full_stage1(), qwen_model=llm)
+    return measured_captions(captioner, world.data.test, world.out / "measured" / "smollm2")
 
 
 def composed(world: World) -> Result:
@@ -162,10 +190,9 @@ ROWS: dict[str, tuple[str, Callable[[World], Result]]] = {
     "composition": ("two pictures' embeddings, halved and joined", composed),
     "base": ("shorter recipe", base),
     "without_stage1": ("without stage 1, same pairs", without_stage1),
-    "train_mlp": ("stage 2 trains the MLP", unfrozen("mlp")),
-    "train_mlp_llm": ("stage 2 trains MLP and language model", unfrozen("mlp,llm")),
-    "train_all": ("stage 2 trains MLP, language model, encoder", unfrozen("mlp,llm,encoder")),
-    "train_all_diffusion_3": ("the same with diffusion_weight 3", unfrozen("mlp,llm,encoder", 3.0)),
+    "train_mlp": ("stage 2 trains the MLP alone", unfrozen("mlp")),
+    "train_mlp_llm": ("stage 2 trains MLP and language model", unfrozen("mlp", "llm")),
+    "denoising_kept": (f"stage 2 with diffusion_weight={WEIGHT:g}", denoising_kept),
     "queries_4": ("4 queries", queries(4)),
     "queries_8": ("8 queries", queries(8)),
     "queries_16": ("16 queries", queries(16)),
@@ -173,7 +200,9 @@ ROWS: dict[str, tuple[str, Callable[[World], Result]]] = {
     "pictures_38k": ("stage 1 sees 38,400 pictures", pictures_seen(600)),
     "pictures_154k": ("stage 1 sees 153,600 pictures", pictures_seen(2400)),
     "own_tasks_tower": ("tower trained by Florence's own tasks alone", own_tasks_tower),
+    "smollm2": ("SmolLM2-135M instead of the tiny Qwen2", smollm2),
 }
+OPTIONAL = ("smollm2",)  # needs more than the project installs
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -194,7 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     world = World(out, make_data(out / "data", pictures=100_000, pairs=8_000, test=1_000))
     try:
-        for name in options.only or ROWS:
+        for name in options.only or [name for name in ROWS if name not in OPTIONAL]:
             run_row(name, world)
     except RunError as error:
         stop(str(error), FAILED_RUN)

@@ -5,5 +5,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
 
-ensure_environment ''
+ensure_environment '[efficientnet]'
 exec python -m scripts.reproduce_tiny "$@"

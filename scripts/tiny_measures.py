@@ -22,14 +22,16 @@ def measured_captions(captioner: Path, images: Path, folder: Path) -> Result:
     return {f"caption_{name}": values[name] for name in kept}
 
 
-def measured_pictures(stage1: Path, images: Path, folder: Path, guidance: float) -> Result:
+def measured_pictures(stage1: Path, images: Path, folder: Path, guidance: float, steps: int = 50) -> Result:
     """Draw the images back and measure."""
     from scripts.measure_shapes import measure
 
-    drawn = reconstruct(stage1, images, folder / "pictures", guidance)
+    drawn = reconstruct(
+        stage1, images, folder / "pictures", guidance, num_inference_steps=steps, extractor="efficientnet_lite0"
+    )
     values = measure(drawn / "reconstructions")
     metrics = json.loads((drawn / "metrics.json").read_text())["seeds"][0]
-    distances = {name: value for name, value in metrics.items() if name.startswith(("fid", "kid", "fd_", "kd_"))}
+    distances = {name: value for name, value in metrics.items() if name.startswith(("fd_", "kd_"))}
     return {"reconstruction_f1": values["f1"], "reconstruction_exact": values["exact"], **distances}
 
 

@@ -14,7 +14,8 @@ COLUMNS = {
     "caption_hallucinations": "halluc.",
     "caption_spatial_error": "spatial err.",
     "reconstruction_f1": "reconstr. F1",
-    "fd_vision_tower": "FD",
+    "own_reconstruction_f1": "after stage 2",
+    "fd_efficientnet_lite0": "FD",
 }
 EXAMPLES = 24
 

@@ -100,6 +100,14 @@ def _says(config: dict[str, Any], field: str) -> bool:
     return value is not None
 
 
+def recorded_place(source: str, checkpoint: Path) -> str:
+    """Where something lies that a checkpoint's config.json names: `bases/...` and `../...` are relative to it.
+
+    Training records absolute paths and hub ids; relative ones are those of checkpoints that travel with their bases.
+    """
+    return str((checkpoint / source).resolve()) if source.startswith((OWN_BASES, "../")) else source
+
+
 def drawing_stage1(captioner: Path, stage1_path: str | None) -> Path | None:
     """The stage-1 model that draws a captioner's pictures: the given one, or the one that it came from.
 
@@ -118,7 +126,7 @@ def drawing_stage1(captioner: Path, stage1_path: str | None) -> Path | None:
             f"{captioner} was imported and does not know its stage-1 model: set stage1_path to it, or leave "
             "preview_dir empty"
         )
-    stage1 = Path(stage1_path or origin["stage1"]["source"])
+    stage1 = Path(stage1_path or recorded_place(origin["stage1"]["source"], captioner))
     if not stage1.is_dir():
         raise CheckpointError(
             f"{captioner} draws through its stage-1 model, {stage1}, which is not there: "

@@ -26,11 +26,11 @@ from transformers import (
 )
 
 from vlv.identity import (
-    OWN_BASES,
     CheckpointError,
     ModelKind,
     is_hub_id,
     read_json,
+    recorded_place,
     require_checkpoint,
     require_same_component,
 )
@@ -215,9 +215,7 @@ def resolve_base(identity: dict[str, str], given: str | None, option: str, check
     Raises:
         CheckpointError: it is not there, or is another component.
     """
-    source = given or identity["source"]
-    if not given and source.startswith(OWN_BASES):
-        source = str(checkpoint / source)
+    source = given or recorded_place(identity["source"], checkpoint)
     try:
         folder = resolve_component(source, option)
     except CheckpointError:

@@ -74,10 +74,15 @@ def write_report(
 
 def mark_errors(caption: str, scene: Scene) -> str:
     """The caption as HTML, each sentence that says anything wrong in <mark>."""
-    sentences = re.findall(r"[^.]*\.?\s*", caption)
     return "".join(
-        f"<mark>{escape(sentence)}</mark>" if _is_wrong(sentence, scene) else escape(sentence) for sentence in sentences
+        f"<mark>{escape(sentence)}</mark>" if wrong else escape(sentence)
+        for sentence, wrong in split_sentences(caption, scene)
     )
+
+
+def split_sentences(caption: str, scene: Scene) -> list[tuple[str, bool]]:
+    """The caption's sentences, each with whether it says anything wrong of the scene."""
+    return [(sentence, _is_wrong(sentence, scene)) for sentence in re.findall(r"[^.]+\.?\s*|\.\s*", caption)]
 
 
 def _is_wrong(sentence: str, scene: Scene) -> bool:

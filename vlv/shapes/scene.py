@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 GRID = 3
@@ -85,6 +85,19 @@ def make_crowded_scene(number: int) -> Scene:
     """A scene of one to nine shapes without held-out pairs, for training that needs no description."""
     stream = random.Random(f"crowded {number}")
     return _compose(stream, stream.randint(1, GRID * GRID), _SEEN)
+
+
+def recolor(scene: Scene, number: int) -> Scene:
+    """The same shapes in other colours, each another than before, without held-out pairs; picked by `number`."""
+    stream = random.Random(f"recolor {number}")
+    while True:
+        colors = [
+            stream.choice([c for c in COLORS if c != item.color and (c, item.shape) not in HELD_OUT_PAIRS])
+            for item in scene.items
+        ]
+        items = tuple(replace(item, color=color) for item, color in zip(scene.items, colors, strict=True))
+        if len({item.pair for item in items}) == len(items):
+            return Scene(items, scene.background)
 
 
 def _draw(stream: random.Random, unseen: bool) -> Scene:

@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL
 from scripts.pretrain_tiny import main
 from vlv.shapes.describe import PLACES, describe
 from vlv.shapes.pretraining import architecture, objectives, parts, samples
+from vlv.shapes.render import render
 from vlv.shapes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, SPLITS, make_scene
 
 
@@ -55,12 +56,16 @@ def test_labels_name_every_place():
 def test_a_tenth_of_the_prompts_is_empty(tokenizers, tmp_path):
     from safetensors.torch import save_file
 
-    save_file({"mean": torch.zeros(5, 16, 8, 8), "std": torch.ones(5, 16, 8, 8)}, tmp_path / "latents.safetensors")
+    ones = torch.ones(5, 16, 8, 8)
+    save_file({"mean": 0 * ones, "std": ones, "recolored": 2 * ones}, tmp_path / "latents.safetensors")
     sample = samples.LatentSamples(tokenizers["stable-diffusion"], tmp_path / "latents.safetensors")
     empty = samples.clip_ids(tokenizers["stable-diffusion"], "")
     share = sum(torch.equal(sample(number)["ids"], empty) for number in range(1000)) / 1000
     assert 0.07 < share < 0.13
     assert not torch.equal(sample(1)["ids"], sample(6)["ids"])  # the same scene, told in other words
+    for number in range(50):  # without a text nothing says what the colours were
+        without = torch.equal(sample(number)["ids"], empty)
+        assert sample(number)["drift"].unique().tolist() == [0.0 if without else 2.0]
 
 
 def build_objective(name, tokenizers):
@@ -132,29 +137,68 @@ def test_the_schedule_ends_in_noise_alone():
     assert not scheduler.config.clip_sample
 
 
-def test_half_of_the_timesteps_may_come_from_the_noisiest_fifth(tokenizers, monkeypatch):
-    seen = []
+class SeenUNet(torch.nn.Module):
+    """Keeps what a UNet is asked."""
 
-    def predict(noisy, timesteps, states):
-        seen.append(timesteps)
-        return SimpleNamespace(sample=noisy)
+    def forward(self, noisy, timesteps, states):
+        self.noisy, self.timesteps = noisy, timesteps
+        return SimpleNamespace(sample=torch.zeros_like(noisy))
 
+
+def run_text_to_image(tokenizers, count, **shares):
     encoder = architecture.build_text_encoder(tokenizers["stable-diffusion"])
-    unet = architecture.build_unet()
-    monkeypatch.setattr(unet, "forward", predict)
-    count = 400
+    objective = objectives.TextToImageObjective(SeenUNet(), encoder, architecture.build_scheduler(), 1, **shares)
     batch = {
         "numbers": list(range(count)),
         "ids": samples.clip_ids(tokenizers["stable-diffusion"], "").expand(count, -1),
         "latent_mean": torch.zeros(count, 16, 8, 8),
-        "latent_std": torch.ones(count, 16, 8, 8),
+        "latent_std": torch.zeros(count, 16, 8, 8),
+        "drift": torch.ones(count, 16, 8, 8),
+        "foreground": torch.ones(count, 1, 8, 8),
     }
-    shares = []
-    for late in (0.0, 0.5):
-        objectives.TextToImageObjective(unet, encoder, architecture.build_scheduler(), 1, late)(batch)
-        shares.append((seen.pop() >= 800).float().mean().item())
-    assert 0.15 < shares[0] < 0.25
-    assert 0.55 < shares[1] < 0.65
+    loss = objective(batch)["loss"]
+    return loss, objective.model
+
+
+def test_more_timesteps_may_come_from_the_noisiest_fifth(tokenizers):
+    for late_share, (low, high) in ((0.0, (0.15, 0.25)), (0.5, (0.55, 0.65))):
+        _, unet = run_text_to_image(tokenizers, 400, late_share=late_share)
+        assert low < (unet.timesteps >= 800).float().mean() < high
+
+
+def test_noise_may_lean_towards_other_colours_while_the_target_stays(tokenizers):
+    _, plain = run_text_to_image(tokenizers, 400)
+    loss, leaning = run_text_to_image(tokenizers, 400, drift_share=0.5)
+    assert torch.equal(plain.timesteps, leaning.timesteps)
+    signal = architecture.build_scheduler().alphas_cumprod[plain.timesteps].sqrt()
+    full = signal * (1 - signal**2).sqrt()  # of the whole way to the other picture
+    moved = leaning.noisy - plain.noisy
+    assert torch.allclose(moved, moved[:, :1, :1, :1].expand_as(moved), atol=1e-5)  # along `drift` alone
+    amount = (moved[:, 0, 0, 0] / full)[full > 0.05]
+    assert 0.4 < (amount > 1e-3).float().mean() < 0.6
+    assert amount.min() + 1e-4 >= 0
+    assert 0.9 < amount.max() <= 1 + 1e-4
+    # The clean latents that the target belongs to are the true ones (here 0), wherever the noise leans.
+    noise = leaning.noisy / (1 - signal**2).sqrt()[:, None, None, None]
+    velocity = signal[:, None, None, None] * noise
+    assert torch.allclose(loss, (velocity**2).mean((1, 2, 3)).sum(), rtol=1e-4)
+
+
+def test_the_error_weighs_more_where_shapes_lie(tokenizers):
+    plain, _ = run_text_to_image(tokenizers, 20)
+    weighted, _ = run_text_to_image(tokenizers, 20, foreground_weight=4.0)
+    assert torch.allclose(weighted, 4 * plain)
+
+
+def test_the_foreground_covers_every_shape_and_leaves_empty_places():
+    for number in range(100):
+        scene = make_scene("train", number)
+        pixels = samples.to_pixels(render(scene, number)).float()
+        shape = (pixels - torch.tensor(BACKGROUNDS[scene.background])[:, None, None]).abs().amax(0) > 8
+        mask = samples.foreground(scene, 8, 8)[0]
+        covered = mask.repeat_interleave(8, 0).repeat_interleave(8, 1).bool()
+        assert (shape & ~covered).sum() <= 0.02 * shape.sum()
+        assert mask.mean() <= 16 / 64 * len(scene.items)  # at most 4x4 of the 8x8 latents for each
 
 
 def test_a_part_is_written_once(tmp_path, capsys):

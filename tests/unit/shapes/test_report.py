@@ -2,7 +2,10 @@
 
 import json
 
+import numpy as np
+
 from vlv.shapes.describe import describe
+from vlv.shapes.panel import draw_panel
 from vlv.shapes.render import render
 from vlv.shapes.report import Example, Table, mark_errors, read_curve, write_report
 from vlv.shapes.scene import Item, Scene, make_scene
@@ -50,3 +53,21 @@ def test_the_page_holds_tables_pictures_and_curves(tmp_path):
 
 def test_a_run_without_metrics_has_an_empty_curve(tmp_path):
     assert read_curve("loss", tmp_path, "train/loss").points == []
+
+
+def test_the_panel_shows_both_pictures_and_paints_wrong_sentences_red(tmp_path):
+    def reds(caption):
+        panel = np.asarray(draw_panel([Example(blank, picture, picture, caption)], columns=1)).astype(int)
+        below = panel[200:]
+        return ((below[..., 0] > 150) & (below[..., 1] < 90)).sum(), panel
+
+    picture, blank = tmp_path / "a.png", SCENE
+    render(SCENE, 0).save(picture)
+    right = "A large red circle is at the top left."
+    none, panel = reds(right)
+    some, _ = reds(right + " A small red circle is at the top left.")
+    assert none == 0
+    assert some > 20
+    # Both pictures, at 160 px: as many red pixels of the circle left as right.
+    circle = (abs(panel[:190] - (214, 40, 40)).sum(-1) < 10).sum(0)
+    assert circle[:172].sum() == circle[172:].sum() > 300

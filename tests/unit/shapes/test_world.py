@@ -10,7 +10,18 @@ from PIL import Image
 from vlv.shapes.describe import PLACES, RELATIONS, brief, describe, holds, locate, region
 from vlv.shapes.oracle import read_description, read_pictures
 from vlv.shapes.render import CELL, EXTENT, PLACE_JITTER, RESOLUTION, SIZE_JITTER, render
-from vlv.shapes.scene import BACKGROUNDS, COLORS, HELD_OUT_PAIRS, SHAPES, SIZES, SPLITS, Item, Scene, make_scene
+from vlv.shapes.scene import (
+    BACKGROUNDS,
+    COLORS,
+    HELD_OUT_PAIRS,
+    SHAPES,
+    SIZES,
+    SPLITS,
+    Item,
+    Scene,
+    make_scene,
+    recolor,
+)
 
 COUNT = 10_000
 
@@ -138,3 +149,14 @@ def test_florence2_is_never_told_shape_colour_and_place_together():
     empty = next(cell for cell in PLACES if all((item.row, item.column) != cell for item in scene.items))
     assert region(scene, *empty) == "nothing."
     assert locate(Scene(scene.items[:1], "white"), "no such shape") == "nowhere."
+
+
+def test_recolored_scenes_keep_all_but_the_colours(scenes):
+    for number, scene in enumerate(scenes[: COUNT // 4]):
+        other = recolor(scene, number)
+        assert other == recolor(scene, number)
+        assert other.background == scene.background
+        assert len({item.pair for item in other.items} - HELD_OUT_PAIRS) == len(scene.items)
+        for old, new in zip(scene.items, other.items, strict=True):
+            assert new.color != old.color
+            assert (new.row, new.column, new.size, new.shape) == (old.row, old.column, old.size, old.shape)

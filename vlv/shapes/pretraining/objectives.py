@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, max_pool2d
 from transformers import CLIPTextModel, Florence2ForConditionalGeneration
 
-from vlv.losses import IGNORED, diffusion_loss
+from vlv.losses import IGNORED
 from vlv.sampling import sample_generators, sample_noise, sample_timesteps
 from vlv.shapes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES
 
@@ -183,8 +183,15 @@ class LanguageObjective(Objective):
 class TextToImageObjective(Objective):
     """The UNet: v-prediction on latents, conditioned on the frozen text encoder; a tenth on the empty prompt.
 
-    late_share: of this share of samples the timestep comes from the noisiest fifth of the schedule. Only there must
-    a colour be taken from the text; elsewhere the noisy latents still show it.
+    Most noisy latents still show a colour, so a denoiser learns to trust them over the text, and while it draws,
+    small errors of colour grow. Two remedies:
+
+    late_share: of this share of samples the timestep comes from the noisiest fifth of the schedule, where the text
+        alone tells a colour.
+    drift_share: of this share of samples the noise leans, by a random amount, towards the same picture in other
+        colours, while what is to be found stays: as if drawing had drifted away from the text.
+
+    foreground_weight: of the error where shapes lie; the text says where, so the best prediction stays the same.
     """
 
     def __init__(
@@ -194,12 +201,16 @@ class TextToImageObjective(Objective):
         scheduler: DDPMScheduler,
         seed: int,
         late_share: float = 0.0,
+        drift_share: float = 0.0,
+        foreground_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.model: Any = unet
         self._frozen = (text_encoder.requires_grad_(False).eval(), scheduler)  # a tuple: not among the weights
         self.seed = seed
         self.late_share = late_share
+        self.drift_share = drift_share
+        self.foreground_weight = foreground_weight
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Sum over samples of the mean squared error of the velocity."""
@@ -210,11 +221,17 @@ class TextToImageObjective(Objective):
         latents = mean + std * sample_noise(shape, generators).to(mean.device)
         steps: Any = scheduler.config
         timesteps: Any = sample_timesteps(steps.num_train_timesteps, generators)
-        late = torch.stack([torch.rand((), generator=generator) for generator in generators]) < self.late_share
+        chances = torch.stack([torch.rand(3, generator=generator) for generator in generators])  # [B, 3]
+        late = chances[:, 0] < self.late_share
         timesteps = torch.where(late, steps.num_train_timesteps - 1 - timesteps // 5, timesteps).to(mean.device)
         noise = sample_noise(shape, generators).to(mean.device)
+        amount = torch.where(chances[:, 1] < self.drift_share, chances[:, 2], 0.0).to(mean.device)
+        signal = scheduler.alphas_cumprod.to(mean.device)[timesteps].sqrt()
+        noise = noise + (amount * signal)[:, None, None, None] * batch["drift"].float()
         with torch.no_grad():
             states = text_encoder(input_ids=batch["ids"]).last_hidden_state
         noisy = scheduler.add_noise(latents, noise, timesteps)
         target = scheduler.get_velocity(latents, noise, timesteps)
-        return {"loss": diffusion_loss(self.model(noisy, timesteps, states).sample, target).sum()}
+        error = (self.model(noisy, timesteps, states).sample.float() - target) ** 2  # [B, C, h, w]
+        weight = 1 + (self.foreground_weight - 1) * batch["foreground"]
+        return {"loss": (error * weight).mean((1, 2, 3)).sum()}

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextModel, Florence2ForConditionalGeneration
 
 from vlv.models.decoders import load_decoder
 from vlv.shapes.pretraining import architecture, evaluation, objectives, samples
 from vlv.shapes.render import RESOLUTION, render
-from vlv.shapes.scene import make_scene
+from vlv.shapes.scene import make_scene, recolor
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,10 @@ def build(name: str, out: Path, work: Path, seed: int, latent_scenes: int) -> Pa
     unet: Any = UNet2DConditionModel.from_pretrained(sd / "unet", torch_dtype=torch.float32)
     if name == "unet_refine":  # the same again, from the first one's end
         return _unet(unet, sd, latents, seed + 1)
-    assert name == "unet_colors", name
-    return _unet(unet, sd, latents, seed + 2, late_share=0.5)
+    if name == "unet_colors":
+        return _unet(unet, sd, latents, seed + 2, late_share=0.3, drift_share=0.5)
+    assert name == "unet_finish", name
+    return _unet(unet, sd, latents, seed + 3, late_share=0.3, drift_share=0.5, foreground_weight=4.0)
 
 
 def _vae(vae: Any, folder: Path) -> Part:
@@ -97,7 +99,7 @@ def _vae(vae: Any, folder: Path) -> Part:
     return Part(objectives.AutoencoderObjective(vae), samples.crowded_sample, lambda: save_vae(vae, folder), measure)
 
 
-def _unet(unet: Any, folder: Path, latents: Path, seed: int, late_share: float = 0.0) -> Part:
+def _unet(unet: Any, folder: Path, latents: Path, seed: int, **shares: float) -> Part:
     tokenizer = _tokenizer(folder / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     architecture.save_component(unet, folder / "unet")  # so that the folder is whole while the UNet trains
@@ -108,7 +110,7 @@ def _unet(unet: Any, folder: Path, latents: Path, seed: int, late_share: float =
         return evaluation.drawn_from_sentences(decoder, encoder, tokenizer, "val", 100, 2.0, 25, "ddim")[0].to_dict()
 
     return Part(
-        objectives.TextToImageObjective(unet, encoder, architecture.build_scheduler(), seed, late_share),
+        objectives.TextToImageObjective(unet, encoder, architecture.build_scheduler(), seed, **shares),
         samples.LatentSamples(tokenizer, latents),
         lambda: architecture.save_component(unet, folder / "unet"),
         draw,
@@ -146,20 +148,27 @@ def save_vae(vae: Any, folder: Path, count: int = 1024) -> None:
 
 @torch.no_grad()
 def cache_latents(folder: Path, path: Path, count: int) -> Path:
-    """Scaled latents of the first training scenes, mean and deviation, fp16 [count, C, h, w]; made once."""
+    """Scaled latents of the first training scenes, fp16 [count, C, h, w]; made once.
+
+    mean, std: of the posterior. recolored: the mean of the same picture in other colours.
+    """
     if path.is_file():
         return path
     vae: Any = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
-    means, deviations = [], []
+    found: dict[str, list[Tensor]] = {"mean": [], "std": [], "recolored": []}
     for start in range(0, count, 64):
-        posterior = _encode(vae.eval(), range(start, min(count, start + 64)))
-        means.append((posterior.mean * vae.config.scaling_factor).half())
-        deviations.append((posterior.std * vae.config.scaling_factor).half())
+        numbers = range(start, min(count, start + 64))
+        posterior, other = _encode(vae.eval(), numbers), _encode(vae, numbers, recolored=True)
+        for name, value in (("mean", posterior.mean), ("std", posterior.std), ("recolored", other.mean)):
+            found[name].append((value * vae.config.scaling_factor).half())
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"mean": torch.cat(means), "std": torch.cat(deviations)}, path)
+    save_file({name: torch.cat(values) for name, values in found.items()}, path)
     return path
 
 
-def _encode(vae: Any, numbers: range) -> Any:
-    pictures = [samples.to_pixels(render(make_scene("train", number), number)) for number in numbers]
+def _encode(vae: Any, numbers: range, recolored: bool = False) -> Any:
+    scenes = [make_scene("train", number) for number in numbers]
+    if recolored:
+        scenes = [recolor(scene, number) for scene, number in zip(scenes, numbers, strict=True)]
+    pictures = [samples.to_pixels(render(scene, number)) for scene, number in zip(scenes, numbers, strict=True)]
     return vae.encode(2 * torch.stack(pictures).float() / 255 - 1).latent_dist

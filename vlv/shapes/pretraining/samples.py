@@ -85,7 +85,11 @@ class TextSamples:
 
 
 class LatentSamples:
-    """Cached latents of a picture, and the ids of one of its descriptions, another each time it comes round."""
+    """Cached latents of a picture, and the ids of one of its descriptions, another each time it comes round.
+
+    `drift` [C, h, w] leads from the latents to those of the same picture in other colours; 0 with the empty prompt.
+    `foreground` [1, h, w] is 1 where a place with a shape lies, 0 elsewhere.
+    """
 
     def __init__(self, tokenizer: Any, cache: Path) -> None:
         self.tokenizer = tokenizer
@@ -94,12 +98,25 @@ class LatentSamples:
     def __call__(self, number: int) -> Sample:
         place = number % len(self.cache["mean"])
         empty = random.Random(f"empty {number}").random() < EMPTY_SHARE
-        text = "" if empty else describe(make_scene("train", place), number)
+        scene = make_scene("train", place)
+        text = "" if empty else describe(scene, number)
         return {
             "ids": clip_ids(self.tokenizer, text),
             "latent_mean": self.cache["mean"][place],
             "latent_std": self.cache["std"][place],
+            "foreground": foreground(scene, *self.cache["mean"].shape[-2:]),
+            "drift": (0 if empty else 1) * (self.cache["recolored"][place] - self.cache["mean"][place]),
         }
+
+
+def foreground(scene: Scene, height: int, width: int) -> Tensor:
+    """Mask fp32 [1, height, width] of the places that hold a shape."""
+    mask = torch.zeros(1, height, width)
+    for item in scene.items:
+        rows = slice(item.row * height // GRID, -(-(item.row + 1) * height // GRID))
+        columns = slice(item.column * width // GRID, -(-(item.column + 1) * width // GRID))
+        mask[:, rows, columns] = 1
+    return mask
 
 
 class TaskSamples:

@@ -1,0 +1,104 @@
+"""Keep what `bash scripts/reproduce_tiny.sh` made: checkpoints in assets/tiny/trained, results and logs in docs.
+
+Checkpoints are kept in fp16 and name their bases relative to themselves, so that they work in every clone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from scripts.entry import BAD_CALL, stop
+from scripts.tiny_runs import FAMILY, ROOT, relative
+
+DOCS = ROOT / "docs" / "embedded_world"
+TRAINED = FAMILY / "trained"
+SHOWN = (0, 1, 2, 3, 4, 5)  # the first held-out scenes, whatever came out
+# Beside the weights; training states, cards and the run's own paths stay where they are.
+BASES = {"decoder": "../../stable-diffusion", "florence2": "../../florence2", "language_model": "../../qwen"}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the call and keep."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.tiny_keep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "reproduce_tiny", help="of reproduce_tiny.sh")
+    options = parser.parse_args(arguments)
+    out = options.out.resolve()
+    try:
+        keep(out)
+    except OSError as error:
+        stop(str(error), BAD_CALL)
+
+
+def keep(out: Path) -> None:
+    """Copy results and logs, and the checkpoints and the picture of the full recipe where they are there."""
+    DOCS.mkdir(parents=True, exist_ok=True)
+    for name in ("results.json", "table.md"):
+        shutil.copy(out / name, DOCS / name)
+    for run in sorted(out.glob("*/stage*")):
+        if (run / "metrics.jsonl").is_file():
+            shutil.copy(run / "metrics.jsonl", DOCS / f"{run.parent.name}_{run.name}.metrics.jsonl")
+    stage1, captioner = out / "full" / "stage1" / "final", out / "full" / "stage2" / "final"
+    if stage1.is_dir() and captioner.is_dir():
+        keep_checkpoints(stage1, captioner, TRAINED)
+    measured = out / "measured" / "full"
+    if (measured / "captions.json").is_file():
+        keep_picture(out, measured, DOCS / "pictures.png")
+
+
+def keep_checkpoints(stage1: Path, captioner: Path, trained: Path) -> None:
+    """Write both trained models to `trained`, in fp16, with relative bases."""
+    from vlv.identity import CONFIG_NAME, WEIGHTS_NAME, file_hash, read_json
+
+    for source, name in ((stage1, "stage1"), (captioner, "captioner")):
+        target = trained / name
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors", "README.md"))
+        halve(source / WEIGHTS_NAME, target / WEIGHTS_NAME)
+        config = read_json(target / CONFIG_NAME)
+        identities: dict[str, Any] = config["bases"] if name == "stage1" else config["origin"]
+        for base, place in BASES.items():
+            if base in identities:
+                identities[base]["source"] = place
+        if name == "captioner":
+            identities["stage1"] = {
+                "source": "../stage1",
+                "weights_sha256": file_hash(trained / "stage1" / WEIGHTS_NAME),
+            }
+        (target / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+        print(f"kept: {relative(target)}", file=sys.stderr)
+
+
+def halve(source: Path, target: Path) -> None:
+    """Write a safetensors file again with its floating-point tensors in fp16."""
+    from safetensors.torch import load_file, save_file
+
+    weights = {name: value.half() if value.is_floating_point() else value for name, value in load_file(source).items()}
+    save_file(weights, target, metadata={"format": "pt"})
+    target.chmod(0o644)
+
+
+def keep_picture(out: Path, measured: Path, path: Path) -> None:
+    """Draw the picture of the README."""
+    from vlv.shapes.panel import draw_panel
+    from vlv.shapes.report import Example
+    from vlv.shapes.writing import named_scene
+
+    texts = list(json.loads((measured / "captions.json").read_text()).items())
+    drawn = measured / "pictures" / "reconstructions"
+    chosen = [texts[number] for number in SHOWN]
+    examples = [Example(named_scene(name), out / "data" / "test" / name, drawn / name, text) for name, text in chosen]
+    draw_panel(examples).save(path, optimize=True)
+    print(f"kept: {relative(path)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,116 @@
+"""The embedded world's two commands, through the launchers: a few steps of each by default, whole ones marked slow."""
+
+import json
+from functools import partial
+
+import pytest
+
+from scripts import quickstart, reproduce_tiny, tiny_keep, tiny_runs
+from scripts.measure_shapes import measure
+from tests.integration.conftest import ROOT
+from vlv.shapes.writing import write_scenes
+
+TRAINED = ROOT / "assets" / "tiny" / "trained"
+FEW = {"num_workers": 0, "save_step": 2, "val_pictures": 0, "val_max_samples": 4}
+
+
+def few_steps(monkeypatch, module):
+    """Let a script's runs take two steps, on little data."""
+    short1 = partial(tiny_runs.train_stage1, **FEW)
+    short2 = partial(tiny_runs.train_stage2, **FEW)
+    sizes = {"pictures": 100, "pairs": 100, "test": 4}
+    monkeypatch.setattr(module, "make_data", lambda folder, **_: tiny_runs.make_data(folder, **sizes))
+    monkeypatch.setattr(
+        module, "train_stage1", lambda run, config, data, **s: short1(run, config, data, **{**s, **FEW, "num_steps": 2})
+    )
+    name = "run_stage2" if module is quickstart else "train_stage2"
+    monkeypatch.setattr(
+        module,
+        name,
+        lambda run, config, data, stage1, **s: short2(run, config, data, stage1, **{**s, **FEW, "total_steps": 2}),
+    )
+
+
+def test_the_quickstart_goes_from_data_to_report_and_reuses_what_is_there(monkeypatch, tmp_path, capsys):
+    few_steps(monkeypatch, quickstart)
+    quickstart.main(["--out", str(tmp_path / "out")])
+    out = tmp_path / "out"
+    summary = json.loads((out / "summary.json").read_text())
+    assert {"caption_f1", "caption_exact", "reconstruction_f1", "seconds"} <= summary.keys()
+    assert summary["caption_f1"] < 0.5  # two steps teach nothing
+    assert (out / "report.html").read_text().count("<img") == 8
+    text = capsys.readouterr().out
+    assert "This is the small world" in text
+    assert text.rstrip().endswith("report.html")
+    written = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    quickstart.main(["--out", str(out)])
+    assert written
+    assert written == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    assert json.loads((out / "summary.json").read_text()) == summary  # the first call's time stays
+
+
+def test_a_row_goes_from_data_to_table_and_kept_files(monkeypatch, tmp_path):
+    few_steps(monkeypatch, reproduce_tiny)
+    out = tmp_path / "out"
+    reproduce_tiny.main(["--out", str(out), "--only", "base"])
+    row = json.loads((out / "results.json").read_text())["base"]
+    assert row["own_reconstruction_f1"] <= 1
+    assert "fd_efficientnet_lite0" in row
+    assert "| shorter recipe |" in (out / "table.md").read_text()
+    tiny_keep.keep_checkpoints(
+        out / "short" / "stage1_base" / "final", out / "short" / "stage2_base" / "final", tmp_path / "a" / "b"
+    )
+    config = json.loads((tmp_path / "a" / "b" / "captioner" / "config.json").read_text())
+    assert config["origin"]["stage1"]["source"] == "../stage1"
+    assert config["origin"]["florence2"]["source"] == "../../florence2"
+
+
+def test_a_failed_launcher_is_said_with_what_to_do(monkeypatch, tmp_path, capsys):
+    few_steps(monkeypatch, quickstart)
+    monkeypatch.setattr(tiny_runs, "FAMILY", tmp_path / "nowhere")
+    with pytest.raises(SystemExit) as ended:
+        quickstart.main(["--out", str(tmp_path / "out")])
+    assert ended.value.code == 1
+    assert "train_stage1.sh ended with exit code 2; run the same command again" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("held_out")
+    write_scenes(folder, "test", range(16), "folder", captions=True)
+    return folder
+
+
+def test_the_kept_captioner_captions_at_once(launch, held_out, tmp_path):
+    done = launch(
+        "Caption_inference.sh",
+        IMAGE_PATH=held_out,
+        CKPT_DIR=TRAINED / "captioner",
+        OUTPUT_DIR=tmp_path / "captions.json",
+        CONFIG=ROOT / "configs/caption_shapes.yaml",
+        PREVIEW_DIR=tmp_path / "previews",
+    )
+    assert done.returncode == 0, done.stderr
+    assert measure(tmp_path / "captions.json")["f1"] > 0.9
+    assert (tmp_path / "previews" / "index.html").is_file()
+
+
+def test_the_kept_stage1_draws_at_once(launch, held_out, tmp_path):
+    done = launch(
+        "Image_inference.sh",
+        "num_inference_steps=25",
+        IMAGE_PATH=held_out,
+        CKPT_DIR=TRAINED / "stage1",
+        OUTPUT_DIR=tmp_path / "drawn",
+        CONFIG=ROOT / "configs/reconstruct_shapes.yaml",
+    )
+    assert done.returncode == 0, done.stderr
+    assert measure(tmp_path / "drawn" / "reconstructions")["f1"] > 0.8
+
+
+@pytest.mark.slow
+def test_the_whole_quickstart_captions_rightly(tmp_path):
+    quickstart.main(["--out", str(tmp_path / "out")])
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["caption_f1"] >= 0.9
+    assert summary["seconds"] <= 600
