@@ -10,16 +10,28 @@ import argparse
 import json
 import shutil
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
 
 from scripts.entry import FAILED_RUN, stop
-from scripts.tiny_runs import ROOT, RunError, caption, make_data, reconstruct, relative, train_stage1
+from scripts.tiny_runs import ROOT, RunError, caption, make_data, reconstruct, relative, seconds_of, train_stage1
 from scripts.tiny_runs import train_stage2 as run_stage2
 
 HELD_OUT = 64
 KEPT = ROOT / "docs" / "embedded_world" / "results.json"  # of scripts/reproduce_tiny.sh
+LABELS = {
+    "caption_f1": "caption F1 (size, colour, shape, place)",
+    "caption_exact": "captions without any fault",
+    "caption_hallucinations": "hallucinations per caption",
+    "reconstruction_f1": "reconstruction F1",
+    "fd_vision_tower": "FD of reconstructions (vision tower)",
+    "stage1_seconds": "stage 1, pictures alone",
+    "stage2_seconds": "stage 2, captions",
+    "seconds": "all of it",
+    "held_out_pictures": "held-out pictures",
+}
 TO_REAL = """\
 This is the small world. For real weights (bash scripts/download_pretrained.sh) and pictures, change three lines:
   stable_diffusion_model_path=./pretrained_checkpoints/stable-diffusion-2-1-base  (train_stage1.sh)
@@ -76,6 +88,8 @@ def summarise(out: Path, captions: Path, pictures: Path, seconds: float) -> dict
         "caption_hallucinations": told["hallucinations"],
         "reconstruction_f1": drawn["f1"],
         distance: metrics.get(distance),
+        "stage1_seconds": seconds_of(out / "stage1"),
+        "stage2_seconds": seconds_of(out / "stage2"),
         "seconds": max(seconds, earlier.get("seconds", 0.0)),
         "held_out_pictures": HELD_OUT,
     }
@@ -93,13 +107,12 @@ def report(out: Path, summary: dict[str, Any], images: Path, captions: Path, pic
         Example(named_scene(name), images / name, pictures / "reconstructions" / name, text)
         for name, text in texts.items()
     ]
-    rows = [(name.replace("_", " "), _format(value)) for name, value in summary.items()]
     write_report(
         out / "report.html",
         "VLV on the embedded world: quickstart",
         "Stage 1 saw pictures alone; its only teacher was the frozen text-to-image model. Stage 2 learned to read the "
         "embeddings as captions. None of these pictures was in the training.",
-        [Table("Measures on held-out pictures", ("measure", "value"), rows, without_stage1())],
+        [Table("Measures on held-out pictures", ("measure", "value"), _lines(summary), without_stage1())],
         examples,
         [
             read_curve("stage 1, denoising loss", out / "stage1", "train/loss"),
@@ -110,16 +123,17 @@ def report(out: Path, summary: dict[str, Any], images: Path, captions: Path, pic
 
 def tell(out: Path, summary: dict[str, Any], captions: Path) -> None:
     """Print the table, three captions, and where to look."""
-    width = max(map(len, summary))
+    lines = _lines(summary)
+    width = max(len(label) for label, _ in lines)
     print()
-    for name, value in summary.items():
-        print(f"  {name:<{width}}  {_format(value)}")
+    for label, value in lines:
+        print(f"  {label:<{width}}  {value:>10}")
     note = without_stage1()
     if note:
         print(f"  {note}")
     print()
     for name, text in list(json.loads(captions.read_text()).items())[:3]:
-        print(f"  {name}: {text}")
+        print(textwrap.fill(f"{name}: {text}", width=110, initial_indent="  ", subsequent_indent="    "))
     print(f"\n{TO_REAL}\n\nLook at {relative(out / 'report.html')}")
 
 
@@ -130,8 +144,15 @@ def without_stage1() -> str:
     return f"without stage 1 the same stage 2 reaches caption F1 {row['caption_f1']:.3f}" if row else ""
 
 
-def _format(value: Any) -> str:
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """The table's lines: what is measured, and its value with its unit."""
+    return [(LABELS.get(name, name), _format(name, value)) for name, value in summary.items()]
+
+
+def _format(name: str, value: Any) -> str:
+    if name.endswith("seconds"):
+        return "interrupted" if value is None else f"{int(value) // 60} min {int(value) % 60:02d} s"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

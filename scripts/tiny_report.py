@@ -50,7 +50,7 @@ def _write_page(out: Path, rows: dict[str, Any], head: tuple[str, ...], cells: l
         if (drawn / name).exists()
     ]
     full = out / "full"
-    hours = sum(s for run in out.glob("*/stage*") if (s := seconds_of(run)) == s) / 3600
+    hours = sum(seconds_of(run) or 0 for run in out.glob("*/stage*")) / 3600
     write_report(
         out / "report.html",
         "VLV on the embedded world",

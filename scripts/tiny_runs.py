@@ -145,7 +145,8 @@ def say(text: str) -> None:
     print(f"== {text}", file=sys.stderr, flush=True)
 
 
-def seconds_of(run: Path) -> float:
-    """Seconds that a training took, where it was not interrupted."""
+def seconds_of(run: Path) -> float | None:
+    """Seconds that a training took; None where it was interrupted, or is not there."""
     path = run / "seconds.json"
-    return json.loads(path.read_text())["seconds"] if path.exists() else float("nan")
+    kept = json.loads(path.read_text()) if path.exists() else {"resumed": True}
+    return None if kept["resumed"] else kept["seconds"]
