@@ -16,10 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from scripts.entry import FAILED_RUN, stop
-from scripts.tiny_runs import ROOT, RunError, caption, make_data, reconstruct, relative, seconds_of, train_stage1
+from scripts.tiny_runs import (
+    FAMILY,
+    ROOT,
+    RunError,
+    caption,
+    make_data,
+    reconstruct,
+    relative,
+    seconds_of,
+    train_stage1,
+)
 from scripts.tiny_runs import train_stage2 as run_stage2
 
 HELD_OUT = 64
+EARLY = FAMILY / "trained" / "early"  # of scripts/reproduce_tiny.sh: a stage 1 that has only begun
 KEPT = ROOT / "docs" / "embedded_world" / "results.json"  # of scripts/reproduce_tiny.sh
 LABELS = {
     "caption_f1": "caption F1 (size, colour, shape, place)",
@@ -32,6 +43,9 @@ LABELS = {
     "seconds": "all of it",
     "held_out_pictures": "held-out pictures",
 }
+BEGUN = f"""\
+Stage 1 went on from a kept early checkpoint, {relative(EARLY)}: from nothing it takes longer than these minutes.
+bash scripts/reproduce_tiny.sh trains it from nothing."""
 TO_REAL = """\
 This is the small world. For real weights (bash scripts/download_pretrained.sh) and pictures, change three lines:
   stable_diffusion_model_path=./pretrained_checkpoints/stable-diffusion-2-1-base  (train_stage1.sh)
@@ -64,7 +78,8 @@ def run(out: Path) -> None:
     """Make data, train, caption, draw, measure, report."""
     started = time.monotonic()
     data = make_data(out / "data", pictures=20_000, pairs=8_000, test=HELD_OUT)
-    stage1 = train_stage1(out / "stage1", "stage1_shapes_quick.yaml", data)
+    begun = {"initial_checkpoint": EARLY} if EARLY.is_dir() else {}
+    stage1 = train_stage1(out / "stage1", "stage1_shapes_quick.yaml", data, **begun)
     captioner = run_stage2(out / "stage2", "stage2_shapes_quick.yaml", data, stage1)
     captions = caption(captioner, data.test, out / "captions.json")
     pictures = reconstruct(stage1, data.test, out / "reconstructions")
@@ -134,6 +149,8 @@ def tell(out: Path, summary: dict[str, Any], captions: Path) -> None:
     print()
     for name, text in list(json.loads(captions.read_text()).items())[:3]:
         print(textwrap.fill(f"{name}: {text}", width=110, initial_indent="  ", subsequent_indent="    "))
+    if EARLY.is_dir():
+        print(f"\n{BEGUN}")
     print(f"\n{TO_REAL}\n\nLook at {relative(out / 'report.html')}")
 
 

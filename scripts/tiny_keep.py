@@ -18,7 +18,7 @@ from scripts.tiny_runs import FAMILY, ROOT, relative
 DOCS = ROOT / "docs" / "embedded_world"
 TRAINED = FAMILY / "trained"
 SHOWN = (0, 1, 2, 3, 4, 5)  # the first held-out scenes, whatever came out
-# Beside the weights; training states, cards and the run's own paths stay where they are.
+LEFT = ("README.md", "config.yaml", "trainer_state.json")  # cards and states that name the run's own paths
 BASES = {"decoder": "../../stable-diffusion", "florence2": "../../florence2", "language_model": "../../qwen"}
 
 
@@ -30,10 +30,16 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "reproduce_tiny", help="of reproduce_tiny.sh")
+    parser.add_argument(
+        "--early", type=Path, metavar="CHECKPOINT", help="keep this stage-1 checkpoint for quickstart.sh"
+    )
     options = parser.parse_args(arguments)
     out = options.out.resolve()
     try:
-        keep(out)
+        if options.early:
+            keep_checkpoint(options.early, TRAINED / "early")
+        else:
+            keep(out)
     except OSError as error:
         stop(str(error), BAD_CALL)
 
@@ -56,25 +62,33 @@ def keep(out: Path) -> None:
 
 def keep_checkpoints(stage1: Path, captioner: Path, trained: Path) -> None:
     """Write both trained models to `trained`, in fp16, with relative bases."""
-    from vlv.identity import CONFIG_NAME, WEIGHTS_NAME, file_hash, read_json
+    from vlv.identity import WEIGHTS_NAME, file_hash
 
-    for source, name in ((stage1, "stage1"), (captioner, "captioner")):
-        target = trained / name
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors", "README.md"))
-        halve(source / WEIGHTS_NAME, target / WEIGHTS_NAME)
-        config = read_json(target / CONFIG_NAME)
-        identities: dict[str, Any] = config["bases"] if name == "stage1" else config["origin"]
-        for base, place in BASES.items():
-            if base in identities:
-                identities[base]["source"] = place
-        if name == "captioner":
-            identities["stage1"] = {
-                "source": "../stage1",
-                "weights_sha256": file_hash(trained / "stage1" / WEIGHTS_NAME),
-            }
-        (target / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
-        print(f"kept: {relative(target)}", file=sys.stderr)
+    keep_checkpoint(stage1, trained / "stage1")
+    origin = {"source": "../stage1", "weights_sha256": file_hash(trained / "stage1" / WEIGHTS_NAME)}
+    keep_checkpoint(captioner, trained / "captioner", origin)
+
+
+def keep_checkpoint(source: Path, target: Path, stage1: dict[str, str] | None = None) -> None:
+    """Write one model.
+
+    Args:
+        stage1: of a captioner, the stage-1 model that it came from.
+    """
+    from vlv.identity import CONFIG_NAME, WEIGHTS_NAME, read_json
+
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors", *LEFT))
+    halve(source / WEIGHTS_NAME, target / WEIGHTS_NAME)
+    config = read_json(target / CONFIG_NAME)
+    identities: dict[str, Any] = config["bases"] if stage1 is None else config["origin"]
+    for base, place in BASES.items():
+        if base in identities:
+            identities[base]["source"] = place
+    if stage1 is not None:
+        identities["stage1"] = stage1
+    (target / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+    print(f"kept: {relative(target)}", file=sys.stderr)
 
 
 def halve(source: Path, target: Path) -> None:
