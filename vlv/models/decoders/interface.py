@@ -64,8 +64,12 @@ class Conditioner(nn.Module, ABC):
         """Width of `Conditioning.states`."""
 
     @abstractmethod
-    def forward(self, embeddings: dict[str, Tensor]) -> Conditioning:
-        """Conditioning of embeddings [B, Q, width], one for each space by name."""
+    def forward(self, embeddings: dict[str, Tensor], pooled_at: Tensor | None = None) -> Conditioning:
+        """Conditioning of embeddings [B, Q, width], one for each space by name.
+
+        Args:
+            pooled_at: [B], the row that a pooled vector is taken from, where the family has one; None is the last.
+        """
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -96,8 +100,15 @@ class DiffusionDecoder(FrozenStaysEval, ABC):
         """The conditioning of the empty prompt, in the shape of another."""
 
     @abstractmethod
-    def denoising_loss(self, latents: Tensor, conditioning: Conditioning, draws: DiffusionDraws) -> Tensor:
-        """The family's training loss of each sample, [B] in fp32."""
+    def denoising_loss(
+        self, latents: Tensor, conditioning: Conditioning, draws: DiffusionDraws, crops: Tensor | None = None
+    ) -> Tensor:
+        """The family's training loss of each sample, [B] in fp32.
+
+        Args:
+            crops: [B, 4], of each sample the original height and width, and the crop's top and left in the resized
+                image, for families that are told of them; None says that the images are whole.
+        """
 
     @abstractmethod
     def enable_gradient_checkpointing(self) -> None:
