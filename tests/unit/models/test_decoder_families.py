@@ -101,7 +101,9 @@ def test_the_last_row_is_pooled_by_default(families, name):
 def test_images_are_the_pipelines(families, name, guidance_scale, batch):
     decoder, pipeline = families[name].decoder, families[name].pipeline
     prompts = [SHORT, "a boat", FULL][:batch]
-    samplers = {"euler": FlowMatchEulerDiscreteScheduler} if name != "xl" else {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}
+    samplers = (
+        {"euler": FlowMatchEulerDiscreteScheduler} if name != "xl" else {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}
+    )
     for sampler, scheduler in samplers.items():
         pipeline.scheduler = scheduler.from_config(decoder.noise_scheduler.config)
         generators = sample_generators(0, range(batch))

@@ -32,6 +32,13 @@ class Conditioning(NamedTuple):
     states: Tensor
     pooled: Tensor | None = None
 
+    def where(self, chosen: Tensor, other: Conditioning) -> Conditioning:
+        """This one in the rows that are chosen ([B] bool), the other elsewhere."""
+        states = torch.where(chosen[:, None, None], self.states, other.states)
+        if self.pooled is None or other.pooled is None:
+            return Conditioning(states)
+        return Conditioning(states, torch.where(chosen[:, None], self.pooled, other.pooled))
+
 
 class DiffusionDraws(NamedTuple):
     """The random numbers of one training step, each row a function of its sample's generator.
@@ -80,7 +87,6 @@ class DiffusionDecoder(FrozenStaysEval, ABC):
     """A frozen text-to-image model: the only teacher of stage 1."""
 
     conditioner: Conditioner
-    min_snr_gamma: float | None = None  # weight the training loss by min-SNR; None is plain
 
     @property
     @abstractmethod
@@ -111,12 +117,32 @@ class DiffusionDecoder(FrozenStaysEval, ABC):
         """
 
     @abstractmethod
+    def set_loss_weights(self, min_snr_gamma: float | None, precondition_outputs: bool) -> None:
+        """Choose how timesteps weigh in the training loss; None and False are plain.
+
+        Args:
+            min_snr_gamma: by min-SNR with this gamma.
+            precondition_outputs: by sigma squared.
+
+        Raises:
+            ValueError: a weighting that does not fit the family's objective.
+        """
+
+    @abstractmethod
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the denoiser's activations in backward: gradients pass through it to the embeddings."""
 
     def set_dtypes(self, compute_dtype: torch.dtype) -> None:
         """Cast the frozen weights; what must stay in fp32 does."""
         set_dtypes(self, compute_dtype, compute_dtype)
+
+    @abstractmethod
+    def scheduler_name(self, name: str) -> str:
+        """The scheduler that a name stands for; `auto` is the family's own choice.
+
+        Raises:
+            ValueError: none of the family's.
+        """
 
     @abstractmethod
     def draw_images(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL
@@ -19,6 +19,8 @@ from vlv.sampling import denoise, guide, sample_noise
 class LatentDecoder(DiffusionDecoder):
     """A frozen denoiser on the latents of a VAE, which stays in fp32 whatever the rest computes in."""
 
+    schedulers: ClassVar[dict[str, Any]]  # diffusers' classes that can draw, by name
+    noise_scheduler: Any  # of training; drawing builds its own, since `set_timesteps` changes the tables
     unconditional_states: Tensor
     unconditional_pooled: Tensor | None
 
@@ -79,13 +81,16 @@ class LatentDecoder(DiffusionDecoder):
     ) -> Tensor:
         """What the denoiser says of noisy latents [B, C, h, w] at timesteps [B] or []; see `denoising_loss`."""
 
-    @abstractmethod
-    def sampler(self, name: str) -> Any:
-        """The diffusers scheduler of this name, as drawing uses it.
+    def scheduler_name(self, name: str) -> str:
+        """The name of a scheduler; `auto` is the family's first.
 
         Raises:
             ValueError: no such scheduler for this family.
         """
+        name = next(iter(self.schedulers)) if name == "auto" else name
+        if name not in self.schedulers:
+            raise ValueError(f"scheduler={name!r} does not fit this decoder: give auto, {', '.join(self.schedulers)}")
+        return name
 
     @torch.no_grad()
     def draw_images(
@@ -95,7 +100,7 @@ class LatentDecoder(DiffusionDecoder):
         guidance_scale: float,
         num_inference_steps: int,
         generators: Sequence[Generator],
-        scheduler: str = "ddpm",
+        scheduler: str = "auto",
     ) -> Tensor:
         both = _stack(self.unconditional(conditioning), conditioning)
 
@@ -106,7 +111,8 @@ class LatentDecoder(DiffusionDecoder):
             return guide(unconditional, conditional, guidance_scale)
 
         noise = sample_noise(self.latent_shape, generators).to(conditioning.states.device)
-        latents = denoise(predict, self.sampler(scheduler), noise, num_inference_steps, generators)
+        sampler = self.schedulers[self.scheduler_name(scheduler)].from_config(self.noise_scheduler.config)
+        latents = denoise(predict, sampler, noise, num_inference_steps, generators)
         return self.decode_latents(latents)
 
 

@@ -10,8 +10,9 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from vlv.models.decoders.direct import DirectConditioner, build_direct
 from vlv.models.decoders.interface import Conditioner, Conditioning, EmbeddingSpace
-from vlv.models.decoders.unet import UNetDecoder
+from vlv.models.decoders.unet import UNetDecoder, refuse_clip
 from vlv.models.pretrained import load_tokenizer, load_whole
 from vlv.models.text_conditioner import TextConditioner
 
@@ -41,29 +42,6 @@ class TextEncoderConditioner(Conditioner):
         return {"family": FAMILY, "conditioning": "text_encoder", "text_encoder": config}
 
 
-class DirectConditioner(Conditioner):
-    """Embeddings go straight into cross-attention: [B, Q, D] -> [B, Q, D], no text encoder."""
-
-    def __init__(self, width: int, max_length: int) -> None:
-        super().__init__()
-        self._space = EmbeddingSpace("cross_attention", width, max_length)
-
-    @property
-    def spaces(self) -> tuple[EmbeddingSpace, ...]:
-        return (self._space,)
-
-    @property
-    def width(self) -> int:
-        return self._space.width
-
-    def forward(self, embeddings: dict[str, Tensor], pooled_at: Tensor | None = None) -> Conditioning:
-        return Conditioning(embeddings["cross_attention"])
-
-    def to_dict(self) -> dict[str, Any]:
-        sizes = {"width": self._space.width, "max_length": self._space.max_length}
-        return {"family": FAMILY, "conditioning": "direct", **sizes}
-
-
 class StableDiffusionDecoder(UNetDecoder):
     """The UNet sees the states alone."""
 
@@ -76,10 +54,11 @@ class StableDiffusionDecoder(UNetDecoder):
 
 def load_conditioner(folder: Path, conditioning: str, dtype: torch.dtype) -> Conditioner:
     """The conditioner of a diffusers Stable Diffusion folder; `conditioning` is text_encoder or direct."""
+    refuse_clip(conditioning)
     if conditioning == "direct":
         unet: Any = UNet2DConditionModel.load_config(folder, subfolder="unet")
         text = CLIPTextConfig.from_pretrained(folder, subfolder="text_encoder")
-        return DirectConditioner(unet["cross_attention_dim"], text.max_position_embeddings)
+        return DirectConditioner(FAMILY, unet["cross_attention_dim"], text.max_position_embeddings)
     text_encoder = load_whole(CLIPTextModel.from_pretrained, folder / "text_encoder", dtype=dtype)
     return TextEncoderConditioner(text_encoder)
 
@@ -87,7 +66,7 @@ def load_conditioner(folder: Path, conditioning: str, dtype: torch.dtype) -> Con
 def build_conditioner(description: dict[str, Any]) -> Conditioner:
     """The conditioner that `to_dict` described, with weights still to be loaded."""
     if description["conditioning"] == "direct":
-        return DirectConditioner(description["width"], description["max_length"])
+        return build_direct(description)
     # Not by the constructor: that leaves the attention implementation unset. The number format is the one that the
     # whole model is being built in, not the one that the description was saved with.
     config = CLIPTextConfig(**description["text_encoder"])
@@ -133,7 +112,7 @@ def load_skeleton(folder: Path, conditioning: str, resolution: int) -> StableDif
             unet=unet,
             noise_scheduler=scheduler,
             conditioner=(
-                DirectConditioner(width, length)
+                DirectConditioner(FAMILY, width, length)
                 if conditioning == "direct"
                 else TextEncoderConditioner(CLIPTextModel._from_config(text))
             ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from vlv.losses import diffusion_loss
+from vlv.models.decoders.direct import DirectConditioner, build_direct
 from vlv.models.decoders.interface import Conditioner, Conditioning, DiffusionDraws, EmbeddingSpace
 from vlv.models.decoders.latent import LatentDecoder
 from vlv.models.frozen import freeze
@@ -27,7 +28,6 @@ from vlv.sampling import sample_noise
 
 FAMILY = "stable_diffusion_3"
 T5_ROWS = 77  # of zeros where T5 is left out, and the most that it is given: as in diffusers' training example
-SCHEDULERS = {"euler": FlowMatchEulerDiscreteScheduler, "heun": FlowMatchHeunDiscreteScheduler}
 
 
 class ThreeTextEncodersConditioner(Conditioner):
@@ -105,33 +105,6 @@ class ThreeTextEncodersConditioner(Conditioner):
         }
 
 
-class DirectConditioner(Conditioner):
-    """Embeddings go straight into joint attention; the pooled vector is the last row of a space of its own."""
-
-    def __init__(self, width: int, pooled_width: int, max_length: int) -> None:
-        super().__init__()
-        self._spaces = (
-            EmbeddingSpace("joint_attention", width, max_length),
-            EmbeddingSpace("pooled", pooled_width, max_length),
-        )
-
-    @property
-    def spaces(self) -> tuple[EmbeddingSpace, ...]:
-        return self._spaces
-
-    @property
-    def width(self) -> int:
-        return self._spaces[0].width
-
-    def forward(self, embeddings: dict[str, Tensor], pooled_at: Tensor | None = None) -> Conditioning:
-        return Conditioning(embeddings["joint_attention"], embeddings["pooled"][:, -1])
-
-    def to_dict(self) -> dict[str, Any]:
-        states, pooled = self._spaces
-        sizes = {"width": states.width, "pooled_width": pooled.width, "max_length": states.max_length}
-        return {"family": FAMILY, "conditioning": "direct", **sizes}
-
-
 class StableDiffusion3Decoder(LatentDecoder):
     """The frozen transformer and VAE with their conditioner.
 
@@ -139,6 +112,10 @@ class StableDiffusion3Decoder(LatentDecoder):
         by sigma squared: the default of diffusers' training example. The plain velocity is the default here.
     """
 
+    schedulers: ClassVar[dict[str, Any]] = {
+        "euler": FlowMatchEulerDiscreteScheduler,
+        "heun": FlowMatchHeunDiscreteScheduler,
+    }
     precondition_outputs = False
 
     def __init__(
@@ -155,7 +132,7 @@ class StableDiffusion3Decoder(LatentDecoder):
         super().__init__(vae, conditioner, unconditional, resolution, patch=config.patch_size)
         self.transformer: Any = freeze(transformer)
         self._below: dict[int, Tensor] = {}
-        self.noise_scheduler: Any = noise_scheduler  # drawing has one of its own: `set_timesteps` changes the tables
+        self.noise_scheduler = noise_scheduler
         if noise_scheduler.config.use_dynamic_shifting:
             raise ValueError("scheduler says use_dynamic_shifting: Stable Diffusion 3 and 3.5 have a fixed shift")
         if conditioner.width != config.joint_attention_dim:
@@ -174,7 +151,9 @@ class StableDiffusion3Decoder(LatentDecoder):
         queries = like.states.shape[1] - below_rows
         below = self.unconditional_states[:, clip_rows:]
         if below_rows != T5_ROWS:
-            below = self._empty_below(texts, below_rows)
+            if below_rows not in self._below:
+                self._below[below_rows] = texts.encode_empty_t5(below_rows)
+            below = self._below[below_rows]
         states = torch.cat([self.unconditional_states[:, :queries], below.to(self.unconditional_states.dtype)], dim=1)
         assert like.pooled is not None
         assert self.unconditional_pooled is not None
@@ -183,12 +162,6 @@ class StableDiffusion3Decoder(LatentDecoder):
             states.to(like.states.dtype).expand(batch, -1, -1),
             self.unconditional_pooled.to(like.pooled.dtype).expand(batch, -1),
         )
-
-    def _empty_below(self, texts: ThreeTextEncodersConditioner, rows: int) -> Tensor:
-        """T5's states of the empty prompt in fewer rows, [1, rows, 4096], encoded once."""
-        if rows not in self._below:
-            self._below[rows] = texts.encode_empty_t5(rows)
-        return self._below[rows]
 
     def sample_draws(self, generators: Sequence[Generator]) -> DiffusionDraws:
         """Timesteps are indices into the scheduler's shifted tables, logit-normal (arXiv 2403.03206)."""
@@ -221,13 +194,13 @@ class StableDiffusion3Decoder(LatentDecoder):
             pooled_projections=conditioning.pooled.to(dtype),
         ).sample
 
+    def set_loss_weights(self, min_snr_gamma: float | None, precondition_outputs: bool) -> None:
+        if min_snr_gamma is not None:
+            raise ValueError(f"min_snr_gamma={min_snr_gamma} is for UNets: leave it null for rectified flow")
+        self.precondition_outputs = precondition_outputs
+
     def enable_gradient_checkpointing(self) -> None:
         self.transformer.enable_gradient_checkpointing()
-
-    def sampler(self, name: str) -> Any:
-        if name not in SCHEDULERS:
-            raise ValueError(f"scheduler={name!r} is none of rectified flow's: give one of {', '.join(SCHEDULERS)}")
-        return SCHEDULERS[name].from_config(self.noise_scheduler.config)
 
 
 def load_conditioner(folder: Path, conditioning: str, dtype: torch.dtype) -> Conditioner:
@@ -247,7 +220,7 @@ def load_conditioner(folder: Path, conditioning: str, dtype: torch.dtype) -> Con
 def build_conditioner(description: dict[str, Any]) -> Conditioner:
     """The conditioner that `to_dict` described, with weights still to be loaded."""
     if description["conditioning"] == "direct":
-        return DirectConditioner(description["width"], description["pooled_width"], description["max_length"])
+        return build_direct(description)
     dtype = torch.get_default_dtype()
     clips = [
         CLIPTextModelWithProjection._from_config(CLIPTextConfig(**description[name]), dtype=dtype)
@@ -310,7 +283,7 @@ def _direct(folder: Path) -> DirectConditioner:
     config = _transformer_config(folder)
     text = CLIPTextConfig.from_pretrained(folder, subfolder="text_encoder")
     rows = text.max_position_embeddings + T5_ROWS
-    return DirectConditioner(config["joint_attention_dim"], config["pooled_projection_dim"], rows)
+    return DirectConditioner(FAMILY, config["joint_attention_dim"], rows, pooled_width=config["pooled_projection_dim"])
 
 
 @torch.no_grad()

@@ -11,8 +11,9 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from vlv.models.decoders.direct import DirectConditioner, build_direct
 from vlv.models.decoders.interface import Conditioner, Conditioning, EmbeddingSpace
-from vlv.models.decoders.unet import UNetDecoder
+from vlv.models.decoders.unet import UNetDecoder, refuse_clip
 from vlv.models.pretrained import load_tokenizer, load_whole
 from vlv.models.text_conditioner import PenultimateTextConditioner
 
@@ -50,33 +51,6 @@ class TwoTextEncodersConditioner(Conditioner):
         }
 
 
-class DirectConditioner(Conditioner):
-    """Embeddings go straight into cross-attention; the pooled vector is the last row of a space of its own."""
-
-    def __init__(self, width: int, pooled_width: int, max_length: int) -> None:
-        super().__init__()
-        self._spaces = (
-            EmbeddingSpace("cross_attention", width, max_length),
-            EmbeddingSpace("pooled", pooled_width, max_length),
-        )
-
-    @property
-    def spaces(self) -> tuple[EmbeddingSpace, ...]:
-        return self._spaces
-
-    @property
-    def width(self) -> int:
-        return self._spaces[0].width
-
-    def forward(self, embeddings: dict[str, Tensor], pooled_at: Tensor | None = None) -> Conditioning:
-        return Conditioning(embeddings["cross_attention"], embeddings["pooled"][:, -1])
-
-    def to_dict(self) -> dict[str, Any]:
-        states, pooled = self._spaces
-        sizes = {"width": states.width, "pooled_width": pooled.width, "max_length": states.max_length}
-        return {"family": FAMILY, "conditioning": "direct", **sizes}
-
-
 class StableDiffusionXLDecoder(UNetDecoder):
     """The UNet sees states, the pooled vector, and six numbers on size and crop."""
 
@@ -107,6 +81,7 @@ class StableDiffusionXLDecoder(UNetDecoder):
 
 def load_conditioner(folder: Path, conditioning: str, dtype: torch.dtype) -> Conditioner:
     """The conditioner of a diffusers SDXL folder; `conditioning` is text_encoder or direct."""
+    refuse_clip(conditioning)
     if conditioning == "direct":
         return _direct(folder)
     text_encoder = load_whole(CLIPTextModel.from_pretrained, folder / "text_encoder", dtype=dtype)
@@ -117,7 +92,7 @@ def load_conditioner(folder: Path, conditioning: str, dtype: torch.dtype) -> Con
 def build_conditioner(description: dict[str, Any]) -> Conditioner:
     """The conditioner that `to_dict` described, with weights still to be loaded."""
     if description["conditioning"] == "direct":
-        return DirectConditioner(description["width"], description["pooled_width"], description["max_length"])
+        return build_direct(description)
     dtype = torch.get_default_dtype()
     return TwoTextEncodersConditioner(
         CLIPTextModel._from_config(CLIPTextConfig(**description["text_encoder"]), dtype=dtype),
@@ -162,7 +137,9 @@ def load_skeleton(folder: Path, conditioning: str, resolution: int) -> StableDif
 def _direct(folder: Path) -> DirectConditioner:
     unet: Any = UNet2DConditionModel.load_config(folder, subfolder="unet")
     text = CLIPTextConfig.from_pretrained(folder, subfolder="text_encoder_2")
-    return DirectConditioner(unet["cross_attention_dim"], text.projection_dim, text.max_position_embeddings)
+    return DirectConditioner(
+        FAMILY, unet["cross_attention_dim"], text.max_position_embeddings, pooled_width=text.projection_dim
+    )
 
 
 @torch.no_grad()

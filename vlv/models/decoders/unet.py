@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from diffusers import (
     AutoencoderKL,
@@ -22,16 +21,18 @@ from vlv.models.decoders.latent import LatentDecoder
 from vlv.models.frozen import freeze
 from vlv.sampling import sample_noise, sample_timesteps
 
-SCHEDULERS = {
-    "ddpm": DDPMScheduler,
-    "ddim": DDIMScheduler,
-    "dpm++": DPMSolverMultistepScheduler,
-    "euler": EulerDiscreteScheduler,
-}
-
 
 class UNetDecoder(LatentDecoder):
     """The frozen UNet and VAE with their conditioner."""
+
+    schedulers: ClassVar[dict[str, Any]] = {
+        "ddpm": DDPMScheduler,
+        "ddim": DDIMScheduler,
+        "dpm++": DPMSolverMultistepScheduler,
+        "euler": EulerDiscreteScheduler,
+    }
+
+    min_snr_gamma: float | None = None
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class UNetDecoder(LatentDecoder):
         config: Any = unet.config
         super().__init__(vae, conditioner, unconditional, resolution, patch=2 ** (len(config.block_out_channels) - 1))
         self.unet: Any = freeze(unet)
-        self.noise_scheduler: Any = noise_scheduler
+        self.noise_scheduler = noise_scheduler
         prediction = self.noise_scheduler.config.prediction_type
         if prediction not in ("epsilon", "v_prediction"):
             raise ValueError(f"scheduler says prediction_type={prediction!r}: epsilon and v_prediction can be trained")
@@ -75,15 +76,20 @@ class UNetDecoder(LatentDecoder):
         signal = self.noise_scheduler.alphas_cumprod.to(losses.device)[timesteps]
         return losses * min_snr_weights(signal, self.min_snr_gamma, velocity)
 
+    def set_loss_weights(self, min_snr_gamma: float | None, precondition_outputs: bool) -> None:
+        if precondition_outputs:
+            raise ValueError("precondition_outputs=true is rectified flow's: leave it false for a UNet")
+        self.min_snr_gamma = min_snr_gamma
+
     def enable_gradient_checkpointing(self) -> None:
         self.unet.enable_gradient_checkpointing()
 
-    @abstractmethod
-    def predict(
-        self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, crops: Tensor | None
-    ) -> Tensor: ...
 
-    def sampler(self, name: str) -> Any:
-        if name not in SCHEDULERS:
-            raise ValueError(f"scheduler={name!r} is not known: give one of {', '.join(SCHEDULERS)}")
-        return SCHEDULERS[name].from_config(self.noise_scheduler.config)
+def refuse_clip(conditioning: str) -> None:
+    """Refuse to leave out a T5 that is not there.
+
+    Raises:
+        ValueError: it was asked for.
+    """
+    if conditioning == "clip":
+        raise ValueError("conditioning=clip leaves T5 out, and this decoder has none: give text_encoder or direct")
