@@ -22,9 +22,13 @@ STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3 = "stable-diffusion-xl", "stable-diffusi
 _WIDTH_L, _WIDTH_G, _WIDTH_T5 = 32, 48, 96
 
 
-def write_stable_diffusion_xl(folder: Path, sentences: list[str]) -> None:
-    """A diffusers folder of SDXL's shape: two CLIPs, a UNet told of pooled vector and sizes, Euler's scheduler."""
-    _write_clips(folder, sentences, projected_first=False)
+def write_stable_diffusion_xl(folder: Path, sentences: list[str]) -> dict[str, int]:
+    """A diffusers folder of SDXL's shape: two CLIPs, a UNet told of pooled vector and sizes, Euler's scheduler.
+
+    Returns:
+        parameters by component.
+    """
+    parts = _write_clips(folder, sentences, projected_first=False)
     unet: dict[str, Any] = {
         "sample_size": 8,
         "block_out_channels": (32, 64),
@@ -40,8 +44,7 @@ def write_stable_diffusion_xl(folder: Path, sentences: list[str]) -> None:
         "addition_time_embed_dim": 8,
         "projection_class_embeddings_input_dim": 6 * 8 + _WIDTH_G,
     }
-    UNet2DConditionModel(**unet).save_pretrained(folder / "unet")
-    AutoencoderKL(**{**VAE, "scaling_factor": 0.13025}).save_pretrained(folder / "vae")
+    parts |= {"unet": UNet2DConditionModel(**unet), "vae": AutoencoderKL(**{**VAE, "scaling_factor": 0.13025})}
     EulerDiscreteScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -59,11 +62,16 @@ def write_stable_diffusion_xl(folder: Path, sentences: list[str]) -> None:
         },
         {"force_zeros_for_empty_prompt": True},
     )
+    return _save(folder, parts)
 
 
-def write_stable_diffusion_3(folder: Path, sentences: list[str], with_t5: bool = True) -> None:
-    """A diffusers folder of SD 3.5's shape: two CLIPs, T5 or none, a transformer, a flow-matching scheduler."""
-    _write_clips(folder, sentences, projected_first=True)
+def write_stable_diffusion_3(folder: Path, sentences: list[str], with_t5: bool = True) -> dict[str, int]:
+    """A diffusers folder of SD 3.5's shape: two CLIPs, T5 or none, a transformer, a flow-matching scheduler.
+
+    Returns:
+        parameters by component.
+    """
+    parts = _write_clips(folder, sentences, projected_first=True)
     if with_t5:
         tokenizer: Any = train_t5_tokenizer(sentences, vocab_size=300)
         config = T5Config(
@@ -78,10 +86,10 @@ def write_stable_diffusion_3(folder: Path, sentences: list[str], with_t5: bool =
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
-        T5EncoderModel._from_config(config).save_pretrained(folder / "text_encoder_3")
+        parts["text_encoder_3"] = T5EncoderModel._from_config(config)
         tokenizer.save_pretrained(folder / "tokenizer_3")
         name_tokenizer_class(folder / "tokenizer_3", "T5Tokenizer")
-    SD3Transformer2DModel(
+    parts["transformer"] = SD3Transformer2DModel(
         sample_size=8,
         patch_size=2,
         in_channels=16,
@@ -95,11 +103,9 @@ def write_stable_diffusion_3(folder: Path, sentences: list[str], with_t5: bool =
         pos_embed_max_size=16,
         qk_norm="rms_norm",
         dual_attention_layers=(0,),
-    ).save_pretrained(folder / "transformer")
-    latents: dict[str, Any] = {"latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609}
-    AutoencoderKL(**{**VAE, **latents, "use_quant_conv": False, "use_post_quant_conv": False}).save_pretrained(
-        folder / "vae"
     )
+    latents: dict[str, Any] = {"latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609}
+    parts["vae"] = AutoencoderKL(**{**VAE, **latents, "use_quant_conv": False, "use_post_quant_conv": False})
     FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
     third = ("transformers", "T5EncoderModel") if with_t5 else (None, None)
     _write_index(
@@ -113,10 +119,12 @@ def write_stable_diffusion_3(folder: Path, sentences: list[str], with_t5: bool =
             "scheduler": ("diffusers", "FlowMatchEulerDiscreteScheduler"),
         },
     )
+    return _save(folder, parts)
 
 
-def _write_clips(folder: Path, sentences: list[str], projected_first: bool) -> None:
-    """Both CLIPs with their tokenizers; the second pads with id 0, as bigG's does."""
+def _write_clips(folder: Path, sentences: list[str], projected_first: bool) -> dict[str, Any]:
+    """Both CLIPs, and their tokenizers written; the second pads with id 0, as bigG's does."""
+    parts: dict[str, Any] = {}
     for suffix, width, projected in (("", _WIDTH_L, projected_first), ("_2", _WIDTH_G, True)):
         tokenizer: Any = train_clip_tokenizer(sentences, vocab_size=1000)
         config = CLIPTextConfig(
@@ -132,12 +140,19 @@ def _write_clips(folder: Path, sentences: list[str], projected_first: bool) -> N
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-        model = (CLIPTextModelWithProjection if projected else CLIPTextModel)._from_config(config)
-        model.save_pretrained(folder / f"text_encoder{suffix}")
+        model_class = CLIPTextModelWithProjection if projected else CLIPTextModel
+        parts[f"text_encoder{suffix}"] = model_class._from_config(config)
         if suffix:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
         tokenizer.save_pretrained(folder / f"tokenizer{suffix}")
         name_tokenizer_class(folder / f"tokenizer{suffix}", "CLIPTokenizer")
+    return parts
+
+
+def _save(folder: Path, parts: dict[str, Any]) -> dict[str, int]:
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    return {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}
 
 
 def _write_index(folder: Path, pipeline: str, parts: dict[str, Any], options: dict[str, Any] | None = None) -> None:
