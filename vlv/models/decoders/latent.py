@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -54,7 +55,7 @@ class LatentDecoder(DiffusionDecoder):
         return (self.vae.config.latent_channels, side, side)
 
     def encode_images(self, decoder_pixels: Tensor, posterior_noise: Tensor) -> Tensor:
-        with torch.no_grad(), torch.autocast(decoder_pixels.device.type, enabled=False):
+        with torch.no_grad(), _full_precision(decoder_pixels.device):
             pixels = 2 * decoder_pixels.float() / 255 - 1  # [B, 3, R, R] in [-1, 1]
             posterior = self.vae.encode(pixels).latent_dist
             latents = posterior.mean + posterior.std * posterior_noise
@@ -62,7 +63,7 @@ class LatentDecoder(DiffusionDecoder):
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Images uint8 [B, 3, R, R] of scaled latents [B, C, h, w]."""
-        with torch.autocast(latents.device.type, enabled=False):
+        with _full_precision(latents.device):
             latents = latents.float() / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
             images = self.vae.decode(latents).sample
         return ((images / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
@@ -114,6 +115,12 @@ class LatentDecoder(DiffusionDecoder):
         sampler = self.schedulers[self.scheduler_name(scheduler)].from_config(self.noise_scheduler.config)
         latents = denoise(predict, sampler, noise, num_inference_steps, generators)
         return self.decode_latents(latents)
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager:
+    """No autocast; the meta device, on which sizes are counted, has none."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 def _stack(first: Conditioning, second: Conditioning) -> Conditioning:
