@@ -25,7 +25,18 @@ from scripts.tiny_measures import (
     untrained_stage1,
 )
 from scripts.tiny_report import write_results
-from scripts.tiny_runs import FAMILY, ROOT, Data, RunError, make_data, relative, say, train_stage1, train_stage2
+from scripts.tiny_runs import (
+    FAMILY,
+    GUIDANCE,
+    ROOT,
+    Data,
+    RunError,
+    make_data,
+    relative,
+    say,
+    train_stage1,
+    train_stage2,
+)
 
 SHORT_STEPS = 1200  # stage 1 of the rows
 SHORT_DENOISING_STEPS = 25
@@ -65,11 +76,11 @@ class World:
         """
         folder, test = self.out / "measured" / name, self.data.test
         result = measured_captions(captioner, test, folder)
-        result |= measured_pictures(stage1, test, folder, 2.0, SHORT_DENOISING_STEPS)
+        result |= measured_pictures(stage1, test, folder, GUIDANCE, SHORT_DENOISING_STEPS)
         own = result["reconstruction_f1"]
         if moved:
             model = own_model(stage1, captioner, self.out / "short" / f"own_{name}")
-            own = measured_pictures(model, test, folder / "own", 2.0, SHORT_DENOISING_STEPS)["reconstruction_f1"]
+            own = measured_pictures(model, test, folder / "own", GUIDANCE, SHORT_DENOISING_STEPS)["reconstruction_f1"]
         return {**result, "own_reconstruction_f1": own}
 
 
@@ -79,9 +90,9 @@ def full(world: World) -> Result:
     unseen = world.out / "measured" / "full_unseen"
     return {
         **measured_captions(captioner, world.data.test, world.out / "measured" / "full"),
-        **measured_pictures(stage1, world.data.test, world.out / "measured" / "full", 2.0),
+        **measured_pictures(stage1, world.data.test, world.out / "measured" / "full", GUIDANCE),
         **{f"unseen_{k}": v for k, v in measured_captions(captioner, world.data.unseen, unseen).items()},
-        **{f"unseen_{k}": v for k, v in measured_pictures(stage1, world.data.unseen, unseen, 2.0).items()},
+        **{f"unseen_{k}": v for k, v in measured_pictures(stage1, world.data.unseen, unseen, GUIDANCE).items()},
     }
 
 
@@ -89,8 +100,8 @@ def guidance(world: World) -> Result:
     """Reconstruction by guidance, and what the frozen decoder draws from the true sentence."""
     stage1 = world.full_stage1()
     result: Result = {}
-    for scale in (1.0, 2.0, 3.0, 4.0):
-        folder = world.out / "measured" / ("full" if scale == 2 else f"guidance_{scale:g}")
+    for scale in (1.0, GUIDANCE, 2.0, 3.0, 4.0):
+        folder = world.out / "measured" / ("full" if scale == GUIDANCE else f"guidance_{scale:g}")
         drawn = measured_pictures(stage1, world.data.test, folder, scale)
         result[f"reconstruction_f1_at_{scale:g}"] = drawn["reconstruction_f1"]
         result[f"sentence_f1_at_{scale:g}"] = sentences(world.out, scale)["f1"]
@@ -134,7 +145,7 @@ def one_encoder(world: World) -> Result:
     run, folder = world.out / "full" / "stage2_one_encoder", world.out / "measured" / "one_encoder"
     captioner = train_stage2(run, "stage2_shapes.yaml", world.data, stage1, diffusion_weight=WEIGHT)
     own = own_model(stage1, captioner, world.out / "full" / "own_one_encoder")
-    drawn = measured_pictures(own, world.data.test, folder, 2.0)
+    drawn = measured_pictures(own, world.data.test, folder, GUIDANCE)
     told = measured_captions(captioner, world.data.test, folder)
     return {**told, **drawn, "own_reconstruction_f1": drawn["reconstruction_f1"]}
 

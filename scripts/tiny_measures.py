@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from scripts.tiny_runs import FAMILY, caption, reconstruct
+from scripts.tiny_runs import FAMILY, GUIDANCE, caption, reconstruct
 
 Result = dict[str, Any]
 SENTENCE_SCENES = 1_000
@@ -101,7 +101,7 @@ def composition(stage1: Path, folder: Path, count: int = 200) -> Result:
     scenes = [make_scene("test", number) for number in range(2_000)]
     pairs = composable_pairs(scenes, count)
     sides = [[render(scenes[pair[side]], pair[side]) for pair in pairs] for side in (0, 1)]
-    drawn = draw_compositions(VLVAutoEncoder.from_pretrained(stage1), sides[0], sides[1], guidance=2.0, steps=50)
+    drawn = draw_compositions(VLVAutoEncoder.from_pretrained(stage1), sides[0], sides[1], guidance=GUIDANCE, steps=50)
     folder.mkdir(parents=True, exist_ok=True)
     sheet = Image.new("RGB", (8 * 68, 3 * 68), "white")
     for column in range(8):

@@ -14,6 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILY = ROOT / "assets" / "tiny"
+GUIDANCE = 1.5  # at which the tiny Stable Diffusion draws best from true sentences
 Settings = Mapping[str, Any]
 
 
@@ -105,7 +106,7 @@ def caption(captioner: Path, images: Path, output: Path, **settings: Any) -> Pat
     return output
 
 
-def reconstruct(stage1: Path, images: Path, output: Path, guidance: float = 2.0, **settings: Any) -> Path:
+def reconstruct(stage1: Path, images: Path, output: Path, guidance: float = GUIDANCE, **settings: Any) -> Path:
     """Run `Image_inference.sh`; returns the folder with `reconstructions/` and metrics.json."""
     if not (output / "metrics.json").exists():
         environment = {

@@ -107,7 +107,7 @@ def _unet(unet: Any, folder: Path, latents: Path, seed: int, **shares: float) ->
 
     def draw() -> dict[str, float]:
         decoder.unet.load_state_dict(unet.state_dict())
-        return evaluation.drawn_from_sentences(decoder, encoder, tokenizer, "val", 100, 2.0, 25, "ddim")[0].to_dict()
+        return evaluation.drawn_from_sentences(decoder, encoder, tokenizer, "val", 100, 1.5, 25, "ddim")[0].to_dict()
 
     return Part(
         objectives.TextToImageObjective(unet, encoder, architecture.build_scheduler(), seed, **shares),
