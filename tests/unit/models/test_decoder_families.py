@@ -1,5 +1,6 @@
 """SDXL and SD 3.5 against diffusers' own pipelines: a prompt's token embeddings, given as z, must do the same."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ from vlv.models.tiny_components import SENTENCES
 from vlv.models.tiny_decoders import write_stable_diffusion_3, write_stable_diffusion_xl
 from vlv.sampling import sample_generators, sample_noise
 
+ROOT = Path(__file__).resolve().parents[3]
 SHORT = "a red house beside the sea"
 FULL = " ".join(SENTENCES * 3)  # more than 77 tokens: fills every row, the last one with EOS
 FAMILIES = ["xl", "3", "3_without_t5"]
@@ -213,6 +215,64 @@ def test_any_number_of_queries_conditions_and_draws(folders, name, conditioning,
         scheduler="euler",
     )
     assert pictures.shape == (2, 3, 64, 64)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_few_pictures_can_be_overfitted(families, name):
+    """The loss on fixed noise falls as embeddings alone are trained: gradients reach them through all that is frozen."""
+    decoder = families[name].decoder
+    torch.manual_seed(0)
+    latents = torch.randn(3, *decoder.latent_shape)
+    draws = decoder.sample_draws(sample_generators(1, range(3)))
+    embeddings = {s.name: (0.02 * torch.randn(3, 8, s.width)).requires_grad_() for s in decoder.conditioner.spaces}
+    optimizer = torch.optim.AdamW(embeddings.values(), lr=0.02)
+    losses = []
+    for _ in range(15):
+        loss = decoder.denoising_loss(latents, decoder.conditioner(embeddings), draws).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "denoiser"),
+    [
+        ("stable-diffusion-v1-5", 859_520_964),
+        ("stable-diffusion-2-1", 865_910_724),
+        ("stable-diffusion-xl-base-1.0", 2_567_463_684),
+        ("stable-diffusion-3.5-medium", 2_243_171_520),
+        ("stable-diffusion-3.5-large", 8_056_627_520),
+    ],
+)
+def test_real_configs_build_the_published_sizes(name, denoiser):
+    decoder = load_skeleton(ROOT / "configs" / "components" / name, "text_encoder", 384)
+    part = decoder.transformer if "-3.5" in name else decoder.unet
+    assert sum(value.numel() for value in part.parameters()) == denoiser
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("xl", (None, True), "rectified flow's"),
+        ("3", (5.0, False), "is for UNets"),
+    ],
+)
+def test_a_weighting_of_another_objective_is_refused(families, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        families[name].decoder.set_loss_weights(*options)
+
+
+def test_a_scheduler_of_another_objective_is_refused(families):
+    assert [families[name].decoder.scheduler_name("auto") for name in FAMILIES] == ["ddpm", "euler", "euler"]
+    with pytest.raises(ValueError, match="scheduler='ddim' does not fit this decoder: give auto, euler, heun"):
+        families["3"].decoder.scheduler_name("ddim")
+
+
+def test_without_t5_to_leave_out_clip_is_refused(folders):
+    with pytest.raises(ValueError, match="conditioning=clip leaves T5 out"):
+        load_conditioner(folders / "xl", "clip", torch.float32)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

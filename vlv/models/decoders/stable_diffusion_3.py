@@ -54,6 +54,9 @@ class ThreeTextEncodersConditioner(Conditioner):
         self.clip_g = PenultimateTextConditioner(text_encoder_2)
         self.t5: Any = None if text_encoder_3 is None else freeze(text_encoder_3)
         self._width = width
+        # transformers asks a model's children for theirs, so that a captioner's file holds T5's table once.
+        tied = {} if text_encoder_3 is None else text_encoder_3.all_tied_weights_keys
+        self.all_tied_weights_keys = {f"t5.{name}": f"t5.{other}" for name, other in tied.items()}
 
     @property
     def spaces(self) -> tuple[EmbeddingSpace, ...]:
@@ -64,11 +67,6 @@ class ThreeTextEncodersConditioner(Conditioner):
     @property
     def width(self) -> int:
         return self._width
-
-    @property
-    def pooled_width(self) -> int:
-        """Width of the pooled vector: both CLIPs' side by side."""
-        return self.clip_l.pooled_width + self.clip_g.pooled_width
 
     def forward(self, embeddings: dict[str, Tensor], pooled_at: Tensor | None = None) -> Conditioning:
         left, pooled_left = self.clip_l(embeddings["clip_l"], pooled_at)
@@ -263,7 +261,7 @@ def load_skeleton(folder: Path, conditioning: str, resolution: int) -> StableDif
             noise_scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler"),
             conditioner=_direct(folder) if conditioning == "direct" else conditioner,
             unconditional=Conditioning(
-                torch.zeros(1, rows, conditioner.width), torch.zeros(1, conditioner.pooled_width)
+                torch.zeros(1, rows, conditioner.width), torch.zeros(1, config["pooled_projection_dim"])
             ),
             resolution=resolution,
         )
