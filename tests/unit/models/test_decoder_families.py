@@ -219,7 +219,7 @@ def test_any_number_of_queries_conditions_and_draws(folders, name, conditioning,
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_few_pictures_can_be_overfitted(families, name):
-    """The loss on fixed noise falls as embeddings alone are trained: gradients reach them through all that is frozen."""
+    """The loss on fixed noise falls as embeddings alone train: gradients pass through all that is frozen."""
     decoder = families[name].decoder
     torch.manual_seed(0)
     latents = torch.randn(3, *decoder.latent_shape)
