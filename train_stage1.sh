@@ -15,8 +15,8 @@ if [[ $CONFIG == "$here/configs/stage1.yaml" ]]; then   # another CONFIG brings 
   save_step=${save_step:-1000}
   global_batch_size=${global_batch_size:-64}             # = per-device batch x accumulation x processes
   num_gpus=${num_gpus:-8}
+  stable_diffusion_model_path=${stable_diffusion_model_path:-./pretrained_checkpoints/stable-diffusion-2-1-base}
 fi
-stable_diffusion_model_path=${stable_diffusion_model_path:-./pretrained_checkpoints/stable-diffusion-2-1-base}
 florence2_model_path=${florence2_model_path:-./pretrained_checkpoints/Florence-2-large}
 output_dir=${output_dir:-./outputs/$run_name}            # the finished model lies in $output_dir/final
 ACCELERATE_CONFIG=${ACCELERATE_CONFIG:-}                 # configs/accelerate/*.yaml; empty is DDP over num_gpus

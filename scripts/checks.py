@@ -120,7 +120,7 @@ def _check_component(option: str, source: str) -> None:
         if (
             not (folder / "config.json").is_file()
             and not (folder / "model_index.json").is_file()
-            and not (folder / "unet").is_dir()
+            and not any((folder / part).is_dir() for part in ("unet", "transformer"))
         ):
             raise CheckpointError(f"{option}={source} holds neither config.json nor model_index.json: not a model")
     elif not is_hub_id(source):

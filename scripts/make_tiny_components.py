@@ -24,6 +24,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--captions", type=Path, help="captions.json, .jsonl or .txt (a caption a line)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random weights (default 0)")
     parser.add_argument("--prediction-type", choices=("epsilon", "v_prediction"), default="epsilon")
+    parser.add_argument("--decoder", choices=("stable-diffusion", "stable-diffusion-xl", "stable-diffusion-3.5"),
+                        default="stable-diffusion", help="the diffusion decoder, in a folder of that name")  # fmt: skip
     parser.add_argument("--florence2-layout", choices=("native", "original"), default="native")
     options = parser.parse_args(arguments)
     try:
@@ -40,13 +42,20 @@ def write(options: argparse.Namespace, sentences: list[str]) -> None:
 
     from scripts.entry import quiet_libraries
     from vlv.models import tiny_components as tiny
+    from vlv.models import tiny_decoders
 
     quiet_libraries()
     torch.manual_seed(options.seed)
-    counts = tiny.write_stable_diffusion(options.out / tiny.STABLE_DIFFUSION, sentences, options.prediction_type)
+    decoder = options.out / options.decoder
+    if options.decoder == tiny.STABLE_DIFFUSION:
+        counts = tiny.write_stable_diffusion(decoder, sentences, options.prediction_type)
+    elif options.decoder == tiny_decoders.STABLE_DIFFUSION_XL:
+        counts = tiny_decoders.write_stable_diffusion_xl(decoder, sentences)
+    else:
+        counts = tiny_decoders.write_stable_diffusion_3(decoder, sentences)
     counts |= tiny.write_florence2(options.out / tiny.FLORENCE2, sentences, options.florence2_layout)
     counts |= tiny.write_qwen(options.out / tiny.QWEN, sentences)
-    for name in (tiny.STABLE_DIFFUSION, tiny.FLORENCE2, tiny.QWEN):
+    for name in (options.decoder, tiny.FLORENCE2, tiny.QWEN):
         print(options.out / name)
     print("parameters: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
 

@@ -46,7 +46,7 @@ def run(config: ReconstructConfig) -> None:
             seeds=config.seeds,
             guidance_scale=config.guidance_scale,
             num_inference_steps=config.num_inference_steps,
-            scheduler=config.scheduler,
+            scheduler=autoencoder.decoder.scheduler_name(config.scheduler),
             batch_size=config.batch_size,
             num_workers=config.num_workers,
             max_image_pixels=config.max_image_pixels,

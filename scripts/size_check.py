@@ -27,7 +27,8 @@ def check_stage1_sizes(config: Stage1Config) -> None:
     if known:
         check_queries(config.num_queries, known)
     depths = [len(_config(decoder / part).get("block_out_channels", ())) for part in ("vae", "unet")]
-    check_decoder_resolution(config.decoder_resolution, 2 ** sum(max(0, depth - 1) for depth in depths))
+    patch = _config(decoder / "transformer").get("patch_size", 1)
+    check_decoder_resolution(config.decoder_resolution, patch * 2 ** sum(max(0, depth - 1) for depth in depths))
     original = vision.get("image_pos_embed", {}).get("max_pos_embeddings")  # of the layout before transformers' own
     largest = vision.get("max_position_embeddings", original)
     if largest is not None and "max_position_embeddings" in text:

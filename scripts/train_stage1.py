@@ -46,7 +46,7 @@ def run(config: Stage1Config) -> None:
         model.encoder.set_dropout(config.dropout)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    model.decoder.min_snr_gamma = config.min_snr_gamma
+    model.decoder.set_loss_weights(config.min_snr_gamma, config.precondition_outputs)
     if config.initial_checkpoint is not None:
         load_initial(model, config.initial_checkpoint)
     objective = DenoisingObjective(model, config.seed, config.conditioning_dropout)

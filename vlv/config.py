@@ -144,8 +144,11 @@ class Stage1Config(RunConfig, OptimConfig, DataConfig):
     min_snr_gamma: float | None = option(
         None, "weight the loss by min-SNR with this gamma (5 is usual); null is the paper's"
     )
-    conditioning: Literal["text_encoder", "direct"] = option(
-        "text_encoder", "embeddings pass the frozen text encoder, or go straight into cross-attention"
+    precondition_outputs: bool = option(
+        False, "rectified flow: weight the velocity's loss by sigma squared, as diffusers' example does"
+    )
+    conditioning: Literal["text_encoder", "clip", "direct"] = option(
+        "text_encoder", "embeddings pass the frozen text encoders (clip: all but T5), or go straight into attention"
     )
     train: Literal["language_model", "decoder_only", "all"] = option(
         "language_model", "what of Florence-2 trains beside queries and projection: BART, its decoder, or everything"
@@ -253,7 +256,9 @@ class ReconstructConfig(DrawingConfig):
 
     output_dir: str = option("./reconstructed_images", "folder of pictures, index.html and metrics.json")
     seeds: list[int] = option([42], "one or several seeds; each gives a whole set of pictures")
-    scheduler: Literal["ddpm", "ddim", "dpm++", "euler"] = option("ddpm", "sampler, built from the model's own config")
+    scheduler: Literal["auto", "ddpm", "ddim", "dpm++", "euler", "heun"] = option(
+        "auto", "sampler, built from the model's own config; auto is ddpm, and euler for rectified flow"
+    )
     extractor: Literal["auto", "inception", "vision_tower", "efficientnet_lite0"] = option(
         "auto", "features of FID and KID; auto is inception where it is installed, else the encoder's vision tower"
     )

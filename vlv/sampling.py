@@ -64,11 +64,13 @@ def denoise(
     if not 1 <= num_inference_steps <= limit:
         raise ValueError(f"num_inference_steps={num_inference_steps} cannot be used: give 1 to {limit}")
     scheduler.set_timesteps(num_inference_steps, device=latents.device)
-    latents = latents * scheduler.init_noise_sigma
+    # Rectified flow's schedulers neither scale the first noise nor what the denoiser sees.
+    latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
+    scale = getattr(scheduler, "scale_model_input", lambda latents, timestep: latents)
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": list(generators)} if takes_generator else {}
     for timestep in scheduler.timesteps:
-        model_pred = predict(scheduler.scale_model_input(latents, timestep), timestep)
+        model_pred = predict(scale(latents, timestep), timestep)
         latents = scheduler.step(model_pred, timestep, latents, **extra).prev_sample
     return latents
 

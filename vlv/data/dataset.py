@@ -46,18 +46,19 @@ class SamplePreparation:
         except BadSample as reason:
             return self.empty(position, name, str(reason))
         place = {"weight": 1.0, "position": position, "name": name, "error": None, "caption_ids": caption_ids}
-        return {**{key: pixels[key] for key in _PIXELS}, **place}
+        return {**{key: pixels[key] for key in (*_PIXELS, "crop")}, **place}
 
     def empty(self, position: int, name: str, error: str | None) -> dict[str, Any]:
         """A place without a sample: zero pixels, weight 0."""
         sides = [getattr(self.image_processor, key) for key in ("decoder_resolution", "encoder_resolution")]
         pixels = {key: torch.zeros(3, side, side, dtype=torch.uint8) for key, side in zip(_PIXELS, sides, strict=True)}
         place = {"weight": 0.0, "position": position, "name": name, "error": error, "caption_ids": []}
-        return {**pixels, **place}
+        return {**pixels, "crop": torch.tensor([sides[0], sides[0], 0, 0]), **place}
 
     def collate(self, places: list[dict[str, Any]]) -> Batch:
-        """Stack B places into a batch: uint8 pixels [B, 3, side, side], float32 weights [B], padded captions."""
+        """Stack B places: uint8 pixels [B, 3, side, side], crops [B, 4], float32 weights [B], padded captions."""
         batch: Batch = {key: torch.stack([place[key] for place in places]) for key in _PIXELS}
+        batch["crops"] = torch.stack([place["crop"] for place in places])
         batch["weights"] = torch.tensor([place["weight"] for place in places], dtype=torch.float32)
         for plural, key in (("positions", "position"), ("names", "name"), ("errors", "error")):
             batch[plural] = [place[key] for place in places]

@@ -51,7 +51,7 @@ class Sampling:
     seeds: list[int]
     guidance_scale: float = 2.0
     num_inference_steps: int = 50
-    scheduler: str = "ddpm"
+    scheduler: str = "auto"
 
 
 @dataclass(frozen=True)

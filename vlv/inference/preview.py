@@ -23,7 +23,7 @@ def draw_previews(
     batch_size: int,
     num_workers: int,
     max_image_pixels: int,
-    scheduler: str = "ddpm",
+    scheduler: str = "auto",
     process_index: int = 0,
     num_processes: int = 1,
     wait: Callable[[], None] = lambda: None,

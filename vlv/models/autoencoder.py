@@ -81,19 +81,20 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         return self.decoder.conditioner(self.encoder(encoder_pixels))
 
     def forward(
-        self, encoder_pixels: Tensor, decoder_pixels: Tensor, draws: DiffusionDraws, dropped: Tensor | None = None
-    ) -> Tensor:
+        self, encoder_pixels: Tensor, decoder_pixels: Tensor, draws: DiffusionDraws,
+        dropped: Tensor | None = None, crops: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Denoising loss of each image, [B] fp32, from uint8 pixels [B, 3, E, E] and [B, 3, R, R].
 
         Args:
             dropped: [B] bool, images whose conditioning is replaced by the empty prompt's.
+            crops: [B, 4], where the decoder's pixels come from (see `VLVImageProcessor`); None: whole images.
         """
         latents = self.decoder.encode_images(decoder_pixels, draws.posterior_noise)  # [B, C, h, w]
         conditioning = self.embed(encoder_pixels)
         if dropped is not None:
-            empty = self.decoder.unconditional(conditioning).states
-            conditioning = conditioning._replace(states=torch.where(dropped[:, None, None], empty, conditioning.states))
-        return self.decoder.denoising_loss(latents, conditioning, draws)
+            conditioning = self.decoder.unconditional(conditioning).where(dropped, conditioning)
+        return self.decoder.denoising_loss(latents, conditioning, draws, crops)
 
     def set_dtypes(self, compute_dtype: torch.dtype, param_dtype: torch.dtype) -> VLVAutoEncoder:
         """Number formats of frozen and of trained weights; the VAE stays in fp32."""
@@ -109,7 +110,7 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         guidance_scale: float,
         num_inference_steps: int,
         generators: Sequence[Generator],
-        scheduler: str = "ddpm",
+        scheduler: str = "auto",
     ) -> Tensor:
         """Draw images back, uint8 [B, 3, R, R], from uint8 encoder pixels [B, 3, E, E].
 
@@ -133,17 +134,14 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         guidance_scale: float = 2.0,
         num_inference_steps: int = 50,
         seeds: int | list[int] = 42,
-        scheduler: str = "ddpm",
+        scheduler: str = "auto",
         batch_size: int = 8,
     ) -> list[Image.Image]:
-        """Draw images back from their embeddings.
+        """Draw images back from their embeddings, as RGB images of the decoder's resolution.
 
         Args:
             images: PIL images of any number, size and mode.
             seeds: one seed an image, or one for all; image i then draws from (seed, i).
-
-        Returns:
-            RGB images of the decoder's resolution.
         """
         batches = self.image_processor.batches(images, batch_size)
         if isinstance(seeds, int):

@@ -44,16 +44,23 @@ class VLVImageProcessor:
         self.encoder_view_from_original = encoder_view_from_original
 
     def __call__(self, image: Image.Image) -> dict[str, Tensor]:
-        """Turn one image into `decoder_pixels` uint8 [3, R, R] and `encoder_pixels` uint8 [3, E, E]."""
+        """Turn one image into `decoder_pixels` uint8 [3, R, R] and `encoder_pixels` uint8 [3, E, E].
+
+        `crop`, int64 [4], says where the decoder's pixels come from: height and width of the image, and the crop's
+        top and left in the resized one. Some decoders are told of it.
+        """
         image = self.to_rgb(image)
-        crop = self.crop(image)
+        resized = self._resize(image)
+        left, top = _middle_corner(resized, self.decoder_resolution, self.decoder_resolution)
+        crop = _middle(resized, self.decoder_resolution, self.decoder_resolution)
         size = (self.encoder_resolution, self.encoder_resolution)
         if self.encoder_view_from_original:
             side = min(image.size)
             view = _middle(image, side, side).resize(size, Image.Resampling.BICUBIC)
         else:
             view = crop if crop.size == size else crop.resize(size, Image.Resampling.BICUBIC)
-        return {"decoder_pixels": _to_tensor(crop), "encoder_pixels": _to_tensor(view)}
+        place = torch.tensor([image.height, image.width, top, left])
+        return {"decoder_pixels": _to_tensor(crop), "encoder_pixels": _to_tensor(view), "crop": place}
 
     def batch(self, images: list[Image.Image]) -> dict[str, Tensor]:
         """Stack several images: uint8 [B, 3, R, R] and uint8 [B, 3, E, E]."""
@@ -75,7 +82,10 @@ class VLVImageProcessor:
 
     def crop(self, image: Image.Image) -> Image.Image:
         """Return the RGB square of `decoder_resolution` pixels that the decoder is shown."""
-        image = self.to_rgb(image)
+        return _middle(self._resize(self.to_rgb(image)), self.decoder_resolution, self.decoder_resolution)
+
+    def _resize(self, image: Image.Image) -> Image.Image:
+        """The RGB image with its short side at `decoder_resolution`."""
         longest = _LONGEST_RATIO * min(image.size)
         if max(image.size) > longest:
             image = _middle(image, min(image.width, longest), min(image.height, longest))
@@ -85,9 +95,7 @@ class VLVImageProcessor:
             resized = (size, max(size, int(size * height / width)))
         else:
             resized = (max(size, int(size * width / height)), size)
-        if resized != image.size:
-            image = image.resize(resized, Image.Resampling.BILINEAR)
-        return _middle(image, size, size)
+        return image if resized == image.size else image.resize(resized, Image.Resampling.BILINEAR)
 
     @staticmethod
     def to_rgb(image: Image.Image) -> Image.Image:
@@ -135,8 +143,13 @@ class VLVImageProcessor:
 
 
 def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    left, top = _middle_corner(image, width, height)
     return image.crop((left, top, left + width, top + height))
+
+
+def _middle_corner(image: Image.Image, width: int, height: int) -> tuple[int, int]:
+    """Left and top of the middle part of this size."""
+    return round((image.width - width) / 2), round((image.height - height) / 2)
 
 
 def _to_tensor(image: Image.Image) -> Tensor:

@@ -51,7 +51,9 @@ class DenoisingObjective(FrozenStaysEval):
             # Drawn last, so that the other draws are those of a run without.
             drawn = torch.stack([torch.rand((), generator=generator) for generator in generators])
             dropped = (drawn < self.conditioning_dropout).to(weights.device)
-        losses = self.model(batch["encoder_pixels"], batch["decoder_pixels"], draws.to(weights.device), dropped)
+        losses = self.model(
+            batch["encoder_pixels"], batch["decoder_pixels"], draws.to(weights.device), dropped, batch.get("crops")
+        )
         return {"diffusion": weighted_sum(losses, weights)}
 
 
@@ -92,6 +94,6 @@ class CaptionObjective(FrozenStaysEval):
             weights: Tensor = batch["weights"]
             draws = self.decoder.sample_draws(sample_generators(self.seed, batch["positions"])).to(weights.device)
             latents = self.decoder.encode_images(batch["decoder_pixels"], draws.posterior_noise)
-            losses = self.decoder.denoising_loss(latents, conditioning, draws)
+            losses = self.decoder.denoising_loss(latents, conditioning, draws, batch.get("crops"))
             sums["diffusion"] = weighted_sum(losses, weights)
         return sums

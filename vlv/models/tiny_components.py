@@ -25,7 +25,7 @@ from vlv.models.tiny_tokenizers import train_clip_tokenizer, train_florence2_tok
 
 STABLE_DIFFUSION, FLORENCE2, QWEN = "stable-diffusion", "florence2", "qwen"
 _WIDTH = 64
-_VAE: dict[str, Any] = {
+VAE: dict[str, Any] = {
     "block_out_channels": (8, 8, 16, 16),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
@@ -72,7 +72,7 @@ def write_stable_diffusion(folder: Path, sentences: list[str], prediction_type: 
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    vae = AutoencoderKL(**_VAE)
+    vae = AutoencoderKL(**VAE)
     unet = UNet2DConditionModel(**_UNET)
     settings: Any = {"prediction_type": prediction_type}
     scheduler = DDPMScheduler(

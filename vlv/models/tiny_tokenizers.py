@@ -1,6 +1,6 @@
-"""Small tokenizers in the layouts of CLIP, Florence-2 (BART) and Qwen2, trained on a handful of sentences.
+"""Small tokenizers in the layouts of CLIP, Florence-2 (BART), Qwen2 and T5, trained on a handful of sentences.
 
-All three work on bytes, so any text survives a round trip.
+The first three work on bytes, so any text survives a round trip.
 """
 
 from __future__ import annotations
@@ -83,6 +83,24 @@ def train_qwen_tokenizer(sentences: Iterable[str], vocab_size: int) -> PreTraine
         pad_token=end,
         additional_special_tokens=["<|im_start|>", "<|im_end|>"],
         model_max_length=32768,
+    )
+
+
+def train_t5_tokenizer(sentences: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """T5's: unigrams with `\u2581` for a space, text `</s>`, ids 0 to 2 for `<pad> </s> <unk>`."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(sentences, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", tokenizer.token_to_id("</s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>", pad_token="<pad>", model_max_length=512
     )
 
 

@@ -117,3 +117,17 @@ def test_another_processors_file_is_refused(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "CLIPImageProcessor"}')
     with pytest.raises(ValueError, match="CLIPImageProcessor"):
         VLVImageProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((48, 48), [48, 48, 0, 0]),
+        ((200, 100), [100, 200, 0, 24]),  # 96 x 48 resized: 24 columns are cut on each side
+        ((100, 150), [150, 100, 12, 0]),
+    ],
+)
+def test_it_says_where_the_decoders_pixels_come_from(size, expected):
+    """As diffusers' SDXL example counts: height and width before, top and left after resizing."""
+    processor = VLVImageProcessor(48, 96)
+    assert processor(Image.new("RGB", size))["crop"].tolist() == expected

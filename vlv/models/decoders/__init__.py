@@ -28,7 +28,11 @@ __all__ = [
     "load_skeleton",
 ]
 
-_FAMILIES = {"StableDiffusionPipeline": "stable_diffusion"}
+_FAMILIES = {
+    "StableDiffusionPipeline": "stable_diffusion",
+    "StableDiffusionXLPipeline": "stable_diffusion_xl",
+    "StableDiffusion3Pipeline": "stable_diffusion_3",
+}
 
 
 def load_decoder(folder: Path, conditioning: str, resolution: int) -> DiffusionDecoder:

@@ -32,6 +32,13 @@ class Conditioning(NamedTuple):
     states: Tensor
     pooled: Tensor | None = None
 
+    def where(self, chosen: Tensor, other: Conditioning) -> Conditioning:
+        """This one in the rows that are chosen ([B] bool), the other elsewhere."""
+        states = torch.where(chosen[:, None, None], self.states, other.states)
+        if self.pooled is None or other.pooled is None:
+            return Conditioning(states)
+        return Conditioning(states, torch.where(chosen[:, None], self.pooled, other.pooled))
+
 
 class DiffusionDraws(NamedTuple):
     """The random numbers of one training step, each row a function of its sample's generator.
@@ -64,8 +71,12 @@ class Conditioner(nn.Module, ABC):
         """Width of `Conditioning.states`."""
 
     @abstractmethod
-    def forward(self, embeddings: dict[str, Tensor]) -> Conditioning:
-        """Conditioning of embeddings [B, Q, width], one for each space by name."""
+    def forward(self, embeddings: dict[str, Tensor], pooled_at: Tensor | None = None) -> Conditioning:
+        """Conditioning of embeddings [B, Q, width], one for each space by name.
+
+        Args:
+            pooled_at: [B], the row that a pooled vector is taken from, where the family has one; None is the last.
+        """
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -76,7 +87,6 @@ class DiffusionDecoder(FrozenStaysEval, ABC):
     """A frozen text-to-image model: the only teacher of stage 1."""
 
     conditioner: Conditioner
-    min_snr_gamma: float | None = None  # weight the training loss by min-SNR; None is plain
 
     @property
     @abstractmethod
@@ -96,8 +106,27 @@ class DiffusionDecoder(FrozenStaysEval, ABC):
         """The conditioning of the empty prompt, in the shape of another."""
 
     @abstractmethod
-    def denoising_loss(self, latents: Tensor, conditioning: Conditioning, draws: DiffusionDraws) -> Tensor:
-        """The family's training loss of each sample, [B] in fp32."""
+    def denoising_loss(
+        self, latents: Tensor, conditioning: Conditioning, draws: DiffusionDraws, crops: Tensor | None = None
+    ) -> Tensor:
+        """The family's training loss of each sample, [B] in fp32.
+
+        Args:
+            crops: [B, 4], of each sample the original height and width, and the crop's top and left in the resized
+                image, for families that are told of them; None says that the images are whole.
+        """
+
+    @abstractmethod
+    def set_loss_weights(self, min_snr_gamma: float | None, precondition_outputs: bool) -> None:
+        """Choose how timesteps weigh in the training loss; None and False are plain.
+
+        Args:
+            min_snr_gamma: by min-SNR with this gamma.
+            precondition_outputs: by sigma squared.
+
+        Raises:
+            ValueError: a weighting that does not fit the family's objective.
+        """
 
     @abstractmethod
     def enable_gradient_checkpointing(self) -> None:
@@ -106,6 +135,14 @@ class DiffusionDecoder(FrozenStaysEval, ABC):
     def set_dtypes(self, compute_dtype: torch.dtype) -> None:
         """Cast the frozen weights; what must stay in fp32 does."""
         set_dtypes(self, compute_dtype, compute_dtype)
+
+    @abstractmethod
+    def scheduler_name(self, name: str) -> str:
+        """The scheduler that a name stands for; `auto` is the family's own choice.
+
+        Raises:
+            ValueError: none of the family's.
+        """
 
     @abstractmethod
     def draw_images(
