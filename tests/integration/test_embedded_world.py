@@ -74,9 +74,7 @@ def test_a_failed_launcher_is_said_with_what_to_do(monkeypatch, tmp_path, capsys
     assert "train_stage1.sh ended with exit code 2; run the same command again" in capsys.readouterr().err
 
 
-needs_kept = pytest.mark.skipif(
-    not TRAINED.is_dir(), reason="no trained checkpoints are kept yet: scripts/tiny_keep.py"
-)
+needs_kept = pytest.mark.skipif(not TRAINED.is_dir(), reason="none kept yet: scripts/tiny_keep.py")
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,7 @@ def test_places_beside_a_checkpoint_are_relative_to_it(tmp_path):
     assert recorded_place("../../stable-diffusion", checkpoint) == str(tmp_path / "stable-diffusion")
     assert recorded_place("bases/decoder", checkpoint) == str(checkpoint / "bases" / "decoder")
     assert recorded_place("/data/sd", checkpoint) == "/data/sd"
-    assert (
-        recorded_place("stabilityai/stable-diffusion-2-1-base", checkpoint) == "stabilityai/stable-diffusion-2-1-base"
-    )
+    assert recorded_place("stabilityai/sd-2-1", checkpoint) == "stabilityai/sd-2-1"
 
 
 def test_a_folder_of_a_checkpoint_and_its_bases_can_be_moved(tiny_components, tmp_path):
