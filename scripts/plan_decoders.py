@@ -10,7 +10,6 @@ import argparse
 import sys
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from scripts.entry import BAD_CALL, stop
 
@@ -97,6 +96,8 @@ def build(folder: Path, conditioning: str, resolution: int) -> Any:
 
 def loss_of(model: Any, batch: int) -> Any:
     """The training loss of a batch, scalar, on the meta device."""
+    from unittest.mock import patch
+
     import torch
 
     from vlv.sampling import sample_generators

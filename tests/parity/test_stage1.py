@@ -92,8 +92,8 @@ def test_latents_noise_and_prediction(model, pixels, draws, values1, more):
     assert distance(posterior.logvar, more["vae.posterior_logvar"]) < ACTIVATIONS
     noisy = model.decoder.noise_scheduler.add_noise(latents, draws.noise, draws.timesteps)
     assert distance(noisy, values1["unet.noised_latent"]) < ACTIVATIONS
-    states = values1["text_encoder_last_hidden_state"]
-    assert distance(model.decoder._predict(noisy, draws.timesteps, states), values1["pred_noise"]) < ACTIVATIONS
+    states = Conditioning(values1["text_encoder_last_hidden_state"])
+    assert distance(model.decoder.predict(noisy, draws.timesteps, states, None), values1["pred_noise"]) < ACTIVATIONS
 
 
 def test_losses(model, pixels, draws, values1):
@@ -102,7 +102,7 @@ def test_losses(model, pixels, draws, values1):
     assert abs(loss.item() - 1.277474) < LOSSES
     latents = model.decoder.encode_images(pixels["decoder_pixels"], draws.posterior_noise)
     noisy = model.decoder.noise_scheduler.add_noise(latents, draws.noise, draws.timesteps)
-    ours = model.decoder._predict(noisy, draws.timesteps, model.embed(pixels["encoder_pixels"]).states)
+    ours = model.decoder.predict(noisy, draws.timesteps, model.embed(pixels["encoder_pixels"]), None)
     l1 = (ours - draws.noise).abs().mean()
     assert abs(l1.item() - values1["loss_l1"].item()) < LOSSES
     assert abs(l1.item() - 0.900606) < LOSSES
@@ -142,7 +142,7 @@ def test_guided_generation(model, pixels, values1, monkeypatch):
         return decoded[0]
 
     vae_decode = model.decoder.vae.decode
-    monkeypatch.setattr("vlv.models.decoders.stable_diffusion.sample_noise", lambda *_: values1[INITIAL])
+    monkeypatch.setattr("vlv.models.decoders.latent.sample_noise", lambda *_: values1[INITIAL])
     monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", noise_of_the_step)
     monkeypatch.setattr(model.decoder.vae, "decode", decode)
     images = model.reconstruct_pixels(

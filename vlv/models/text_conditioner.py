@@ -50,7 +50,7 @@ class PenultimateTextConditioner(nn.Module):
 
     def __init__(self, text_encoder: CLIPTextModel | CLIPTextModelWithProjection) -> None:
         super().__init__()
-        self.text_encoder = freeze(text_encoder)
+        self.text_encoder: Any = freeze(text_encoder)
 
     @property
     def width(self) -> int:

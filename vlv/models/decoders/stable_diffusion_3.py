@@ -131,7 +131,7 @@ class StableDiffusion3Decoder(LatentDecoder):
         self.transformer: Any = freeze(transformer)
         self._below: dict[int, Tensor] = {}
         self.noise_scheduler = noise_scheduler
-        if noise_scheduler.config.use_dynamic_shifting:
+        if self.noise_scheduler.config.use_dynamic_shifting:
             raise ValueError("scheduler says use_dynamic_shifting: Stable Diffusion 3 and 3.5 have a fixed shift")
         if conditioner.width != config.joint_attention_dim:
             raise ValueError(
@@ -232,12 +232,13 @@ def build_conditioner(description: dict[str, Any]) -> Conditioner:
 def load_decoder(folder: Path, conditioning: str, resolution: int) -> StableDiffusion3Decoder:
     """The whole decoder of a diffusers SD3 folder, in fp32 on the CPU."""
     texts: Any = load_conditioner(folder, "clip" if conditioning == "clip" else "text_encoder", torch.float32)
+    scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
     return StableDiffusion3Decoder(
         vae=load_whole(AutoencoderKL.from_pretrained, folder / "vae", torch_dtype=torch.float32),
         transformer=load_whole(
             SD3Transformer2DModel.from_pretrained, folder / "transformer", torch_dtype=torch.float32
         ),
-        noise_scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler"),
+        noise_scheduler=scheduler,
         conditioner=_direct(folder) if conditioning == "direct" else texts,
         unconditional=_unconditional(folder, texts),
         resolution=resolution,
@@ -247,6 +248,7 @@ def load_decoder(folder: Path, conditioning: str, resolution: int) -> StableDiff
 def load_skeleton(folder: Path, conditioning: str, resolution: int) -> StableDiffusion3Decoder:
     """The decoder of a folder without its weights, on the meta device: names and shapes alone."""
     config, vae = _transformer_config(folder), AutoencoderKL.load_config(folder, subfolder="vae")
+    scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
     texts = [CLIPTextConfig.from_pretrained(folder, subfolder=name) for name in ("text_encoder", "text_encoder_2")]
     with torch.device("meta"):
         clips = [CLIPTextModelWithProjection._from_config(text) for text in texts]
@@ -254,15 +256,15 @@ def load_skeleton(folder: Path, conditioning: str, resolution: int) -> StableDif
         if conditioning == "text_encoder" and _has_t5(folder):
             t5 = T5EncoderModel._from_config(T5Config.from_pretrained(folder, subfolder="text_encoder_3"))
         conditioner = ThreeTextEncodersConditioner(clips[0], clips[1], t5, config["joint_attention_dim"])
-        rows = conditioner.clip_l.max_length + T5_ROWS
+        rows, pooled = conditioner.clip_l.max_length + T5_ROWS, config["pooled_projection_dim"]
+        autoencoder: Any = AutoencoderKL.from_config(vae)
+        transformer: Any = SD3Transformer2DModel.from_config(config)
         return StableDiffusion3Decoder(
-            vae=AutoencoderKL.from_config(vae),
-            transformer=SD3Transformer2DModel.from_config(config),
-            noise_scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler"),
+            vae=autoencoder,
+            transformer=transformer,
+            noise_scheduler=scheduler,
             conditioner=_direct(folder) if conditioning == "direct" else conditioner,
-            unconditional=Conditioning(
-                torch.zeros(1, rows, conditioner.width), torch.zeros(1, config["pooled_projection_dim"])
-            ),
+            unconditional=Conditioning(torch.zeros(1, rows, conditioner.width), torch.zeros(1, pooled)),
             resolution=resolution,
         )
 

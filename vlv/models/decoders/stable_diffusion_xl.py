@@ -103,11 +103,12 @@ def build_conditioner(description: dict[str, Any]) -> Conditioner:
 def load_decoder(folder: Path, conditioning: str, resolution: int) -> StableDiffusionXLDecoder:
     """The whole decoder of a diffusers SDXL folder, in fp32 on the CPU."""
     both = load_conditioner(folder, "text_encoder", torch.float32)
+    # The shipped scheduler is Euler's, whose add_noise is another; only its tables' settings are taken.
+    scheduler: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", clip_sample=False)
     return StableDiffusionXLDecoder(
         vae=load_whole(AutoencoderKL.from_pretrained, folder / "vae", torch_dtype=torch.float32),
         unet=load_whole(UNet2DConditionModel.from_pretrained, folder / "unet", torch_dtype=torch.float32),
-        # The shipped scheduler is Euler's, whose add_noise is another; only its tables' settings are taken.
-        noise_scheduler=DDPMScheduler.from_pretrained(folder, subfolder="scheduler", clip_sample=False),
+        noise_scheduler=scheduler,
         conditioner=_direct(folder) if conditioning == "direct" else both,
         unconditional=_unconditional(folder, both),
         resolution=resolution,
@@ -118,16 +119,18 @@ def load_skeleton(folder: Path, conditioning: str, resolution: int) -> StableDif
     """The decoder of a folder without its weights, on the meta device: names and shapes alone."""
     unet: Any = UNet2DConditionModel.load_config(folder, subfolder="unet")
     vae: Any = AutoencoderKL.load_config(folder, subfolder="vae")
+    scheduler: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", clip_sample=False)
     texts = [CLIPTextConfig.from_pretrained(folder, subfolder=name) for name in ("text_encoder", "text_encoder_2")]
     with torch.device("meta"):
         both = TwoTextEncodersConditioner(
             CLIPTextModel._from_config(texts[0]), CLIPTextModelWithProjection._from_config(texts[1])
         )
         rows = both.spaces[0].max_length
+        vae, unet = AutoencoderKL.from_config(vae), UNet2DConditionModel.from_config(unet)
         return StableDiffusionXLDecoder(
-            vae=AutoencoderKL.from_config(vae),
-            unet=UNet2DConditionModel.from_config(unet),
-            noise_scheduler=DDPMScheduler.from_pretrained(folder, subfolder="scheduler", clip_sample=False),
+            vae=vae,
+            unet=unet,
+            noise_scheduler=scheduler,
             conditioner=_direct(folder) if conditioning == "direct" else both,
             unconditional=Conditioning(torch.zeros(1, rows, both.width), torch.zeros(1, both.clip_g.pooled_width)),
             resolution=resolution,
