@@ -106,8 +106,7 @@ class ThreeTextEncodersConditioner(Conditioner):
 class StableDiffusion3Decoder(LatentDecoder):
     """The frozen transformer and VAE with their conditioner.
 
-    precondition_outputs: train on the clean latents that the prediction leads to, which weighs the velocity's loss
-        by sigma squared: the default of diffusers' training example. The plain velocity is the default here.
+    precondition_outputs: weigh the velocity's loss by sigma squared, the default of diffusers' training example.
     """
 
     schedulers: ClassVar[dict[str, Any]] = {
@@ -247,7 +246,8 @@ def load_decoder(folder: Path, conditioning: str, resolution: int) -> StableDiff
 
 def load_skeleton(folder: Path, conditioning: str, resolution: int) -> StableDiffusion3Decoder:
     """The decoder of a folder without its weights, on the meta device: names and shapes alone."""
-    config, vae = _transformer_config(folder), AutoencoderKL.load_config(folder, subfolder="vae")
+    vae: Any = AutoencoderKL.load_config(folder, subfolder="vae")
+    config = _transformer_config(folder)
     scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
     texts = [CLIPTextConfig.from_pretrained(folder, subfolder=name) for name in ("text_encoder", "text_encoder_2")]
     with torch.device("meta"):
@@ -257,10 +257,10 @@ def load_skeleton(folder: Path, conditioning: str, resolution: int) -> StableDif
             t5 = T5EncoderModel._from_config(T5Config.from_pretrained(folder, subfolder="text_encoder_3"))
         conditioner = ThreeTextEncodersConditioner(clips[0], clips[1], t5, config["joint_attention_dim"])
         rows, pooled = conditioner.clip_l.max_length + T5_ROWS, config["pooled_projection_dim"]
-        autoencoder: Any = AutoencoderKL.from_config(vae)
+        vae = AutoencoderKL.from_config(vae)
         transformer: Any = SD3Transformer2DModel.from_config(config)
         return StableDiffusion3Decoder(
-            vae=autoencoder,
+            vae=vae,
             transformer=transformer,
             noise_scheduler=scheduler,
             conditioner=_direct(folder) if conditioning == "direct" else conditioner,
