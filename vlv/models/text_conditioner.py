@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
 from vlv.models.frozen import freeze
 
@@ -86,9 +86,10 @@ class PenultimateTextConditioner(nn.Module):
         return states, self.text_encoder.text_projection(rows)
 
     @torch.no_grad()
-    def encode_prompt(self, input_ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The same of token ids [B, L], by the text encoder's own way; pooled at the first EOS."""
-        output: Any = self.text_encoder(input_ids=input_ids, output_hidden_states=True)
+    def encode_empty_prompt(self, tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, Tensor | None]:
+        """The same of the empty prompt, [1, L, D] and [1, P], padded to every position; pooled at the first EOS."""
+        ids = tokenizer("", padding="max_length", max_length=self.max_length, truncation=True, return_tensors="pt")
+        output: Any = self.text_encoder(input_ids=ids["input_ids"], output_hidden_states=True)
         return output.hidden_states[-2], getattr(output, "text_embeds", None)
 
 

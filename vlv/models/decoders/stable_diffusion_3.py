@@ -289,12 +289,9 @@ def _direct(folder: Path) -> DirectConditioner:
 @torch.no_grad()
 def _unconditional(folder: Path, texts: ThreeTextEncodersConditioner) -> Conditioning:
     """The encoded empty prompt, [1, 77 + T5_ROWS, 4096] and [1, 2048]."""
-    clips, pooled = [], []
-    for name, text in (("tokenizer", texts.clip_l), ("tokenizer_2", texts.clip_g)):
-        tokenizer = load_tokenizer(folder / name, "stable_diffusion_model_path")
-        row = tokenizer("", padding="max_length", max_length=text.max_length, truncation=True, return_tensors="pt")
-        states, vector = text.encode_prompt(row["input_ids"])
-        clips.append(states)
-        pooled.append(vector)
+    tokenizers = [load_tokenizer(folder / name, "stable_diffusion_model_path") for name in ("tokenizer", "tokenizer_2")]
+    left, pooled_left = texts.clip_l.encode_empty_prompt(tokenizers[0])
+    right, pooled_right = texts.clip_g.encode_empty_prompt(tokenizers[1])
     below = None if texts.t5 is None else texts.encode_empty_t5(T5_ROWS)
-    return Conditioning(texts.join(torch.cat(clips, dim=-1), below), torch.cat(pooled, dim=-1))
+    states = texts.join(torch.cat([left, right], dim=-1), below)
+    return Conditioning(states, torch.cat([pooled_left, pooled_right], dim=-1))

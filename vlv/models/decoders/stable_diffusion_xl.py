@@ -148,12 +148,9 @@ def _direct(folder: Path) -> DirectConditioner:
 @torch.no_grad()
 def _unconditional(folder: Path, both: Any) -> Conditioning:
     """What the pipeline takes for no prompt: zeros, unless its index says that the empty prompt is encoded."""
-    encoded = []
-    for name, text in (("tokenizer", both.clip_l), ("tokenizer_2", both.clip_g)):
-        tokenizer = load_tokenizer(folder / name, "stable_diffusion_model_path")
-        row = tokenizer("", padding="max_length", max_length=text.max_length, truncation=True, return_tensors="pt")
-        encoded.append(text.encode_prompt(row["input_ids"]))
-    (left, _), (right, pooled) = encoded
+    tokenizers = [load_tokenizer(folder / name, "stable_diffusion_model_path") for name in ("tokenizer", "tokenizer_2")]
+    left, _ = both.clip_l.encode_empty_prompt(tokenizers[0])
+    right, pooled = both.clip_g.encode_empty_prompt(tokenizers[1])
     states = torch.cat([left, right], dim=-1)
     if json.loads((folder / "model_index.json").read_text()).get("force_zeros_for_empty_prompt", True):
         return Conditioning(torch.zeros_like(states), torch.zeros_like(pooled))
