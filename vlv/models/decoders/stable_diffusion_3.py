@@ -294,4 +294,5 @@ def _unconditional(folder: Path, texts: ThreeTextEncodersConditioner) -> Conditi
     right, pooled_right = texts.clip_g.encode_empty_prompt(tokenizers[1])
     below = None if texts.t5 is None else texts.encode_empty_t5(T5_ROWS)
     states = texts.join(torch.cat([left, right], dim=-1), below)
-    return Conditioning(states, torch.cat([pooled_left, pooled_right], dim=-1))
+    pooled: Any = (pooled_left, pooled_right)  # neither is None: both CLIPs have a projection
+    return Conditioning(states, torch.cat(pooled, dim=-1))
