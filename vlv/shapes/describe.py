@@ -24,16 +24,18 @@ PLACES = {
 RELATIONS = ("left of", "right of", "above", "below")
 
 
-def describe(scene: Scene, seed: int) -> str:
+def describe(scene: Scene, seed: int, in_reading_order: bool = False) -> str:
     """A full description: background, every item with size, colour, shape and place, and true relations.
 
     Args:
         seed: fixes the phrasing.
+        in_reading_order: items go row by row, as one annotator would keep to; otherwise in any order.
     """
     stream = random.Random(f"phrasing {seed}")
     sentences = [_opening(scene, stream)]
     items = list(scene.items)
-    stream.shuffle(items)
+    if not in_reading_order:
+        stream.shuffle(items)
     sentences += [_sentence(item, stream) for item in items]
     # Fewer where there is more else to say, so that no description outgrows a text encoder's 77 positions.
     for _ in range(min(len(items) - 1, 2 if len(items) < 4 else 1)):

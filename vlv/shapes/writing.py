@@ -70,7 +70,7 @@ def write_scenes(
 
 def caption(split: Split, number: int) -> str:
     """The description that goes with a scene's picture."""
-    return describe(make_scene(split, number), number)
+    return describe(make_scene(split, number), number, in_reading_order=True)
 
 
 def _png(split: Split, number: int) -> bytes:

@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL
 
 from scripts.pretrain_tiny import main
 from vlv.shapes.describe import PLACES, describe
+from vlv.shapes.oracle import read_description
 from vlv.shapes.pretraining import architecture, objectives, parts, samples
 from vlv.shapes.render import render
 from vlv.shapes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, SPLITS, make_scene
@@ -53,6 +54,20 @@ def test_labels_name_every_place():
     assert (labels["shape"] > 0).sum() == len(scene.items)
 
 
+def test_a_document_tells_one_scene_twice(tokenizers):
+    tokenizer = tokenizers["qwen"]
+    same = 0
+    for number in range(40):
+        ids = samples.DocumentSamples(tokenizer)(number)["ids"].tolist()
+        assert ids.count(tokenizer.eos_token_id) == 2
+        assert ids[-1] == tokenizer.eos_token_id
+        end = ids.index(tokenizer.eos_token_id)
+        told = [read_description(tokenizer.decode(part)).scene for part in (ids[:end], ids[end + 1 : -1])]
+        assert told == [make_scene("train", number)] * 2
+        same += ids[:end] == ids[end + 1 : -1]
+    assert same < 4  # a single shape is told in the same words now and then
+
+
 def test_a_tenth_of_the_prompts_is_empty(tokenizers, tmp_path):
     from safetensors.torch import save_file
 
@@ -77,7 +92,7 @@ def build_objective(name, tokenizers):
         return objectives.TextReadOut(encoder), samples.TextSamples(tokenizer)
     if name == "qwen":
         tokenizer = tokenizers["qwen"]
-        return objectives.LanguageObjective(architecture.build_qwen(tokenizer)), samples.SentenceSamples(tokenizer)
+        return objectives.LanguageObjective(architecture.build_qwen(tokenizer)), samples.DocumentSamples(tokenizer)
     florence2 = architecture.build_florence2(tokenizers["florence2"])
     if name == "tower":
         return objectives.TowerReadOut(florence2), samples.tower_sample

@@ -117,6 +117,12 @@ def test_phrasings_differ():
     assert len({describe(scene, number) for number in range(50)}) > 20
 
 
+def test_items_can_go_in_reading_order(scenes):
+    for number, scene in enumerate(scenes[:500]):
+        statements = read_description(describe(scene, number, in_reading_order=True)).statements
+        assert [statement.place for statement in statements] == [(item.row, item.column) for item in scene.items]
+
+
 def test_the_parser_takes_what_is_said_and_no_more():
     said = read_description("A red circle is somewhere. On the left is a big blue star, I think. Nothing else.")
     circle, star = said.statements

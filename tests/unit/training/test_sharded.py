@@ -1,6 +1,7 @@
 """Weights sharded over two processes (torch's own fully_shard, gloo): they train, and `final` is written whole."""
 
 import os
+import socket
 from types import SimpleNamespace
 
 import pytest
@@ -32,10 +33,11 @@ def built(config):
     return model, CaptionObjective(model, config.seed)
 
 
-def shard_train_and_save(rank, config, store, out):
+def shard_train_and_save(rank, config, port, out):
     os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    # Not a file as the store: the last to close it removes it, and the other one's destructor may then abort.
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
 
@@ -65,7 +67,10 @@ def test_the_captioner_of_sharded_weights_is_that_of_whole_ones(tiny_components,
         diffusion_model_path=str(tmp_path / "stage1"), qwen_model=str(tiny_components / "qwen"), max_caption_tokens=32
     )
     out = tmp_path / "final"
-    torch.multiprocessing.spawn(shard_train_and_save, (config, str(tmp_path / "store"), out), nprocs=2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(shard_train_and_save, (config, port, out), nprocs=2)
     model, objective = built(config)
     before = {name: value.clone() for name, value in model.named_parameters()}
     train(objective, pair_batch(model, ["a red circle", "two stars on white"]))

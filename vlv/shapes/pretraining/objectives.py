@@ -166,14 +166,14 @@ class TaskObjective(Objective):
 
 
 class LanguageObjective(Objective):
-    """Qwen2: next token, on descriptions alone."""
+    """Qwen2: next token, on texts alone."""
 
     def __init__(self, llm: nn.Module) -> None:
         super().__init__()
         self.model = llm
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Sum over samples of the mean cross-entropy of a description's tokens."""
+        """Sum over samples of the mean cross-entropy of a text's tokens."""
         labels = batch["labels"]
         logits = self.model(input_ids=batch["ids"], attention_mask=(labels != IGNORED).long()).logits.float()
         losses = cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none")

@@ -80,8 +80,8 @@ def build(name: str, out: Path, work: Path, seed: int, latent_scenes: int) -> Pa
         tokenizer = _tokenizer(out / "qwen")
         llm = architecture.build_qwen(tokenizer)
         objective = objectives.LanguageObjective(llm)
-        loss = partial(evaluation.mean_loss, objective, samples.SentenceSamples(tokenizer, "val"), 500)
-        return Part(objective, samples.SentenceSamples(tokenizer), lambda: save(llm, out / "qwen"), loss)
+        loss = partial(evaluation.mean_loss, objective, samples.DocumentSamples(tokenizer, "val"), 500)
+        return Part(objective, samples.DocumentSamples(tokenizer), lambda: save(llm, out / "qwen"), loss)
     latents = cache_latents(sd / "vae", work / "latents.safetensors", latent_scenes)
     if name == "unet":
         return _unet(architecture.build_unet(), sd, latents, seed)

@@ -150,17 +150,25 @@ def task(scene: Scene, number: int) -> tuple[str, str]:
     return REGION_TASK.format(cell[0] + 1, cell[1] + 1), region(scene, *cell)
 
 
-class SentenceSamples:
-    """Qwen2's token ids of a description and its end."""
+class DocumentSamples:
+    """Qwen2's token ids of two descriptions of one scene, in other words, each with its end.
+
+    A large language model has learned from its texts to use what was said before; on single descriptions a tiny one
+    never would, and stage 2 would have to teach it to look at its prefix at all.
+    """
 
     def __init__(self, tokenizer: Any, split: Split = "train") -> None:
         self.tokenizer = tokenizer
         self.split: Split = split
 
     def __call__(self, number: int) -> Sample:
-        ids = self.tokenizer(describe(make_scene(self.split, number), number))["input_ids"]
-        ids = torch.tensor([*ids, self.tokenizer.eos_token_id])
-        return {"ids": ids, "labels": ids.clone()}
+        scene = make_scene(self.split, number)
+        ids: list[int] = []
+        for seed in (2 * number, 2 * number + 1):
+            text = describe(scene, seed, in_reading_order=True)
+            ids += [*self.tokenizer(text)["input_ids"], self.tokenizer.eos_token_id]
+        tokens = torch.tensor(ids)
+        return {"ids": tokens, "labels": tokens.clone()}
 
 
 def clip_ids(tokenizer: Any, text: str) -> Tensor:
