@@ -1,6 +1,7 @@
 """Keep what `bash scripts/reproduce_tiny.sh` made: checkpoints in assets/tiny/trained, results and logs in docs.
 
-Checkpoints are kept in fp16 and name their bases relative to themselves, so that they work in every clone.
+Checkpoints are kept in fp16 and name their bases relative to themselves, so that they work in every clone; what a
+captioner shares with its bases is kept there alone.
 """
 
 from __future__ import annotations
@@ -77,9 +78,11 @@ def keep_checkpoint(source: Path, target: Path, stage1: dict[str, str] | None = 
     """
     from vlv.identity import CONFIG_NAME, WEIGHTS_NAME, read_json
 
+    from vlv.models.bases import FROZEN_IN_CAPTIONERS
+
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors", *LEFT))
-    halve(source / WEIGHTS_NAME, target / WEIGHTS_NAME)
+    keep_weights(source / WEIGHTS_NAME, target / WEIGHTS_NAME, without=FROZEN_IN_CAPTIONERS if stage1 else ())
     config = read_json(target / CONFIG_NAME)
     identities: dict[str, Any] = config["bases"] if stage1 is None else config["origin"]
     for base, place in BASES.items():
@@ -87,15 +90,16 @@ def keep_checkpoint(source: Path, target: Path, stage1: dict[str, str] | None = 
             identities[base]["source"] = place
     if stage1 is not None:
         identities["stage1"] = stage1
+        config["frozen_in_bases"] = True
     (target / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
     print(f"kept: {relative(target)}", file=sys.stderr)
 
 
-def halve(source: Path, target: Path) -> None:
-    """Write a safetensors file again with its floating-point tensors in fp16."""
+def keep_weights(source: Path, target: Path, without: tuple[str, ...]) -> None:
+    """Write a safetensors file again in fp16, without the weights whose names start so."""
     from safetensors.torch import load_file, save_file
 
-    weights = {name: value.half() if value.is_floating_point() else value for name, value in load_file(source).items()}
+    weights = {name: value.half() for name, value in load_file(source).items() if not name.startswith(without)}
     save_file(weights, target, metadata={"format": "pt"})
     target.chmod(0o644)
 

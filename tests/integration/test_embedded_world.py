@@ -4,10 +4,13 @@ import json
 from functools import partial
 
 import pytest
+import torch
 
 from scripts import quickstart, reproduce_tiny, tiny_keep, tiny_runs
 from scripts.measure_shapes import measure
 from tests.integration.conftest import ROOT
+from vlv import VLVCaptioner
+from vlv.identity import CheckpointError
 from vlv.shapes.writing import write_scenes
 
 TRAINED = ROOT / "assets" / "tiny" / "trained"
@@ -57,12 +60,24 @@ def test_a_row_goes_from_data_to_table_and_kept_files(monkeypatch, tmp_path):
     assert row["own_reconstruction_f1"] <= 1
     assert "fd_efficientnet_lite0" in row
     assert "| shorter recipe |" in (out / "table.md").read_text()
-    tiny_keep.keep_checkpoints(
-        out / "short" / "stage1_base" / "final", out / "short" / "stage2_base" / "final", tmp_path / "a" / "b"
-    )
-    config = json.loads((tmp_path / "a" / "b" / "captioner" / "config.json").read_text())
+    captioner = out / "short" / "stage2_base" / "final"
+    tiny_keep.keep_checkpoints(out / "short" / "stage1_base" / "final", captioner, tmp_path / "a" / "trained")
+    kept = tmp_path / "a" / "trained" / "captioner"
+    config = json.loads((kept / "config.json").read_text())
     assert config["origin"]["stage1"]["source"] == "../stage1"
     assert config["origin"]["florence2"]["source"] == "../../florence2"
+    for base in ("florence2", "stable-diffusion"):
+        (tmp_path / "a" / base).symlink_to(ROOT / "assets" / "tiny" / base)
+    whole, loaded = VLVCaptioner.from_pretrained(captioner), VLVCaptioner.from_pretrained(kept)
+    assert (kept / "model.safetensors").stat().st_size < 0.4 * (captioner / "model.safetensors").stat().st_size
+    weights = loaded.state_dict()
+    # The run kept its frozen weights in bf16, the bases are in fp16.
+    assert all(torch.allclose(value, weights[name], atol=1e-2) for name, value in whole.state_dict().items())
+    loaded.save_pretrained(tmp_path / "again")  # whole, wherever it is written
+    assert VLVCaptioner.from_pretrained(tmp_path / "again").origin == loaded.origin
+    (tmp_path / "a" / "florence2").unlink()
+    with pytest.raises(CheckpointError, match=r"florence2, which is not there any more"):
+        VLVCaptioner.from_pretrained(kept)
 
 
 def test_a_failed_launcher_is_said_with_what_to_do(monkeypatch, tmp_path, capsys):
@@ -74,7 +89,7 @@ def test_a_failed_launcher_is_said_with_what_to_do(monkeypatch, tmp_path, capsys
     assert "train_stage1.sh ended with exit code 2; run the same command again" in capsys.readouterr().err
 
 
-needs_kept = pytest.mark.skipif(not TRAINED.is_dir(), reason="none kept yet: scripts/tiny_keep.py")
+needs_kept = pytest.mark.skipif(not (TRAINED / "captioner").is_dir(), reason="none kept yet: scripts/tiny_keep.py")
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from vlv.identity import CONFIG_NAME, WEIGHTS_NAME, CheckpointError, component_i
 from vlv.models.florence2 import new_florence2, read_config, rename_original
 from vlv.models.foreign import ForeignWeights, open_foreign
 from vlv.models.importing import ImportPlan, Skeleton, accept, plan_import, table
-from vlv.models.pretrained import load_tokenizer, resolve_component
+from vlv.models.pretrained import load_tokenizer, resolve_base, resolve_component
 
 _SHARD_BYTES = 2 * 2**30
 FLORENCE2 = "encoder.florence2."
@@ -78,6 +78,21 @@ class Bases:
                         weights, key, key == "image_projection"
                     )
         return readers
+
+
+def frozen_weights(captioner: Path, origin: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights that a captioner was kept without, from the bases that it names: `FROZEN_IN_CAPTIONERS`.
+
+    Raises:
+        CheckpointError: a base that is not there, or is another one.
+    """
+    sources = {
+        name: resolve_base(origin[name], None, option, captioner)
+        for name, option in (("florence2", "florence2_model_path"), ("decoder", "stable_diffusion_model_path"))
+    }
+    readers = Bases.of(sources["florence2"], sources["decoder"]).tensors(("florence2", "text_encoder"))
+    named = ((name.removeprefix("decoder."), read) for name, read in readers.items())
+    return {name: read() for name, read in named if name.startswith(FROZEN_IN_CAPTIONERS)}
 
 
 def changed_components(

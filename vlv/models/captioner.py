@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -19,8 +21,9 @@ from transformers import (
 )
 from transformers.configuration_utils import SubConfigSpec
 
-from vlv.identity import STAGE2_TYPE
+from vlv.identity import STAGE2_TYPE, WEIGHTS_NAME
 from vlv.losses import caption_loss
+from vlv.models.bases import frozen_weights
 from vlv.models.decoders import Conditioner, build_conditioner
 from vlv.models.decoders.interface import Conditioning
 from vlv.models.encoder import VLVEncoder, VLVEncoderConfig
@@ -41,6 +44,8 @@ class VLVCaptionerConfig(PreTrainedConfig):
         eos_token_id, pad_token_id: of the language model's tokenizer.
         origin: the stage-1 model that this one came from, the identities of its components, what
             trained, and whether it draws with its own weights.
+        frozen_in_bases: the file holds no weight of vision tower and text encoder: those of the bases that `origin`
+            names are taken. `scripts/tiny_keep.py` writes so.
     """
 
     model_type = STAGE2_TYPE
@@ -56,6 +61,7 @@ class VLVCaptionerConfig(PreTrainedConfig):
     eos_token_id: int | None = None
     pad_token_id: int | None = None
     origin: dict[str, Any] | None = None
+    frozen_in_bases: bool = False
 
 
 class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):
@@ -245,7 +251,15 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):
         """
         path = resolve_checkpoint(folder, "stage2", kwargs)
         kwargs.setdefault("dtype", torch.float32)
-        model = load_whole(super().from_pretrained, path, **kwargs)
+        config = cls.config_class.from_pretrained(path)
+        if config.frozen_in_bases:
+            config.frozen_in_bases = False  # whole from here on, and where it is saved again
+            weights = {**load_file(path / WEIGHTS_NAME), **frozen_weights(path, config.origin or {})}
+            load = partial(super().from_pretrained, config=config, state_dict=weights)
+            model = load_whole(lambda _, **options: load(None, **options), path, **kwargs)
+            model.name_or_path = str(path)
+        else:
+            model = load_whole(super().from_pretrained, path, **kwargs)
         if (path / "generation_config.json").is_file():
             model.llm.generation_config = GenerationConfig.from_pretrained(path)
         model.loaded_from = path
