@@ -77,7 +77,6 @@ def keep_checkpoint(source: Path, target: Path, stage1: dict[str, str] | None = 
         stage1: of a captioner, the stage-1 model that it came from.
     """
     from vlv.identity import CONFIG_NAME, WEIGHTS_NAME, read_json
-
     from vlv.models.bases import FROZEN_IN_CAPTIONERS
 
     shutil.rmtree(target, ignore_errors=True)
