@@ -251,7 +251,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):
         """
         path = resolve_checkpoint(folder, "stage2", kwargs)
         kwargs.setdefault("dtype", torch.float32)
-        config = cls.config_class.from_pretrained(path)
+        config = VLVCaptionerConfig.from_pretrained(path)
         if config.frozen_in_bases:
             config.frozen_in_bases = False  # whole from here on, and where it is saved again
             weights = {**load_file(path / WEIGHTS_NAME), **frozen_weights(path, config.origin or {})}
