@@ -95,10 +95,11 @@ def keep_checkpoint(source: Path, target: Path, stage1: dict[str, str] | None = 
 
 
 def keep_weights(source: Path, target: Path, without: tuple[str, ...]) -> None:
-    """Write a safetensors file again in fp16, without the weights whose names start so."""
+    """Write a safetensors file again with its floating-point tensors in fp16, without the names that start so."""
     from safetensors.torch import load_file, save_file
 
-    weights = {name: value.half() for name, value in load_file(source).items() if not name.startswith(without)}
+    kept = {name: value for name, value in load_file(source).items() if not name.startswith(without)}
+    weights = {name: value.half() if value.is_floating_point() else value for name, value in kept.items()}
     save_file(weights, target, metadata={"format": "pt"})
     target.chmod(0o644)
 

@@ -55,6 +55,27 @@ class Bases:
             raise CheckpointError(f"--florence2: {folder} holds a model of type {kind}, not Florence-2")
         return cls(florence2, stable_diffusion, folder, resolve_component(stable_diffusion, "--stable-diffusion"))
 
+    @classmethod
+    def recorded(
+        cls,
+        identities: dict[str, dict[str, str]],
+        checkpoint: Path,
+        florence2: str | None = None,
+        stable_diffusion: str | None = None,
+    ) -> Bases:
+        """Those that a checkpoint of ours names, checked to be the same.
+
+        Args:
+            florence2, stable_diffusion: where they lie, if they have moved since training.
+
+        Raises:
+            CheckpointError: one is not there, or is another component.
+        """
+        return cls.of(
+            resolve_base(identities["florence2"], florence2, "florence2_model_path", checkpoint),
+            resolve_base(identities["decoder"], stable_diffusion, "stable_diffusion_model_path", checkpoint),
+        )
+
     def folder(self, part: str) -> Path:
         """Where the weights of a part lie: florence2, unet, vae, text_encoder."""
         return self.florence2 if part == "florence2" else self.decoder / part
@@ -86,11 +107,7 @@ def frozen_weights(captioner: Path, origin: dict[str, Any]) -> dict[str, Tensor]
     Raises:
         CheckpointError: a base that is not there, or is another one.
     """
-    sources = {
-        name: resolve_base(origin[name], None, option, captioner)
-        for name, option in (("florence2", "florence2_model_path"), ("decoder", "stable_diffusion_model_path"))
-    }
-    readers = Bases.of(sources["florence2"], sources["decoder"]).tensors(("florence2", "text_encoder"))
+    readers = Bases.recorded(origin, captioner).tensors(("florence2", "text_encoder"))
     named = ((name.removeprefix("decoder."), read) for name, read in readers.items())
     return {name: read() for name, read in named if name.startswith(FROZEN_IN_CAPTIONERS)}
 

@@ -251,12 +251,13 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):
         """
         path = resolve_checkpoint(folder, "stage2", kwargs)
         kwargs.setdefault("dtype", torch.float32)
-        config = VLVCaptionerConfig.from_pretrained(path)
+        config = kwargs.get("config") or VLVCaptionerConfig.from_pretrained(path)  # AutoModel gives it
         if config.frozen_in_bases:
             config.frozen_in_bases = False  # whole from here on, and where it is saved again
             weights = {**load_file(path / WEIGHTS_NAME), **frozen_weights(path, config.origin or {})}
-            load = partial(super().from_pretrained, config=config, state_dict=weights)
-            model = load_whole(lambda _, **options: load(None, **options), path, **kwargs)
+            kwargs |= {"config": config, "state_dict": weights}
+            load = partial(super().from_pretrained, None)  # no folder: the weights are given
+            model = load_whole(lambda _, **options: load(**options), path, **kwargs)
             model.name_or_path = str(path)
         else:
             model = load_whole(super().from_pretrained, path, **kwargs)

@@ -17,7 +17,7 @@ from vlv.models.conversion import stage1_skeleton
 from vlv.models.foreign import ForeignWeights, open_foreign
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.models.importing import Skeleton
-from vlv.models.pretrained import require_same_names, resolve_base
+from vlv.models.pretrained import require_same_names
 from vlv.models.reference import Stage, published_names
 
 _TRANSPOSED = f"{FLORENCE2}multi_modal_projector.image_projection.weight"
@@ -88,11 +88,7 @@ def _stage1_weights(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Every weight of a stage-1 model by our name, the trained ones and its bases'; and what is left out."""
     config, pixels = read_json(folder / CONFIG_NAME), VLVImageProcessor.from_pretrained(folder)
-    identities = config["bases"]
-    bases = Bases.of(
-        resolve_base(identities["florence2"], florence2, "florence2_model_path", folder),
-        resolve_base(identities["decoder"], stable_diffusion, "stable_diffusion_model_path", folder),
-    )
+    bases = Bases.recorded(config["bases"], folder, florence2, stable_diffusion)
     module, _, prompt_ids = stage1_skeleton(bases, config["num_queries"], pixels.decoder_resolution)
     module.encoder.set_trained(config["trained"])
     trained = {name: tuple(value.shape) for name, value in module.named_parameters() if value.requires_grad}
