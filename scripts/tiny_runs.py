@@ -87,10 +87,18 @@ def _train(launcher: str, output_dir: Path, config: str, settings: Settings) -> 
     if final.is_dir():
         say(f"{final} is there")
         return final
+    from vlv.training.processes import fastest_precision
+
     started = time.monotonic()
     resumed = (output_dir / "checkpoints").is_dir()
     # An overriding setting may also be one that the launcher names: those go on the command line too, which wins.
-    values = {"output_dir": output_dir, "run_name": output_dir.name, "resume": "latest", **settings}
+    values = {
+        "output_dir": output_dir,
+        "run_name": output_dir.name,
+        "resume": "latest",
+        "precision": fastest_precision(),
+        **settings,
+    }
     launch(launcher, {"CONFIG": ROOT / "configs" / config}, values)
     seconds = time.monotonic() - started
     (output_dir / "seconds.json").write_text(json.dumps({"seconds": seconds, "resumed": resumed}) + "\n")

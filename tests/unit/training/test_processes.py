@@ -1,0 +1,30 @@
+"""Number formats by machine."""
+
+import pytest
+import torch
+
+from vlv.training.processes import fastest_precision, resolve_precision
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "fastest"),
+    [
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, "fp32"),
+        ({"avx2": True, "avx512_bf16": True, "amx_bf16": False}, "bf16"),
+        ({"neon": True, "bf16": True}, "bf16"),
+        ({}, "fp32"),
+    ],
+)
+def test_a_cpu_trains_in_bf16_only_where_it_has_it(monkeypatch, caplog, capabilities, fastest):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert fastest_precision() == fastest
+    assert resolve_precision("auto") == "fp32", "what is computed does not hang on the CPU's make unless asked for"
+    assert resolve_precision("bf16") == "bf16" and ("set precision=fp32" in caplog.text) == (fastest == "fp32")
+
+
+def test_a_gpu_decides_by_itself(monkeypatch):
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    assert fastest_precision() == "auto" and resolve_precision("auto") == "fp16"
