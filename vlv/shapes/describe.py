@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
 
-from vlv.shapes.scene import Item, Scene
+from vlv.shapes.scene import MAX_OBJECTS, Item, Scene
 
 NUMBERS = ("no", "one", "two", "three", "four")
 SIZE_WORDS = {"small": ("small", "tiny"), "large": ("large", "big")}
@@ -24,23 +26,45 @@ PLACES = {
 RELATIONS = ("left of", "right of", "above", "below")
 
 
-def describe(scene: Scene, seed: int, in_reading_order: bool = False) -> str:
+def describe(scene: Scene, seed: int) -> str:
     """A full description: background, every item with size, colour, shape and place, and true relations.
 
     Args:
-        seed: fixes the phrasing.
-        in_reading_order: items go row by row, as one annotator would keep to; otherwise in any order.
+        seed: fixes order and phrasing, which are as mixed as in texts from many hands.
     """
     stream = random.Random(f"phrasing {seed}")
     sentences = [_opening(scene, stream)]
     items = list(scene.items)
-    if not in_reading_order:
-        stream.shuffle(items)
+    stream.shuffle(items)
     sentences += [_sentence(item, stream) for item in items]
-    # Fewer where there is more else to say, so that no description outgrows a text encoder's 77 positions.
-    for _ in range(min(len(items) - 1, 2 if len(items) < 4 else 1)):
-        sentences.append(_relation(items, stream))
+    for _ in range(_relations_of(items)):
+        first, second = stream.sample(items, 2)
+        sentences.append(_relation(first, stream.choice(_true_relations(first, second)), second))
     return " ".join(dict.fromkeys(sentences))
+
+
+def annotate(scene: Scene, seed: int) -> str:
+    """The same as one annotator tells it: row by row, the place first, always the same word for the same thing.
+
+    So are captions that one large captioner writes; what then differs from caption to caption is what the picture shows.
+    """
+    sentences = [_opening(scene, random.Random(f"annotation {seed}"))]
+    sentences += _inventory(scene)
+    for first, second in list(pairwise(scene.items))[: _relations_of(scene.items)]:
+        sentences.append(_relation(first, _true_relations(first, second)[0], second))
+    return " ".join(sentences)
+
+
+def inventory(scene: Scene) -> str:
+    """Background, and what stands where in an annotator's words; no number and no relation."""
+    return " ".join([f"A {scene.background} background.", *_inventory(scene)])
+
+
+def _inventory(scene: Scene) -> list[str]:
+    return [
+        f"{PLACES[item.row, item.column][0].capitalize()} is a {item.size} {item.color} {item.shape}."
+        for item in scene.items
+    ]
 
 
 def brief(scene: Scene) -> str:
@@ -86,10 +110,17 @@ def _sentence(item: Item, stream: random.Random) -> str:
     )
 
 
-def _relation(items: list[Item], stream: random.Random) -> str:
-    first, second = stream.sample(items, 2)
-    true = [relation for relation in RELATIONS if holds(first, relation, second)]
-    return f"The {first.color} {first.shape} is {stream.choice(true)} the {second.color} {second.shape}."
+def _relations_of(items: Sequence[Item]) -> int:
+    """How many relations are told: fewer where there is more else to say, so that no text outgrows 77 positions."""
+    return min(len(items) - 1, 2 if len(items) < MAX_OBJECTS else 1)
+
+
+def _relation(first: Item, relation: str, second: Item) -> str:
+    return f"The {first.color} {first.shape} is {relation} the {second.color} {second.shape}."
+
+
+def _true_relations(first: Item, second: Item) -> list[str]:
+    return [relation for relation in RELATIONS if holds(first, relation, second)]
 
 
 def holds(first: Item, relation: str, second: Item) -> bool:

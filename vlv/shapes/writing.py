@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from vlv.shapes.describe import describe
+from vlv.shapes.describe import annotate
 from vlv.shapes.render import render
 from vlv.shapes.scene import SPLITS, Scene, Split, make_scene
 
@@ -70,7 +70,7 @@ def write_scenes(
 
 def caption(split: Split, number: int) -> str:
     """The description that goes with a scene's picture."""
-    return describe(make_scene(split, number), number, in_reading_order=True)
+    return annotate(make_scene(split, number), number)
 
 
 def _png(split: Split, number: int) -> bytes:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vlv.losses import IGNORED
-from vlv.shapes.describe import brief, describe, locate, region
+from vlv.shapes.describe import brief, describe, inventory, locate, region
 from vlv.shapes.pretraining.architecture import CAPTION_TASK, LOCATE_TASK, REGION_TASK, TEXT_LENGTH
 from vlv.shapes.render import render
 from vlv.shapes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, Scene, Split, make_crowded_scene, make_scene
@@ -151,10 +151,10 @@ def task(scene: Scene, number: int) -> tuple[str, str]:
 
 
 class DocumentSamples:
-    """Qwen2's token ids of two descriptions of one scene, in other words, each with its end.
+    """Qwen2's token ids of an inventory of one scene, told twice, each time with its end.
 
-    A large language model has learned from its texts to use what was said before; on single descriptions a tiny one
-    never would, and stage 2 would have to teach it to look at its prefix at all.
+    A large language model has learned from its texts to look up what was said before. On single texts a tiny one never
+    would, and stage 2 would have to teach it to look at its prefix at all.
     """
 
     def __init__(self, tokenizer: Any, split: Split = "train") -> None:
@@ -162,12 +162,8 @@ class DocumentSamples:
         self.split: Split = split
 
     def __call__(self, number: int) -> Sample:
-        scene = make_scene(self.split, number)
-        ids: list[int] = []
-        for seed in (2 * number, 2 * number + 1):
-            text = describe(scene, seed, in_reading_order=True)
-            ids += [*self.tokenizer(text)["input_ids"], self.tokenizer.eos_token_id]
-        tokens = torch.tensor(ids)
+        text = inventory(make_scene(self.split, number))
+        tokens = torch.tensor([*self.tokenizer(text)["input_ids"], self.tokenizer.eos_token_id] * 2)
         return {"ids": tokens, "labels": tokens.clone()}
 
 
