@@ -38,7 +38,9 @@ from scripts.tiny_runs import (
     train_stage2,
 )
 
-SHORT_STEPS = 1200  # stage 1 of the rows
+# Stage 1 of the full recipe: steps of each run; each goes on from the last one's end, its rate anew from its top.
+LEGS = (1_500, 3_000, 2_000, 1_800)
+SHORT_LEGS = 2  # of them make the stage 1 of most rows
 SHORT_DENOISING_STEPS = 25
 WEIGHT = 3.0  # of the denoising loss beside the caption loss
 Result = dict[str, Any]
@@ -51,19 +53,32 @@ class World:
     out: Path
     data: Data
 
-    def short_stage1(self, name: str = "base", **settings: Any) -> Path:
+    def leg(self, count: int) -> Path:
+        """Stage 1 after the first `count` runs of the full recipe."""
+        number = count - 1
+        settings: dict[str, Any] = {"num_steps": LEGS[number], "seed": 42 + number}
+        if number:
+            settings["initial_checkpoint"] = self.leg(number)
+        name = "stage1" if count == len(LEGS) else f"stage1_leg{count}"
+        return train_stage1(self.out / "full" / name, "stage1_shapes.yaml", self.data, **settings)
+
+    def full_stage1(self) -> Path:
+        """Stage 1 of the full recipe."""
+        return self.leg(len(LEGS))
+
+    def short_stage1(self) -> Path:
         """Stage 1 of the rows' shorter recipe."""
-        values = {"num_steps": SHORT_STEPS, "save_step": SHORT_STEPS, "val_pictures": 0, **settings}
-        return train_stage1(self.out / "short" / f"stage1_{name}", "stage1_shapes.yaml", self.data, **values)
+        return self.leg(SHORT_LEGS)
+
+    def begun_stage1(self, name: str, **settings: Any) -> Path:
+        """Stage 1 as the full recipe's first run makes it, with other settings."""
+        run = self.out / "short" / f"stage1_{name}"
+        return train_stage1(run, "stage1_shapes.yaml", self.data, num_steps=LEGS[0], **settings)
 
     def short_stage2(self, stage1: Path, name: str = "base", **settings: Any) -> Path:
         """Stage 2 of the rows' shorter recipe: the quickstart's."""
         run = self.out / "short" / f"stage2_{name}"
         return train_stage2(run, "stage2_shapes_quick.yaml", self.data, stage1, **settings)
-
-    def full_stage1(self) -> Path:
-        """Stage 1 of the full recipe."""
-        return train_stage1(self.out / "full" / "stage1", "stage1_shapes.yaml", self.data)
 
     def full_stage2(self) -> Path:
         """Stage 2 of the full recipe."""
@@ -151,21 +166,20 @@ def one_encoder(world: World) -> Result:
 
 
 def queries(count: int) -> Callable[[World], Result]:
-    """Another number of learned queries."""
+    """Another number of learned queries, from nothing."""
 
     def row(world: World) -> Result:
-        stage1 = world.short_stage1(f"queries_{count}", num_queries=count)
+        stage1 = world.begun_stage1(f"queries_{count}", num_queries=count)
         return world.short_results(f"queries_{count}", stage1, world.short_stage2(stage1, f"queries_{count}"))
 
     return row
 
 
-def pictures_seen(steps: int) -> Callable[[World], Result]:
-    """Another number of stage-1 steps of 64 pictures."""
+def pictures_seen(legs: int) -> Callable[[World], Result]:
+    """Stage 1 after another number of the full recipe's runs."""
 
     def row(world: World) -> Result:
-        name = f"pictures_{steps * 64}"
-        stage1 = world.short_stage1(name, num_steps=steps, save_step=steps)
+        stage1, name = world.leg(legs), f"pictures_leg{legs}"
         return world.short_results(name, stage1, world.short_stage2(stage1, name))
 
     return row
@@ -175,7 +189,7 @@ def own_tasks_tower(world: World) -> Result:
     """The vision tower that Florence-2's own tasks trained, without a read-out head."""
     work = world.out / "short" / "pretrain"
     pretrain(["own_tasks", "--out", str(FAMILY), "--work", str(work)])
-    stage1 = world.short_stage1("own_tasks", florence2_model_path=work / "own_tasks" / "florence2")
+    stage1 = world.begun_stage1("own_tasks", florence2_model_path=work / "own_tasks" / "florence2")
     return world.short_results("own_tasks", stage1, world.short_stage2(stage1, "own_tasks"))
 
 
@@ -194,23 +208,27 @@ def composed(world: World) -> Result:
     return composition(world.full_stage1(), world.out / "measured" / "composition")
 
 
+def _seen(legs: int) -> str:
+    return f"stage 1 has seen {sum(LEGS[:legs]) * 64:,} pictures"
+
+
 ROWS: dict[str, tuple[str, Callable[[World], Result]]] = {
     "full": ("full recipe", full),
     "guidance": ("reconstruction by guidance", guidance),
     "one_encoder": ("full recipe, denoising loss kept on in stage 2", one_encoder),
     "composition": ("two pictures' embeddings, halved and joined", composed),
-    "base": ("shorter recipe", base),
+    "base": (f"shorter recipe: {_seen(SHORT_LEGS)}", base),
     "without_stage1": ("without stage 1, same pairs", without_stage1),
     "train_mlp": ("stage 2 trains the MLP alone", unfrozen("mlp")),
     "train_mlp_llm": ("stage 2 trains MLP and language model", unfrozen("mlp", "llm")),
     "denoising_kept": (f"stage 2 with diffusion_weight={WEIGHT:g}", denoising_kept),
-    "queries_4": ("4 queries", queries(4)),
-    "queries_8": ("8 queries", queries(8)),
-    "queries_16": ("16 queries", queries(16)),
-    "pictures_19k": ("stage 1 sees 19,200 pictures", pictures_seen(300)),
-    "pictures_38k": ("stage 1 sees 38,400 pictures", pictures_seen(600)),
-    "pictures_154k": ("stage 1 sees 153,600 pictures", pictures_seen(2400)),
-    "own_tasks_tower": ("tower trained by Florence's own tasks alone", own_tasks_tower),
+    "pictures_leg1": (_seen(1), pictures_seen(1)),
+    "pictures_leg3": (_seen(3), pictures_seen(3)),
+    "pictures_leg4": (_seen(4), pictures_seen(4)),
+    "queries_4": (f"4 queries, {_seen(1)}", queries(4)),
+    "queries_8": (f"8 queries, {_seen(1)}", queries(8)),
+    "queries_16": (f"16 queries, {_seen(1)}", queries(16)),
+    "own_tasks_tower": (f"tower trained by Florence's own tasks alone, {_seen(1)}", own_tasks_tower),
     "smollm2": ("SmolLM2-135M instead of the tiny Qwen2", smollm2),
 }
 OPTIONAL = ("smollm2",)  # needs more than the project installs

@@ -46,7 +46,7 @@ def describe(scene: Scene, seed: int) -> str:
 def annotate(scene: Scene, seed: int) -> str:
     """The same as one annotator tells it: row by row, the place first, always the same word for the same thing.
 
-    So are captions that one large captioner writes; what then differs from caption to caption is what the picture shows.
+    So are the captions that one large captioner writes: what differs between them is what the pictures show.
     """
     sentences = [_opening(scene, random.Random(f"annotation {seed}"))]
     sentences += _inventory(scene)

@@ -20,11 +20,13 @@ def test_a_cpu_trains_in_bf16_only_where_it_has_it(monkeypatch, caplog, capabili
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert fastest_precision() == fastest
     assert resolve_precision("auto") == "fp32", "what is computed does not hang on the CPU's make unless asked for"
-    assert resolve_precision("bf16") == "bf16" and ("set precision=fp32" in caplog.text) == (fastest == "fp32")
+    assert resolve_precision("bf16") == "bf16"
+    assert ("set precision=fp32" in caplog.text) == (fastest == "fp32")
 
 
 def test_a_gpu_decides_by_itself(monkeypatch):
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    assert fastest_precision() == "auto" and resolve_precision("auto") == "fp16"
+    assert fastest_precision() == "auto"
+    assert resolve_precision("auto") == "fp16"
