@@ -73,7 +73,7 @@ class World:
     def begun_stage1(self, name: str, **settings: Any) -> Path:
         """Stage 1 as the full recipe's first run makes it, with other settings."""
         run = self.out / "short" / f"stage1_{name}"
-        return train_stage1(run, "stage1_shapes.yaml", self.data, num_steps=LEGS[0], **settings)
+        return train_stage1(run, "stage1_shapes.yaml", self.data, num_steps=LEGS[0], val_pictures=0, **settings)
 
     def short_stage2(self, stage1: Path, name: str = "base", **settings: Any) -> Path:
         """Stage 2 of the rows' shorter recipe: the quickstart's."""

@@ -118,16 +118,16 @@ def test_phrasings_differ():
 
 
 def test_an_annotator_goes_row_by_row_and_keeps_to_the_words(scenes):
-    texts = {}
     for number, scene in enumerate(scenes):
-        text = annotate(scene, number)
-        description = read_description(text)
+        description = read_description(annotate(scene, number))
         assert description.scene == scene
         assert description.false_relations(scene) == 0
         assert bool(description.relations) == (len(scene.items) > 1)
         assert [said.place for said in description.statements] == [(item.row, item.column) for item in scene.items]
-        texts.setdefault((scene.background, scene.items), set()).add(text.partition(". ")[2])
-    assert all(len(told) == 1 for told in texts.values()), "only the opening is a matter of chance"
+    for scene in scenes[:100]:
+        told = {annotate(scene, seed) for seed in range(20)}
+        assert len(told) == 3
+        assert len({text.partition(". ")[2] for text in told}) == 1, "only the opening is a matter of chance"
 
 
 def test_the_parser_takes_what_is_said_and_no_more():
