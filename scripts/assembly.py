@@ -6,8 +6,8 @@ import dataclasses
 import os
 import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class StageParts:
 
     identity: what a resumed checkpoint must agree on. write_extras: writes what a checkpoint holds beside
     weights and state. show: (step, validation batches, logger), called at each save: pictures or captions.
+    part_lrs: peak learning rate of the parameters whose names begin so, where it is not the run's.
     """
 
     image_processor: Any
@@ -58,6 +59,7 @@ class StageParts:
     identity: dict[str, Any]
     write_extras: Callable[[Path], None]
     show: Callable[[int, Any, MetricLogger], None]
+    part_lrs: Mapping[str, float] = field(default_factory=dict)
 
 
 def fit(
@@ -71,12 +73,16 @@ def fit(
     """Train to the end, from the start or from a checkpoint; returns the trained weights on the CPU."""
     output_dir = Path(config.output_dir)
     optimizer = build_optimizer(
-        objective.parameters(), config.lr, (config.betas[0], config.betas[1]), config.weight_decay
+        objective.named_parameters(),
+        config.lr,
+        (config.betas[0], config.betas[1]),
+        config.weight_decay,
+        parts.part_lrs,
     )
     objective, optimizer = accelerator.prepare(objective, optimizer)
     keep_fp32(accelerator.unwrap_model(objective))
     checkpointer = _checkpointer(config, accelerator, parts)
-    found = find_checkpoint(config.resume, output_dir / CHECKPOINTS)
+    found = resumed_checkpoint(config)
     average = _average(config, accelerator, objective)
     state = checkpointer.load(found, objective, optimizer, average) if found else TrainState()
     logger = _logger(config, accelerator, data, state)
@@ -111,6 +117,11 @@ def fit(
     if average is not None:
         return {name.removeprefix("model."): value for name, value in average.state().items()}
     return checkpointer.trained_state(objective)
+
+
+def resumed_checkpoint(config: TrainingConfig) -> Path | None:
+    """The checkpoint that a run goes on from; None where it starts anew."""
+    return find_checkpoint(config.resume, Path(config.output_dir) / CHECKPOINTS)
 
 
 def _average(config: TrainingConfig, accelerator: Accelerator, objective: torch.nn.Module) -> WeightAverage | None:

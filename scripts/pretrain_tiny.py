@@ -105,7 +105,7 @@ def fit(options: argparse.Namespace, recipe: Recipe, part: Any) -> None:
 
     folder, steps = options.work / options.part, options.steps or recipe.steps
     accelerator = start_processes(resolve_precision(options.precision or fastest_precision()))
-    optimizer = build_optimizer(part.objective.parameters(), recipe.lr, (0.9, 0.99), 0.01)
+    optimizer = build_optimizer(part.objective.named_parameters(), recipe.lr, (0.9, 0.99), 0.01)
     objective, optimizer = accelerator.prepare(part.objective, optimizer)
     identity = {"part": options.part, "steps": steps}
     checkpointer = Checkpointer(

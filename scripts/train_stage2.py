@@ -6,15 +6,21 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from scripts.entry import parse, run_process
 from vlv.config import Stage2Config
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import torch
+    from accelerate import Accelerator
 
     from vlv.models.captioner import VLVCaptioner
+
+PROJECTOR_SAMPLES = 1024  # that projector_init=whitened looks at
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -29,12 +35,13 @@ def run(config: Stage2Config) -> None:
 
     from scripts import assembly
     from scripts.dry_run import print_dry_run
-    from scripts.loading import BatchSizes, open_training_data
+    from scripts.loading import BatchSizes, open_training_data, training_loader
     from vlv.data.captions import CaptionTokenizer
     from vlv.inference.validation import CaptionedShowcase
     from vlv.models.objectives import CaptionObjective
     from vlv.models.stage2 import decoder_of
     from vlv.training.processes import is_sharded, resolve_precision, start_processes, torch_dtype
+    from vlv.training.state import TrainState
 
     precision = resolve_precision(config.precision)
     compute_dtype = torch_dtype(precision)
@@ -57,6 +64,11 @@ def run(config: Stage2Config) -> None:
     accelerator = start_processes(precision, sizes.accumulation, sizes.micro_batch_size, config.max_grad_norm)
     assembly.start_run_folder(config, accelerator)
     data = open_training_data(config, accelerator, sizes)
+    tokenizer = CaptionTokenizer(model.tokenizer, config.max_caption_tokens, config.supervise_eos, model.eos_token_id)
+    is_new = config.initial_checkpoint is None and assembly.resumed_checkpoint(config) is None
+    if config.projector_init == "whitened" and is_new:
+        first = training_loader(config, accelerator, data, sizes, TrainState(), model.image_processor, tokenizer)
+        start_projector(model, accelerator, first)
     weights = assembly.fit(
         config,
         accelerator,
@@ -65,12 +77,11 @@ def run(config: Stage2Config) -> None:
         sizes,
         assembly.StageParts(
             image_processor=model.image_processor,
-            caption_tokenizer=CaptionTokenizer(
-                model.tokenizer, config.max_caption_tokens, config.supervise_eos, model.eos_token_id
-            ),
+            caption_tokenizer=tokenizer,
             identity=model.origin,
             write_extras=lambda folder: None,
             show=CaptionedShowcase(assembly.showcase(config, accelerator), model),
+            part_lrs={} if config.encoder_lr is None else {"model.encoder.": config.encoder_lr},
         ),
     )
     if accelerator.is_main_process:
@@ -102,6 +113,36 @@ def build_captioner(config: Stage2Config, compute_dtype: torch.dtype) -> VLVCapt
     if config.initial_checkpoint is not None:
         load_initial(model, config.initial_checkpoint)
     return model
+
+
+def start_projector(model: VLVCaptioner, accelerator: Accelerator, loader: Iterable[dict[str, Any]]) -> None:
+    """Start the projector from the embeddings of the run's first samples, the same on every process.
+
+    Raises:
+        ValueError: none of them can be used.
+    """
+    import torch
+
+    from vlv.models.projector import StateMoments
+
+    read: tuple[Any, ...] = (model.encoder, model.conditioner)
+    for part in read:
+        part.to(accelerator.device)
+    model.eval()
+    moments, wanted = StateMoments(model.conditioner.width), PROJECTOR_SAMPLES / accelerator.num_processes
+    given = 0
+    for batch in loader:
+        with torch.no_grad(), accelerator.autocast():
+            states = model.embed(batch["encoder_pixels"].to(accelerator.device)).states
+        moments.add(states[(batch["weights"] > 0).to(states.device)])
+        given += len(states)
+        if given >= wanted:
+            break
+    reduce: Any = partial(accelerator.reduce, reduction="sum")
+    mean, covariance = moments.summed(lambda value: reduce(value.to(accelerator.device)))
+    model.mlp.start_whitened(mean, covariance, model.llm.get_input_embeddings().weight.float().std().item())
+    for part in read:
+        part.to("cpu")  # the accelerator places or shards the whole of it
 
 
 if __name__ == "__main__":

@@ -189,6 +189,10 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
     )
     train: list[str] = option(["mlp", "llm", "encoder"], "what trains: any of mlp, llm, encoder (Florence's BART)")
     max_caption_tokens: int = option(300, "captions are cut here; a cut caption gets no end-of-caption token")
+    encoder_lr: float | None = option(None, "peak learning rate of the encoder; null is lr, as published")
+    projector_init: Literal["random", "whitened"] = option(
+        "random", "a new MLP starts at random as published, or so that it whitens the first samples' embeddings"
+    )
     supervise_eos: bool = option(True, "learn one end token after each caption; false is the published behaviour")
     diffusion_weight: float = option(0.0, "weight of the denoising loss beside the caption loss; 0 is the paper's")
 
@@ -200,6 +204,8 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
             require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
         if self.epochs is not None:
             require(self.epochs > 0, "epochs", self.epochs, "give a positive number, or null for no limit")
+        if self.encoder_lr is not None:
+            require(self.encoder_lr > 0, "encoder_lr", self.encoder_lr, "give null or a positive learning rate")
         unknown = sorted(set(self.train) - {"mlp", "llm", "encoder"})
         require(bool(self.train) and not unknown, "train", self.train, "give one or more of mlp, llm, encoder")
         require(self.diffusion_weight >= 0, "diffusion_weight", self.diffusion_weight, "give 0 or more")

@@ -1,8 +1,42 @@
-"""The MLP between the embeddings and the language model."""
+"""The MLP between the embeddings and the language model, and a start for it that suits the embeddings."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
+
+RIDGE = 0.02  # of the mean variance: directions with less than that hold little but noise, and are not blown up
+PROBES = 4096  # inputs that the size of the outputs is measured on
+
+
+class StateMoments:
+    """Mean and covariance of conditioning states, gathered batch by batch in fp64."""
+
+    def __init__(self, width: int) -> None:
+        self.count = torch.zeros((), dtype=torch.float64)
+        self.total = torch.zeros(width, dtype=torch.float64)  # [D]
+        self.products = torch.zeros(width, width, dtype=torch.float64)  # [D, D]
+
+    def add(self, states: Tensor) -> None:
+        """Take in states [B, Q, D]."""
+        rows = states.flatten(0, 1).double().cpu()  # [B Q, D]
+        self.count += len(rows)
+        self.total += rows.sum(0)
+        self.products += rows.T @ rows
+
+    def summed(self, reduce: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Mean [D] and covariance [D, D] of all rows, once `reduce` has summed the moments over the processes.
+
+        Raises:
+            ValueError: there are none.
+        """
+        count, total, products = (reduce(value).cpu() for value in (self.count, self.total, self.products))
+        if not count:
+            raise ValueError("projector_init=whitened: none of the first samples can be read")
+        mean = total / count
+        return mean, products / count - mean[:, None] * mean[None]
 
 
 class Projector(nn.Module):
@@ -15,3 +49,33 @@ class Projector(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """Project states [B, Q, D] to prefix embeddings [B, Q, H]."""
         return self.layers(states)
+
+    @torch.no_grad()
+    def start_whitened(self, mean: Tensor, covariance: Tensor, out_std: float) -> None:
+        """Draw the weights anew so that the states come in whitened, and the prefix as large as token embeddings.
+
+        Most of the states' variance is the same from image to image (each row has a mean of its own), and what the
+        images differ in drowns in it at first. A data-dependent start, as in arXiv 1511.06856.
+
+        Args:
+            mean, covariance: of the states' rows, [D] and [D, D].
+            out_std: standard deviation of the language model's token embeddings.
+        """
+        first, _, last = self.layers
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
+        width = len(mean)
+        mean, covariance = mean.double().cpu(), covariance.double().cpu()
+        variances, directions = torch.linalg.eigh(covariance)
+        floor = RIDGE * variances.mean()
+        whiten = directions @ torch.diag((variances.clamp(min=0) + floor).rsqrt()) @ directions.T  # [D, D]
+        root = directions @ torch.diag(variances.clamp(min=0).sqrt())
+        probes = torch.randn(PROBES, width, dtype=torch.float64) @ root.T  # [P, D], of the states' covariance
+        weight = torch.randn(first.out_features, width, dtype=torch.float64) @ whiten  # [H, D]
+        weight /= (probes @ weight.T).std()
+        hidden = nn.functional.gelu(probes @ weight.T)  # [P, H]
+        spread = (hidden @ last.weight.double().cpu().T).std(0).square().mean().sqrt()
+        first.weight.copy_(weight)
+        first.bias.copy_(-weight @ mean)
+        last.weight.mul_(out_std / spread.item())
+        last.bias.zero_()

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
 
 
 def build_optimizer(
-    parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    part_lrs: Mapping[str, float] | None = None,
 ) -> torch.optim.AdamW:
-    """AdamW over the parameters that train.
+    """AdamW over the parameters that train; each group's `lr_scale` is its share of the step's learning rate.
+
+    Args:
+        parameters: named, as `named_parameters` gives them.
+        part_lrs: peak learning rate of the parameters whose names begin so; all others have `lr`.
 
     Raises:
         ValueError: nothing trains.
     """
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    if not trained:
+    part_lrs = part_lrs or {}
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in parameters:
+        if parameter.requires_grad:
+            peak = next((value for prefix, value in part_lrs.items() if name.startswith(prefix)), lr)
+            groups.setdefault(peak, []).append(parameter)
+    if not groups:
         raise ValueError("nothing trains: the setting `train` leaves every weight frozen")
-    return torch.optim.AdamW(trained, lr=lr, betas=betas, weight_decay=weight_decay)
+    described = [{"params": params, "lr": peak, "lr_scale": peak / lr} for peak, params in groups.items()]
+    return torch.optim.AdamW(described, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
 def lr_at(step: int, *, lr: float, schedule: str, num_steps: int, warmup_steps: int = 0) -> float:

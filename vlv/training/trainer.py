@@ -155,7 +155,7 @@ class Trainer:
         sums = torch.zeros_like(counts)
         lr = self.lr_at(self.state.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
         for batch in micro_batches:
             with self.accelerator.accumulate(self.objective):
                 terms = self._stack(self.objective(batch))
