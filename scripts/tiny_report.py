@@ -32,7 +32,7 @@ def write_results(out: Path, titles: dict[str, str]) -> None:
 
 
 def _write_page(out: Path, rows: dict[str, Any], head: tuple[str, ...], cells: list[tuple[str, ...]]) -> None:
-    from vlv.shapes.report import Example, Table, read_curve, write_report
+    from vlv.shapes.report import Example, Table, read_curve, read_joined_curve, write_report
     from vlv.shapes.writing import named_scene
 
     tables = [Table("Rows, on 1,000 held-out scenes", head, cells)]
@@ -50,6 +50,7 @@ def _write_page(out: Path, rows: dict[str, Any], head: tuple[str, ...], cells: l
         if (drawn / name).exists()
     ]
     full = out / "full"
+    legs = [*sorted(full.glob("stage1_leg*")), full / "stage1"]
     hours = sum(seconds_of(run) or 0 for run in out.glob("*/stage*")) / 3600
     write_report(
         out / "report.html",
@@ -58,8 +59,8 @@ def _write_page(out: Path, rows: dict[str, Any], head: tuple[str, ...], cells: l
         tables,
         examples,
         [
-            read_curve("stage 1, denoising loss", full / "stage1", "train/loss"),
-            read_curve("stage 1, validation loss", full / "stage1", "val/loss"),
+            read_joined_curve("stage 1, denoising loss", legs, "train/loss"),
+            read_joined_curve("stage 1, validation loss", legs, "val/loss"),
             read_curve("stage 2, caption loss", full / "stage2", "train/loss"),
         ],
     )

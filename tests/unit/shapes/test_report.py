@@ -7,7 +7,7 @@ import numpy as np
 from vlv.shapes.describe import describe
 from vlv.shapes.panel import draw_panel
 from vlv.shapes.render import render
-from vlv.shapes.report import Example, Table, mark_errors, read_curve, write_report
+from vlv.shapes.report import Example, Table, mark_errors, read_curve, read_joined_curve, write_report
 from vlv.shapes.scene import Item, Scene, make_scene
 
 SCENE = Scene((Item(0, 0, "large", "red", "circle"), Item(2, 1, "small", "blue", "star")), "white")
@@ -53,6 +53,14 @@ def test_the_page_holds_tables_pictures_and_curves(tmp_path):
 
 def test_a_run_without_metrics_has_an_empty_curve(tmp_path):
     assert read_curve("loss", tmp_path, "train/loss").points == []
+
+
+def test_runs_that_went_on_from_each_other_are_one_curve(tmp_path):
+    for name in ("leg1", "leg2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text('{"step": 5, "train/loss": 2}\n{"step": 9, "train/loss": 1}\n')
+    curve = read_joined_curve("loss", [tmp_path / "leg1", tmp_path / "leg2", tmp_path / "none"], "train/loss")
+    assert curve.points == [(5, 2), (9, 1), (14, 2), (18, 1)]
 
 
 def test_the_panel_shows_both_pictures_and_paints_wrong_sentences_red(tmp_path):
