@@ -15,13 +15,18 @@ from vlv.models.pretrained import load_florence2, load_tokenizer
 
 ASSET = Path(__file__).resolve().parents[1] / "assets" / "parity"
 SHARED = "model.language_model.model.shared.weight"
+HEAD = "model.language_model.lm_head.weight"
 COPIES = [SHARED.replace("shared", f"{part}.embed_tokens") for part in ("encoder", "decoder")]
 
 
 @pytest.fixture(scope="session")
 def published():
-    """The published stage-1 state dict, with the tied copies that the asset leaves out."""
+    """The published stage-1 state dict, with the tied copies that the asset leaves out.
+
+    Nothing reads `lm_head`; it differs from `shared` on purpose, so that a test sees it taken for the embedding.
+    """
     weights = load_file(ASSET / "weights_decoder.safetensors") | load_file(ASSET / "weights_encoder.safetensors")
+    weights[HEAD] = weights[SHARED].flip(0)
     return weights | {name: weights[SHARED].clone() for name in COPIES}
 
 

@@ -36,7 +36,8 @@ def distance(got, expected):
 
 def test_pixel_values_are_exact(model, pixels, values1):
     assert torch.equal(pixels["decoder_pixels"], values1["image_uint8"])
-    assert torch.equal(model.encoder.normalize(pixels["encoder_pixels"]), values1["processor.pixel_values"])
+    values = model.encoder.normalize(pixels["encoder_pixels"])
+    assert torch.equal(values[:, :, ::4], values1["processor.pixel_values_rows"])  # every fourth row was kept
 
 
 def test_real_scale_pixels_are_exact(more):
