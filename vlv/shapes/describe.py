@@ -49,22 +49,20 @@ def annotate(scene: Scene, seed: int) -> str:
     So are the captions that one large captioner writes: what differs between them is what the pictures show.
     """
     sentences = [_opening(scene, random.Random(f"annotation {seed}"))]
-    sentences += _inventory(scene)
+    sentences += map(_placed, scene.items)
     for first, second in list(pairwise(scene.items))[: _relations_of(scene.items)]:
         sentences.append(_relation(first, _true_relations(first, second)[0], second))
     return " ".join(sentences)
 
 
-def inventory(scene: Scene) -> str:
-    """Background, and what stands where in an annotator's words; no number and no relation."""
-    return " ".join([f"A {scene.background} background.", *_inventory(scene)])
+def inventory(scene: Scene, seed: int) -> str:
+    """Background, and what stands where in an annotator's words, in any order; no number and no relation."""
+    items = random.Random(f"inventory {seed}").sample(scene.items, len(scene.items))
+    return " ".join([f"A {scene.background} background.", *map(_placed, items)])
 
 
-def _inventory(scene: Scene) -> list[str]:
-    return [
-        f"{PLACES[item.row, item.column][0].capitalize()} is a {item.size} {item.color} {item.shape}."
-        for item in scene.items
-    ]
+def _placed(item: Item) -> str:
+    return f"{PLACES[item.row, item.column][0].capitalize()} is a {item.size} {item.color} {item.shape}."
 
 
 def brief(scene: Scene) -> str:

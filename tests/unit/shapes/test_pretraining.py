@@ -55,17 +55,24 @@ def test_labels_name_every_place():
     assert (labels["shape"] > 0).sum() == len(scene.items)
 
 
-def test_a_document_is_an_inventory_told_twice(tokenizers):
-    tokenizer = tokenizers["qwen"]
+def test_a_document_tells_one_scene_twice(tokenizers):
+    tokenizer, orders = tokenizers["qwen"], set()
     for number in range(40):
         ids = samples.DocumentSamples(tokenizer)(number)["ids"].tolist()
         assert ids.count(tokenizer.eos_token_id) == 2
         assert ids[-1] == tokenizer.eos_token_id
         end = ids.index(tokenizer.eos_token_id)
-        assert ids[:end] == ids[end + 1 : -1]
-        description = read_description(tokenizer.decode(ids[:end]))
-        assert description.scene == make_scene("train", number)
-        assert not description.relations
+        first, second = tokenizer.decode(ids[:end]), tokenizer.decode(ids[end + 1 : -1])
+        scene = make_scene("train", number)
+        assert second == annotate(scene, number)
+        assert read_description(first).scene == scene
+        assert not read_description(first).relations
+        orders.add(first.split(". ", 1)[1] == inventory_in_reading_order(scene))
+    assert orders == {True, False}
+
+
+def inventory_in_reading_order(scene):
+    return " ".join(re.findall(r"(?:In|At|On) the [^.]+ is a [^.]+\.", annotate(scene, 0)))
 
 
 def test_a_tenth_of_the_prompts_is_empty(tokenizers, tmp_path):

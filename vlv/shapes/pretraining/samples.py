@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vlv.losses import IGNORED
-from vlv.shapes.describe import brief, describe, inventory, locate, region
+from vlv.shapes.describe import annotate, brief, describe, inventory, locate, region
 from vlv.shapes.pretraining.architecture import CAPTION_TASK, LOCATE_TASK, REGION_TASK, TEXT_LENGTH
 from vlv.shapes.render import render
 from vlv.shapes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, Scene, Split, make_crowded_scene, make_scene
@@ -151,10 +151,10 @@ def task(scene: Scene, number: int) -> tuple[str, str]:
 
 
 class DocumentSamples:
-    """Qwen2's token ids of an inventory of one scene, told twice, each time with its end.
+    """Qwen2's token ids of one scene told twice, each time with its end: an inventory in any order, then a caption.
 
-    A large language model has learned from its texts to look up what was said before. On single texts a tiny one never
-    would, and stage 2 would have to teach it to look at its prefix at all.
+    A large language model has learned from its texts to look up what was said before, by what it was said of. On
+    single texts a tiny one never would, and stage 2 would have to teach it to look at its prefix at all.
     """
 
     def __init__(self, tokenizer: Any, split: Split = "train") -> None:
@@ -162,9 +162,10 @@ class DocumentSamples:
         self.split: Split = split
 
     def __call__(self, number: int) -> Sample:
-        text = inventory(make_scene(self.split, number))
-        tokens = torch.tensor([*self.tokenizer(text)["input_ids"], self.tokenizer.eos_token_id] * 2)
-        return {"ids": tokens, "labels": tokens.clone()}
+        scene = make_scene(self.split, number)
+        tokens = [self.tokenizer(text)["input_ids"] for text in (inventory(scene, number), annotate(scene, number))]
+        ids = torch.tensor([token for part in tokens for token in [*part, self.tokenizer.eos_token_id]])
+        return {"ids": ids, "labels": ids.clone()}
 
 
 def clip_ids(tokenizer: Any, text: str) -> Tensor:
