@@ -19,9 +19,11 @@ from scripts.entry import FAILED_RUN, stop
 from scripts.tiny_runs import (
     FAMILY,
     ROOT,
+    SHORT_STAGE2,
     RunError,
     caption,
     make_data,
+    reading_run,
     reconstruct,
     relative,
     seconds_of,
@@ -80,7 +82,7 @@ def run(out: Path) -> None:
     data = make_data(out / "data", pictures=20_000, pairs=8_000, test=HELD_OUT)
     begun = {"initial_checkpoint": EARLY} if EARLY.is_dir() else {}
     stage1 = train_stage1(out / "stage1", "stage1_shapes_quick.yaml", data, **begun)
-    captioner = run_stage2(out / "stage2", "stage2_shapes_quick.yaml", data, stage1)
+    captioner = run_stage2(out / "stage2", data, stage1, SHORT_STAGE2)
     captions = caption(captioner, data.test, out / "captions.json")
     pictures = reconstruct(stage1, data.test, out / "reconstructions")
     summary = summarise(out, captions, pictures, time.monotonic() - started)
@@ -104,7 +106,7 @@ def summarise(out: Path, captions: Path, pictures: Path, seconds: float) -> dict
         "reconstruction_f1": drawn["f1"],
         distance: metrics.get(distance),
         "stage1_seconds": seconds_of(out / "stage1"),
-        "stage2_seconds": seconds_of(out / "stage2"),
+        "stage2_seconds": seconds_of(reading_run(out / "stage2"), out / "stage2"),
         "seconds": max(seconds, earlier.get("seconds", 0.0)),
         "held_out_pictures": HELD_OUT,
     }

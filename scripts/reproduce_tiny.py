@@ -29,6 +29,7 @@ from scripts.tiny_runs import (
     FAMILY,
     GUIDANCE,
     ROOT,
+    SHORT_STAGE2,
     Data,
     RunError,
     make_data,
@@ -38,8 +39,10 @@ from scripts.tiny_runs import (
     train_stage2,
 )
 
-# Stage 1 of the full recipe: steps of each run; each goes on from the last one's end, its rate anew from its top.
-LEGS = (1_500, 3_000, 2_000, 1_800)
+# Stage 1 of the full recipe: steps and peak rate of each run; each goes on from the last one's end.
+LEGS = ((1_500, 5e-4), (3_000, 5e-4), (2_000, 5e-4), (1_800, 5e-4), (3_000, 2e-4), (3_000, 5e-4))
+FULL_STAGE2 = (2_500, 1_000)  # steps of both runs
+SMOLLM2_STAGE2 = (300, 100)
 SHORT_LEGS = 2  # of them make the stage 1 of most rows
 SHORT_DENOISING_STEPS = 25
 WEIGHT = 3.0  # of the denoising loss beside the caption loss
@@ -56,7 +59,7 @@ class World:
     def leg(self, count: int) -> Path:
         """Stage 1 after the first `count` runs of the full recipe."""
         number = count - 1
-        settings: dict[str, Any] = {"num_steps": LEGS[number], "seed": 42 + number}
+        settings: dict[str, Any] = {"num_steps": LEGS[number][0], "lr": LEGS[number][1], "seed": 42 + number}
         if number:
             settings["initial_checkpoint"] = self.leg(number)
         name = "stage1" if count == len(LEGS) else f"stage1_leg{count}"
@@ -73,16 +76,16 @@ class World:
     def begun_stage1(self, name: str, **settings: Any) -> Path:
         """Stage 1 as the full recipe's first run makes it, with other settings."""
         run = self.out / "short" / f"stage1_{name}"
-        return train_stage1(run, "stage1_shapes.yaml", self.data, num_steps=LEGS[0], val_pictures=0, **settings)
+        return train_stage1(run, "stage1_shapes.yaml", self.data, num_steps=LEGS[0][0], val_pictures=0, **settings)
 
     def short_stage2(self, stage1: Path, name: str = "base", **settings: Any) -> Path:
         """Stage 2 of the rows' shorter recipe: the quickstart's."""
         run = self.out / "short" / f"stage2_{name}"
-        return train_stage2(run, "stage2_shapes_quick.yaml", self.data, stage1, **settings)
+        return train_stage2(run, self.data, stage1, SHORT_STAGE2, **settings)
 
     def full_stage2(self) -> Path:
         """Stage 2 of the full recipe."""
-        return train_stage2(self.out / "full" / "stage2", "stage2_shapes.yaml", self.data, self.full_stage1())
+        return train_stage2(self.out / "full" / "stage2", self.data, self.full_stage1(), FULL_STAGE2)
 
     def short_results(self, name: str, stage1: Path, captioner: Path, moved: bool = True) -> Result:
         """Measures of one row of the shorter recipe: captions, and pictures drawn with `stage1`.
@@ -141,7 +144,7 @@ def unfrozen(*parts: str) -> Callable[[World], Result]:
 
     def row(world: World) -> Result:
         stage1, name = world.short_stage1(), "_".join(parts)
-        captioner = world.short_stage2(stage1, name, train=f"[{','.join(parts)}]")
+        captioner = world.short_stage2(stage1, name, train=parts)
         return world.short_results(name, stage1, captioner, moved=False)
 
     return row
@@ -158,7 +161,7 @@ def one_encoder(world: World) -> Result:
     """The full stage 1, then stage 2 with the denoising loss kept on: one encoder that captions and draws."""
     stage1 = world.full_stage1()
     run, folder = world.out / "full" / "stage2_one_encoder", world.out / "measured" / "one_encoder"
-    captioner = train_stage2(run, "stage2_shapes.yaml", world.data, stage1, diffusion_weight=WEIGHT)
+    captioner = train_stage2(run, world.data, stage1, FULL_STAGE2, diffusion_weight=WEIGHT)
     own = own_model(stage1, captioner, world.out / "full" / "own_one_encoder")
     drawn = measured_pictures(own, world.data.test, folder, GUIDANCE)
     told = measured_captions(captioner, world.data.test, folder)
@@ -199,7 +202,8 @@ def smollm2(world: World) -> Result:
     if not llm.is_dir():
         raise RunError(f"{relative(llm)} is not there: bash scripts/install_smollm2.sh makes it")
     run = world.out / "full" / "stage2_smollm2"
-    captioner = train_stage2(run, "stage2_shapes_smollm2.yaml", world.data, world.full_stage1(), qwen_model=llm)
+    configs = ("stage2_shapes_smollm2.yaml", "stage2_shapes_smollm2.yaml")
+    captioner = train_stage2(run, world.data, world.full_stage1(), SMOLLM2_STAGE2, configs=configs, qwen_model=llm)
     return measured_captions(captioner, world.data.test, world.out / "measured" / "smollm2")
 
 
@@ -209,7 +213,7 @@ def composed(world: World) -> Result:
 
 
 def _seen(legs: int) -> str:
-    return f"stage 1 has seen {sum(LEGS[:legs]) * 64:,} pictures"
+    return f"stage 1 has seen {64 * sum(steps for steps, _ in LEGS[:legs]):,} pictures"
 
 
 ROWS: dict[str, tuple[str, Callable[[World], Result]]] = {
@@ -224,7 +228,7 @@ ROWS: dict[str, tuple[str, Callable[[World], Result]]] = {
     "denoising_kept": (f"stage 2 with diffusion_weight={WEIGHT:g}", denoising_kept),
     "pictures_leg1": (_seen(1), pictures_seen(1)),
     "pictures_leg3": (_seen(3), pictures_seen(3)),
-    "pictures_leg4": (_seen(4), pictures_seen(4)),
+    "pictures_leg6": (_seen(6), pictures_seen(6)),
     "queries_4": (f"4 queries, {_seen(1)}", queries(4)),
     "queries_8": (f"8 queries, {_seen(1)}", queries(8)),
     "queries_16": (f"16 queries, {_seen(1)}", queries(16)),

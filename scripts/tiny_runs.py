@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILY = ROOT / "assets" / "tiny"
+SHORT_STAGE2 = (800, 300)  # steps of both runs, in the quickstart and in most rows of the table
 GUIDANCE = 1.5  # at which the tiny Stable Diffusion draws best from true sentences
 Settings = Mapping[str, Any]
 
@@ -71,15 +72,48 @@ def train_stage1(output_dir: Path, config: str, data: Data, **settings: Any) -> 
     return _train("train_stage1.sh", output_dir, config, {**paths, **settings})
 
 
-def train_stage2(output_dir: Path, config: str, data: Data, stage1: Path, **settings: Any) -> Path:
-    """Run `train_stage2.sh` on the pairs; returns the finished captioner's folder."""
+def train_stage2(
+    output_dir: Path,
+    data: Data,
+    stage1: Path,
+    steps: tuple[int, int],
+    *,
+    train: Sequence[str] = ("mlp", "llm", "encoder"),
+    configs: tuple[str, str] = ("stage2_shapes_reading.yaml", "stage2_shapes.yaml"),
+    diffusion_weight: float = 0.0,
+    **settings: Any,
+) -> Path:
+    """Run `train_stage2.sh` on the pairs, twice; returns the finished captioner's folder.
+
+    MLP and language model first learn to read what stage 1 tells; then the encoder trains too. It would move away from
+    what stage 1 taught it while nothing reads it yet.
+
+    Args:
+        steps: of the two runs. train: what trains in the second, and without the encoder in the first.
+        diffusion_weight: of the second run's denoising loss.
+    """
     paths = {
         "dataset_path": data.pairs,
         "val_dataset_path": data.val,
         "qwen_model": FAMILY / "qwen",
         "diffusion_model_path": stage1,
+        **settings,
     }
-    return _train("train_stage2.sh", output_dir, config, {**paths, **settings})
+    reading = {"train": _listed(part for part in train if part != "encoder"), "total_steps": steps[0]}
+    read = _train("train_stage2.sh", reading_run(output_dir), configs[0], {**paths, **reading})
+    then = {"train": _listed(train), "total_steps": steps[1], "initial_checkpoint": read}
+    if diffusion_weight:
+        then["diffusion_weight"] = diffusion_weight
+    return _train("train_stage2.sh", output_dir, configs[1], {**paths, **then})
+
+
+def reading_run(output_dir: Path) -> Path:
+    """The first of the two runs of stage 2 that end in `output_dir`."""
+    return output_dir.with_name(f"{output_dir.name}_reading")
+
+
+def _listed(parts: Iterable[str]) -> str:
+    return f"[{','.join(parts)}]"
 
 
 def _train(launcher: str, output_dir: Path, config: str, settings: Settings) -> Path:
@@ -154,8 +188,13 @@ def say(text: str) -> None:
     print(f"== {text}", file=sys.stderr, flush=True)
 
 
-def seconds_of(run: Path) -> float | None:
-    """Seconds that a training took; None where it was interrupted, or is not there."""
-    path = run / "seconds.json"
-    kept = json.loads(path.read_text()) if path.exists() else {"resumed": True}
-    return None if kept["resumed"] else kept["seconds"]
+def seconds_of(*runs: Path) -> float | None:
+    """Seconds that trainings took in all; None where one was interrupted, or is not there."""
+    total = 0.0
+    for run in runs:
+        path = run / "seconds.json"
+        kept = json.loads(path.read_text()) if path.exists() else {"resumed": True}
+        if kept["resumed"]:
+            return None
+        total += kept["seconds"]
+    return total

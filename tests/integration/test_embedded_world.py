@@ -31,7 +31,7 @@ def few_steps(monkeypatch, module):
     monkeypatch.setattr(
         module,
         name,
-        lambda run, config, data, stage1, **s: short2(run, config, data, stage1, **{**s, **FEW, "total_steps": 2}),
+        lambda run, data, stage1, _, **s: short2(run, data, stage1, (2, 2), **{**s, **FEW}),
     )
 
 
