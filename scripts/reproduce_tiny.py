@@ -41,7 +41,7 @@ from scripts.tiny_runs import (
 
 # Stage 1 of the full recipe: steps and peak rate of each run; each goes on from the last one's end.
 LEGS = ((1_500, 5e-4), (3_000, 5e-4), (2_000, 5e-4), (1_800, 5e-4), (3_000, 2e-4), (3_000, 5e-4))
-FULL_STAGE2 = (2_500, 4_000)  # steps of both runs
+FULL_STAGE2 = (2_500, 2_000)  # steps of both runs
 SMOLLM2_STAGE2 = (300, 100)
 SHORT_LEGS = 2  # of them make the stage 1 of most rows
 SHORT_DENOISING_STEPS = 25
