@@ -41,8 +41,7 @@ from scripts.tiny_runs import (
 
 # Stage 1 of the full recipe: steps and peak rate of each run; each goes on from the last one's end.
 LEGS = ((1_500, 5e-4), (3_000, 5e-4), (2_000, 5e-4), (1_800, 5e-4), (3_000, 2e-4), (3_000, 5e-4))
-FULL_STAGE2 = (2_500, 2_000)  # steps of both runs
-SMOLLM2_STAGE2 = (300, 100)
+SMOLLM2_STAGE2 = (300, 100)  # steps of both runs
 SHORT_LEGS = 2  # of them make the stage 1 of most rows
 SHORT_DENOISING_STEPS = 25
 WEIGHT = 3.0  # of the denoising loss beside the caption loss
@@ -58,10 +57,10 @@ class World:
 
     def leg(self, count: int) -> Path:
         """Stage 1 after the first `count` runs of the full recipe."""
-        number = count - 1
-        settings: dict[str, Any] = {"num_steps": LEGS[number][0], "lr": LEGS[number][1], "seed": 42 + number}
-        if number:
-            settings["initial_checkpoint"] = self.leg(number)
+        steps, lr = LEGS[count - 1]
+        settings: dict[str, Any] = {"num_steps": steps, "lr": lr, "seed": 41 + count}
+        if count > 1:
+            settings["initial_checkpoint"] = self.leg(count - 1)
         name = "stage1" if count == len(LEGS) else f"stage1_leg{count}"
         return train_stage1(self.out / "full" / name, "stage1_shapes.yaml", self.data, **settings)
 
@@ -85,7 +84,7 @@ class World:
 
     def full_stage2(self) -> Path:
         """Stage 2 of the full recipe."""
-        return train_stage2(self.out / "full" / "stage2", self.data, self.full_stage1(), FULL_STAGE2)
+        return train_stage2(self.out / "full" / "stage2", self.data, self.full_stage1())
 
     def short_results(self, name: str, stage1: Path, captioner: Path, moved: bool = True) -> Result:
         """Measures of one row of the shorter recipe: captions, and pictures drawn with `stage1`.
@@ -161,7 +160,7 @@ def one_encoder(world: World) -> Result:
     """The full stage 1, then stage 2 with the denoising loss kept on: one encoder that captions and draws."""
     stage1 = world.full_stage1()
     run, folder = world.out / "full" / "stage2_one_encoder", world.out / "measured" / "one_encoder"
-    captioner = train_stage2(run, world.data, stage1, FULL_STAGE2, diffusion_weight=WEIGHT)
+    captioner = train_stage2(run, world.data, stage1, diffusion_weight=WEIGHT)
     own = own_model(stage1, captioner, world.out / "full" / "own_one_encoder")
     drawn = measured_pictures(own, world.data.test, folder, GUIDANCE)
     told = measured_captions(captioner, world.data.test, folder)

@@ -76,7 +76,7 @@ def train_stage2(
     output_dir: Path,
     data: Data,
     stage1: Path,
-    steps: tuple[int, int],
+    steps: tuple[int, int] | None = None,
     *,
     train: Sequence[str] = ("mlp", "llm", "encoder"),
     configs: tuple[str, str] = ("stage2_shapes_reading.yaml", "stage2_shapes.yaml"),
@@ -89,7 +89,8 @@ def train_stage2(
     what stage 1 taught it while nothing reads it yet.
 
     Args:
-        steps: of the two runs. train: what trains in the second, and without the encoder in the first.
+        steps: of the two runs; None is as their configs say.
+        train: what trains in the second, and without the encoder in the first.
         diffusion_weight: of the second run's denoising loss.
     """
     paths = {
@@ -99,9 +100,10 @@ def train_stage2(
         "diffusion_model_path": stage1,
         **settings,
     }
-    reading = {"train": _listed(part for part in train if part != "encoder"), "total_steps": steps[0]}
+    first, second = ({}, {}) if steps is None else ({"total_steps": count} for count in steps)
+    reading = {"train": _listed(part for part in train if part != "encoder"), **first}
     read = _train("train_stage2.sh", reading_run(output_dir), configs[0], {**paths, **reading})
-    then = {"train": _listed(train), "total_steps": steps[1], "initial_checkpoint": read}
+    then: dict[str, Any] = {"train": _listed(train), "initial_checkpoint": read, **second}
     if diffusion_weight:
         then["diffusion_weight"] = diffusion_weight
     return _train("train_stage2.sh", output_dir, configs[1], {**paths, **then})

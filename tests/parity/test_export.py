@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scripts.export_reference import main
-from tests.parity.conftest import SHARED
+from tests.parity.conftest import HEAD, SHARED
 from vlv import VLVAutoEncoder, VLVCaptioner
 from vlv.identity import read_json
 from vlv.models.bases import Bases
@@ -16,7 +16,6 @@ from vlv.models.conversion import import_stage1, import_stage2
 from vlv.models.foreign import open_foreign
 from vlv.models.importing import Skeleton, plan_import
 
-HEAD = "model.language_model.lm_head.weight"
 BIAS = "model.language_model.final_logits_bias"
 EMBEDDING = "encoder.florence2.language_model.shared.weight"
 

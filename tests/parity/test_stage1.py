@@ -1,5 +1,7 @@
 """Stage 1, step by step, against what the published implementation computed."""
 
+import hashlib
+
 import pytest
 import torch
 from PIL import Image
@@ -34,10 +36,11 @@ def distance(got, expected):
     return (got - expected).abs().max().item()
 
 
-def test_pixel_values_are_exact(model, pixels, values1):
+def test_pixel_values_are_exact(model, pixels, values1, facts):
     assert torch.equal(pixels["decoder_pixels"], values1["image_uint8"])
     values = model.encoder.normalize(pixels["encoder_pixels"])
     assert torch.equal(values[:, :, ::4], values1["processor.pixel_values_rows"])  # every fourth row was kept
+    assert hashlib.sha256(values.numpy().tobytes()).hexdigest() == facts["pixel_values_sha256"]  # and the hash of all
 
 
 def test_real_scale_pixels_are_exact(more):

@@ -58,14 +58,13 @@ class Projector(nn.Module):
         images differ in drowns in it at first. A data-dependent start, as in arXiv 1511.06856.
 
         Args:
-            mean, covariance: of the states' rows, [D] and [D, D].
+            mean, covariance: of the states' rows, as `StateMoments` gives them, [D] and [D, D].
             out_std: standard deviation of the language model's token embeddings.
         """
         first, _, last = self.layers
         assert isinstance(first, nn.Linear)
         assert isinstance(last, nn.Linear)
         width = len(mean)
-        mean, covariance = mean.double().cpu(), covariance.double().cpu()
         variances, directions = torch.linalg.eigh(covariance)
         floor = RIDGE * variances.mean()
         whiten = directions @ torch.diag((variances.clamp(min=0) + floor).rsqrt()) @ directions.T  # [D, D]
@@ -74,7 +73,7 @@ class Projector(nn.Module):
         weight = torch.randn(first.out_features, width, dtype=torch.float64) @ whiten  # [H, D]
         weight /= (probes @ weight.T).std()
         hidden = nn.functional.gelu(probes @ weight.T)  # [P, H]
-        spread = (hidden @ last.weight.double().cpu().T).std(0).square().mean().sqrt()
+        spread = (hidden @ last.weight.double().T).std(0).square().mean().sqrt()
         first.weight.copy_(weight)
         first.bias.copy_(-weight @ mean)
         last.weight.mul_(out_std / spread.item())
