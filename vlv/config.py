@@ -204,10 +204,14 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
             require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
         if self.epochs is not None:
             require(self.epochs > 0, "epochs", self.epochs, "give a positive number, or null for no limit")
-        if self.encoder_lr is not None:
-            require(self.encoder_lr > 0, "encoder_lr", self.encoder_lr, "give null or a positive learning rate")
         unknown = sorted(set(self.train) - {"mlp", "llm", "encoder"})
         require(bool(self.train) and not unknown, "train", self.train, "give one or more of mlp, llm, encoder")
+        if self.encoder_lr is not None:
+            require(self.encoder_lr > 0, "encoder_lr", self.encoder_lr, "give null or a positive learning rate")
+            require(
+                "encoder" in self.train, "encoder_lr", self.encoder_lr, "the encoder does not train: add encoder to "
+                "train, or set encoder_lr=null",
+            )  # fmt: skip
         require(self.diffusion_weight >= 0, "diffusion_weight", self.diffusion_weight, "give 0 or more")
         if self.diffusion_weight > 0:
             require(

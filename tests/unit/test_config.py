@@ -87,9 +87,10 @@ def test_null_and_lists():
     assert (config.epochs, config.train, config.resume) == (None, ["mlp", "llm"], None)
 
 
-def test_stage2_refuses_a_denoising_loss_that_trains_nothing():
+@pytest.mark.parametrize("setting", ["diffusion_weight=3", "encoder_lr=1e-4"])
+def test_stage2_refuses_what_needs_the_encoder_to_train(setting):
     with pytest.raises(ConfigError, match="add encoder to train"):
-        load_config(Stage2Config, None, ["diffusion_weight=3", "train=[mlp]"])
+        load_config(Stage2Config, None, [setting, "train=[mlp]"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
