@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from torch.optim import AdamW
 
 from scripts.dry_run import parameter_counts
 from scripts.finished import finished_folder
@@ -37,6 +38,7 @@ from vlv.training.checkpoint import Checkpointer, find_checkpoint
 from vlv.training.metrics import MetricLogger
 from vlv.training.optim import build_optimizer, lr_at
 from vlv.training.processes import is_sharded
+from vlv.training.sharding import distribute
 from vlv.training.state import TrainState
 from vlv.training.trainer import Trainer, TrainerSettings
 from vlv.training.validation import validation_loss
@@ -72,14 +74,8 @@ def fit(
 ) -> dict[str, torch.Tensor]:
     """Train to the end, from the start or from a checkpoint; returns the trained weights on the CPU."""
     output_dir = Path(config.output_dir)
-    optimizer = build_optimizer(
-        objective.named_parameters(),
-        config.lr,
-        (config.betas[0], config.betas[1]),
-        config.weight_decay,
-        parts.part_lrs,
-    )
-    objective, optimizer = accelerator.prepare(objective, optimizer)
+    build = partial(_build_optimizer, config, parts.part_lrs)
+    objective, optimizer = distribute(accelerator, objective, build)
     keep_fp32(accelerator.unwrap_model(objective))
     checkpointer = _checkpointer(config, accelerator, parts)
     found = resumed_checkpoint(config)
@@ -117,6 +113,11 @@ def fit(
     if average is not None:
         return {name.removeprefix("model."): value for name, value in average.state().items()}
     return checkpointer.trained_state(objective)
+
+
+def _build_optimizer(config: TrainingConfig, part_lrs: Mapping[str, float], objective: torch.nn.Module) -> AdamW:
+    betas = (config.betas[0], config.betas[1])
+    return build_optimizer(objective.named_parameters(), config.lr, betas, config.weight_decay, part_lrs)
 
 
 def resumed_checkpoint(config: TrainingConfig) -> Path | None:

@@ -1,4 +1,4 @@
-"""Weights sharded over two processes (torch's own fully_shard, gloo): they train, and `final` is written whole."""
+"""Weights sharded over two processes (gloo): they train, and `final` is written whole."""
 
 import os
 import socket
@@ -38,12 +38,13 @@ def shard_train_and_save(rank, config, port, out):
     torch.set_num_threads(1)
     # Not a file as the store: the last to close it removes it, and the other one's destructor may then abort.
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
+
+    from vlv.training.sharding import shard
 
     model, objective = built(config)
     batch = pair_batch(model, ["a red circle", "two stars on white"])
-    fully_shard(objective)
+    shard(objective, torch.device("cpu"))
     assert all(isinstance(value, DTensor) for value in objective.parameters())
     train(objective, batch)
     accelerator = SimpleNamespace(unwrap_model=lambda module: module, distributed_type=DistributedType.FSDP)

@@ -1,0 +1,85 @@
+"""Weights shared out over the processes: torch's `fully_shard`, as the trainer applies it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.distributed.fsdp import OffloadPolicy, fully_shard
+
+from vlv.training.processes import is_sharded
+
+
+def distribute(
+    accelerator: Accelerator, objective: nn.Module, build: Callable[[nn.Module], torch.optim.Optimizer]
+) -> tuple[nn.Module, Any]:
+    """Bring objective and optimizer onto the processes as the accelerator's configuration says.
+
+    Args:
+        build: makes the optimizer of the objective's parameters. Of a sharded objective they are other parameters
+            than before, so it is called after that.
+
+    Returns:
+        Objective and optimizer, prepared.
+    """
+    if not is_sharded(accelerator):
+        return accelerator.prepare(objective, build(objective))
+    plugin: Any = accelerator.state.fsdp_plugin
+    shard(objective, accelerator.device, plugin.reshard_after_forward, plugin.cpu_offload)
+    _compute_in_precision(accelerator, objective)
+    optimizer: Any = accelerator.prepare(build(objective))
+    return objective, optimizer
+
+
+def shard(
+    objective: nn.Module,
+    device: torch.device,
+    reshard_after_forward: bool = True,
+    offload_policy: OffloadPolicy | None = None,
+) -> nn.Module:
+    """Share out every parameter, frozen and trained, in place; the objective's own forward gathers them.
+
+    Each block that its library calls indivisible is gathered by itself, shortly before it computes; what lies outside
+    of blocks is gathered with the objective. Parts that stay in fp32 (`keep_fp32`: the VAE, which is small and is
+    used through other methods than forward) stay whole on each process. So do all shapes and values: the losses are
+    those of whole weights.
+
+    Args:
+        reshard_after_forward: give a block's weights up after forward, and gather them once more in backward.
+    """
+    whole = [module.to(device) for module in objective.modules() if getattr(module, "keep_fp32", False)]
+    ignored = {parameter for module in whole for parameter in module.parameters()}
+    names = block_names(objective)
+    options: dict[str, Any] = {
+        "reshard_after_forward": reshard_after_forward,
+        "offload_policy": offload_policy or OffloadPolicy(),
+        "ignored_params": ignored,
+    }
+    for module in reversed(list(objective.modules())):  # what lies inside comes first
+        if type(module).__name__ in names and not ignored.intersection(module.parameters()):
+            fully_shard(module, **options)
+    return fully_shard(objective, **options)
+
+
+def block_names(objective: nn.Module) -> set[str]:
+    """Class names of the blocks that transformers and diffusers keep in one piece."""
+    return {name for module in objective.modules() for name in getattr(module, "_no_split_modules", None) or ()}
+
+
+def _compute_in_precision(accelerator: Accelerator, objective: nn.Module) -> None:
+    """Run forward in the accelerator's mixed precision; Accelerate does so only for models it has wrapped itself.
+
+    Autocast, and no `MixedPrecisionPolicy`: that would round inputs that must stay fp32, such as SDXL's sizes.
+    """
+    forward = objective.forward
+
+    @wraps(forward)
+    def in_precision(*arguments: Any, **settings: Any) -> Any:
+        with accelerator.autocast():
+            return forward(*arguments, **settings)
+
+    objective.forward = in_precision
