@@ -62,7 +62,8 @@ def shard(
     for module in reversed(list(objective.modules())):  # what lies inside comes first
         if type(module).__name__ in names and not ignored.intersection(module.parameters()):
             fully_shard(module, **options)
-    return fully_shard(objective, **options)
+    fully_shard(objective, **options)
+    return objective
 
 
 def block_names(objective: nn.Module) -> set[str]:
