@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,8 @@ from vlv.config import (
 )
 
 KINDS = [Stage1Config, Stage2Config, CaptionConfig, ReconstructConfig]
+KINDS_BY_NAME = dict(zip(("stage1", "stage2", "caption", "reconstruct"), KINDS, strict=True))
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def test_command_line_beats_yaml_beats_default(tmp_path):
@@ -108,14 +111,19 @@ def test_every_setting_is_documented(kind):
         assert len(field.metadata["doc"]) > 10
 
 
-@pytest.mark.parametrize("name", ["stage1", "stage1_tiny", "stage1_paper", "stage1_as_published"])
-def test_stage1_recipes_load(name):
-    assert load_config(Stage1Config, f"configs/{name}.yaml", []).num_steps > 0
+@pytest.mark.parametrize("recipe", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_loads_and_says_what_it_is(recipe):
+    load_config(KINDS_BY_NAME[recipe.stem.split("_")[0]], recipe, [])
+    assert recipe.read_text().startswith("# ")
 
 
-@pytest.mark.parametrize("name", ["stage2", "stage2_tiny", "stage2_paper", "stage2_as_published"])
-def test_stage2_recipes_load(name):
-    assert load_config(Stage2Config, f"configs/{name}.yaml", []).total_steps > 0
+@pytest.mark.parametrize("member", ["sd15", "sd21_v", "sdxl", "sd35_medium", "sd35_large"])
+def test_each_decoder_has_a_recipe_of_both_stages_with_its_cost(member):
+    stage1, stage2 = (CONFIGS / f"{stage}_{member}.yaml" for stage in ("stage1", "stage2"))
+    first = load_config(Stage1Config, stage1, [])
+    assert load_config(Stage2Config, stage2, []).diffusion_model_path == f"./outputs/{first.run_name}/final"
+    assert "GiB" in stage1.read_text()
+    assert "Memory:" in stage2.read_text()
 
 
 @pytest.mark.parametrize(
