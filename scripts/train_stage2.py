@@ -81,7 +81,7 @@ def run(config: Stage2Config) -> None:
             identity=model.origin,
             write_extras=lambda folder: None,
             show=CaptionedShowcase(assembly.showcase(config, accelerator), model),
-            part_lrs={} if config.encoder_lr is None else {"model.encoder.": config.encoder_lr},
+            part_lrs=part_lrs(config),
         ),
     )
     if accelerator.is_main_process:
@@ -91,6 +91,12 @@ def run(config: Stage2Config) -> None:
         assembly.save_final(config, data, whole.save_pretrained)
     accelerator.end_training()
     return None
+
+
+def part_lrs(config: Stage2Config) -> dict[str, float]:
+    """Peak learning rates of the parts that have one of their own, by the beginning of their parameters' names."""
+    rates = {"model.mlp.": config.projector_lr, "model.encoder.": config.encoder_lr}
+    return {prefix: rate for prefix, rate in rates.items() if rate is not None}
 
 
 def build_captioner(config: Stage2Config, compute_dtype: torch.dtype) -> VLVCaptioner:

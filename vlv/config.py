@@ -189,6 +189,7 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
     )
     train: list[str] = option(["mlp", "llm", "encoder"], "what trains: any of mlp, llm, encoder (Florence's BART)")
     max_caption_tokens: int = option(300, "captions are cut here; a cut caption gets no end-of-caption token")
+    projector_lr: float | None = option(None, "peak learning rate of the MLP; null is lr, as published")
     encoder_lr: float | None = option(None, "peak learning rate of the encoder; null is lr, as published")
     projector_init: Literal["random", "whitened"] = option(
         "random", "a new MLP starts at random as published, or so that it whitens the first samples' embeddings"
@@ -206,12 +207,11 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
             require(self.epochs > 0, "epochs", self.epochs, "give a positive number, or null for no limit")
         unknown = sorted(set(self.train) - {"mlp", "llm", "encoder"})
         require(bool(self.train) and not unknown, "train", self.train, "give one or more of mlp, llm, encoder")
-        if self.encoder_lr is not None:
-            require(self.encoder_lr > 0, "encoder_lr", self.encoder_lr, "give null or a positive learning rate")
-            require(
-                "encoder" in self.train, "encoder_lr", self.encoder_lr, "the encoder does not train: add encoder to "
-                "train, or set encoder_lr=null",
-            )  # fmt: skip
+        for part, key in (("mlp", "projector_lr"), ("encoder", "encoder_lr")):
+            rate = getattr(self, key)
+            if rate is not None:
+                require(rate > 0, key, rate, "give null or a positive learning rate")
+                require(part in self.train, key, rate, f"{part} does not train: add {part} to train, or set {key}=null")
         require(self.diffusion_weight >= 0, "diffusion_weight", self.diffusion_weight, "give 0 or more")
         if self.diffusion_weight > 0:
             require(

@@ -200,7 +200,7 @@ def test_stage2_resumes_to_the_same_bits(launch, stage1, tiny_components, sample
     def run(folder, *arguments):
         done = launch(
             "train_stage2.sh", "log_every=1", "val_pictures=0", "dropout=null", "projector_init=whitened",
-            "encoder_lr=1e-4", *arguments,
+            "encoder_lr=1e-4", "projector_lr=4e-4", *arguments,
             CONFIG=TINY2, dataset_path=sample_photos, val_dataset_path=sample_photos,
             qwen_model=tiny_components / "qwen", diffusion_model_path=stage1 / "final", output_dir=folder,
             total_steps=6, save_step=3, batch_size=4,

@@ -90,10 +90,13 @@ def test_null_and_lists():
     assert (config.epochs, config.train, config.resume) == (None, ["mlp", "llm"], None)
 
 
-@pytest.mark.parametrize("setting", ["diffusion_weight=3", "encoder_lr=1e-4"])
-def test_stage2_refuses_what_needs_the_encoder_to_train(setting):
-    with pytest.raises(ConfigError, match="add encoder to train"):
-        load_config(Stage2Config, None, [setting, "train=[mlp]"])
+@pytest.mark.parametrize(
+    ("setting", "part"),
+    [("diffusion_weight=3", "encoder"), ("encoder_lr=1e-4", "encoder"), ("projector_lr=1e-3", "mlp")],
+)
+def test_stage2_refuses_a_setting_of_a_part_that_does_not_train(setting, part):
+    with pytest.raises(ConfigError, match=f"add {part} to train"):
+        load_config(Stage2Config, None, [setting, "train=[llm]"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
