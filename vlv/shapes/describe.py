@@ -56,9 +56,25 @@ def annotate(scene: Scene, seed: int) -> str:
 
 
 def inventory(scene: Scene, seed: int) -> str:
-    """Background, and what stands where in an annotator's words, in any order; no number and no relation."""
-    items = random.Random(f"inventory {seed}").sample(scene.items, len(scene.items))
-    return " ".join([f"A {scene.background} background.", *map(_placed, items)])
+    """Background, and what stands where, places and attributes in any order; no number and no relation.
+
+    No colour stands right before its shape, as it does in a caption: what follows there can then be told by the place
+    alone, not by what followed the same colour before.
+    """
+    stream = random.Random(f"inventory {seed}")
+    items = stream.sample(scene.items, len(scene.items))
+    return " ".join([f"A {scene.background} background.", *(_listed(item, stream) for item in items)])
+
+
+def _listed(item: Item, stream: random.Random) -> str:
+    size, color, shape = item.size, item.color, item.shape
+    told = (
+        f"a {shape}, {size} and {color}",
+        f"a {shape}, {color} and {size}",
+        f"something {color}, a {size} {shape}",
+        f"something {size} and {color}, a {shape}",
+    )
+    return f"{PLACES[item.row, item.column][0].capitalize()} is {stream.choice(told)}."
 
 
 def _placed(item: Item) -> str:
