@@ -32,7 +32,7 @@ from vlv.config import save_config
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.captions import CaptionTokenizer
 from vlv.inference.validation import Showcase
-from vlv.models.frozen import keep_fp32
+from vlv.models.frozen import restore_dtypes
 from vlv.training.average import WeightAverage
 from vlv.training.checkpoint import Checkpointer, find_checkpoint
 from vlv.training.metrics import MetricLogger
@@ -76,7 +76,7 @@ def fit(
     output_dir = Path(config.output_dir)
     build = partial(_build_optimizer, config, parts.part_lrs)
     objective, optimizer = distribute(accelerator, objective, build)
-    keep_fp32(accelerator.unwrap_model(objective))
+    restore_dtypes(accelerator.unwrap_model(objective))
     checkpointer = _checkpointer(config, accelerator, parts)
     found = resumed_checkpoint(config)
     average = _average(config, accelerator, objective)

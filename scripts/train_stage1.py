@@ -41,6 +41,7 @@ def run(config: Stage1Config) -> None:
         encoder_view_from_original=config.encoder_view_from_original,
         num_queries=config.num_queries,
         trained=config.train,
+        t5_dtype=config.t5_dtype,
     ).set_dtypes(torch_dtype(precision), torch_dtype(config.param_dtype))
     if config.dropout is not None:
         model.encoder.set_dropout(config.dropout)

@@ -150,6 +150,9 @@ class Stage1Config(RunConfig, OptimConfig, DataConfig):
     conditioning: Literal["text_encoder", "clip", "direct"] = option(
         "text_encoder", "embeddings pass the frozen text encoders (clip: all but T5), or go straight into attention"
     )
+    t5_dtype: Literal["bf16", "int8"] | None = option(
+        None, "number format of SD 3.5's T5 (int8 needs bitsandbytes); null is that of the other frozen weights"
+    )
     train: Literal["language_model", "decoder_only", "all"] = option(
         "language_model", "what of Florence-2 trains beside queries and projection: BART, its decoder, or everything"
     )

@@ -228,6 +228,7 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         num_queries: int = 77,
         trained: EncoderPart = "language_model",
         prompt_ids: list[int] | None = None,
+        t5_dtype: str | None = None,
     ) -> VLVAutoEncoder:
         """A new model on pretrained components (folders or hub ids), in fp32 on the CPU.
 
@@ -236,7 +237,7 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         """
         decoder_folder = resolve_component(stable_diffusion, "stable_diffusion_model_path")
         florence2_folder = resolve_component(florence2, "florence2_model_path")
-        decoder = load_decoder(decoder_folder, conditioning, decoder_resolution)
+        decoder = load_decoder(decoder_folder, conditioning, decoder_resolution, t5_dtype)
         encoder = build_encoder(
             florence2_folder,
             decoder.conditioner.spaces,

@@ -49,22 +49,29 @@ def checkpoint_frozen_layers(module: nn.Module) -> None:
             layer.forward = forward
 
 
-def keep_fp32(model: nn.Module) -> None:
-    """Bring back to fp32 what must stay so, after a library that casts a whole model (DeepSpeed)."""
+def restore_dtypes(model: nn.Module) -> None:
+    """Bring back what keeps a dtype of its own, after a library that casts a whole model (DeepSpeed)."""
     for module in model.modules():
-        if getattr(module, "keep_fp32", False):
-            module.float()
+        dtype = getattr(module, "kept_dtype", None)
+        if dtype is not None:
+            module.to(dtype)
 
 
 def set_dtypes(model: nn.Module, compute_dtype: torch.dtype, param_dtype: torch.dtype) -> None:
     """Cast trained parameters to `param_dtype` and frozen ones to `compute_dtype`, in place.
 
-    A part that must stay in fp32 (a VAE overflows in fp16) sets `keep_fp32 = True` on its module.
+    A part that keeps a dtype of its own (a VAE overflows in fp16) has it as `kept_dtype` on its module. Weights that
+    are integers (8 bit) stay as they are.
     """
-    kept = {id(p) for module in model.modules() if getattr(module, "keep_fp32", False) for p in module.parameters()}
+    kept: dict[int, torch.dtype] = {}
+    for module in model.modules():
+        dtype = getattr(module, "kept_dtype", None)
+        if dtype is not None:
+            kept.update((id(parameter), dtype) for parameter in module.parameters())
     for parameter in model.parameters():
-        if id(parameter) not in kept:
-            parameter.data = parameter.data.to(param_dtype if parameter.requires_grad else compute_dtype)
+        if parameter.is_floating_point():
+            dtype = param_dtype if parameter.requires_grad else compute_dtype
+            parameter.data = parameter.data.to(kept.get(id(parameter), dtype))
 
 
 def _eval_frozen(module: nn.Module) -> bool:

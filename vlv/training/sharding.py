@@ -44,14 +44,13 @@ def shard(
     """Share out every parameter, frozen and trained, in place; the objective's own forward gathers them.
 
     Each block that its library calls indivisible is gathered by itself, shortly before it computes; what lies outside
-    of blocks is gathered with the objective. Parts that stay in fp32 (`keep_fp32`: the VAE, which is small and is
-    used through other methods than forward) stay whole on each process. So do all shapes and values: the losses are
-    those of whole weights.
+    of blocks is gathered with the objective. The VAE stays whole on each process: it is small, keeps fp32
+    (`kept_dtype`), and is used through other methods than forward. Values are those of whole weights.
 
     Args:
         reshard_after_forward: give a block's weights up after forward, and gather them once more in backward.
     """
-    whole = [module.to(device) for module in objective.modules() if getattr(module, "keep_fp32", False)]
+    whole = [m.to(device) for m in objective.modules() if getattr(m, "kept_dtype", None) == torch.float32]
     ignored = {parameter for module in whole for parameter in module.parameters()}
     names = block_names(objective)
     options: dict[str, Any] = {

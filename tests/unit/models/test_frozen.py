@@ -9,7 +9,7 @@ from tests.unit.models.test_captioner import (
     pair_batch,
     stage1,  # noqa: F401 - a fixture
 )
-from vlv.models.frozen import keep_fp32
+from vlv.models.frozen import restore_dtypes, set_dtypes
 from vlv.models.objectives import CaptionObjective
 from vlv.models.stage2 import decoder_of
 
@@ -51,9 +51,13 @@ def test_checkpointing_keeps_less_and_changes_nothing(stage1, tiny_components, t
     assert less < 0.75 * kept
 
 
-def test_what_must_stay_in_fp32_comes_back():
-    model = nn.ModuleDict({"vae": nn.Linear(2, 2), "unet": nn.Linear(2, 2)})
-    model["vae"].keep_fp32 = True
-    keep_fp32(model.bfloat16())
+def test_what_keeps_a_dtype_of_its_own_is_left_in_it_and_comes_back():
+    model = nn.ModuleDict({"vae": nn.Linear(2, 2), "unet": nn.Linear(2, 2), "t5": nn.Linear(2, 2)})
+    model["vae"].kept_dtype, model["t5"].kept_dtype = torch.float32, torch.bfloat16
+    model["unet"].register_parameter("levels", nn.Parameter(torch.ones(2, dtype=torch.int8), requires_grad=False))
+    set_dtypes(model, torch.float16, torch.float32)
+    assert model["unet"].levels.dtype == torch.int8
+    assert model["t5"].weight.dtype == torch.bfloat16
+    restore_dtypes(model.bfloat16())
     assert model["vae"].weight.dtype == torch.float32
     assert model["unet"].weight.dtype == torch.bfloat16

@@ -35,18 +35,24 @@ _FAMILIES = {
 }
 
 
-def load_decoder(folder: Path, conditioning: str, resolution: int) -> DiffusionDecoder:
+def load_decoder(folder: Path, conditioning: str, resolution: int, t5_dtype: str | None = None) -> DiffusionDecoder:
     """The frozen decoder in a diffusers folder, in fp32 on the CPU.
 
     Args:
         folder: local diffusers folder with model_index.json.
         conditioning: text_encoder (through the frozen text encoders) or direct (into cross-attention).
         resolution: side of the images in pixels.
+        t5_dtype: bf16 or int8 keep the T5 of Stable Diffusion 3.5 in that; None is as the other frozen weights.
 
     Raises:
-        ValueError: a folder of an unknown family, or parts that do not fit together.
+        ValueError: a folder of an unknown family, parts that do not fit together, or a `t5_dtype` that nothing has.
     """
-    return _family(folder).load_decoder(folder, conditioning, resolution)
+    family = _family(folder)
+    if t5_dtype is None:
+        return family.load_decoder(folder, conditioning, resolution)
+    if not hasattr(family, "T5_DTYPES") or conditioning != "text_encoder":
+        raise ValueError(f"t5_dtype={t5_dtype}: no T5 with this decoder and conditioning={conditioning}; set null")
+    return family.load_decoder(folder, conditioning, resolution, t5_dtype)
 
 
 def load_skeleton(folder: Path, conditioning: str, resolution: int) -> DiffusionDecoder:

@@ -38,7 +38,7 @@ class LatentDecoder(DiffusionDecoder):
         super().__init__()
         # Any: diffusers' configs and outputs are typed as mappings and tuples.
         self.vae: Any = freeze(vae)
-        self.vae.keep_fp32 = True
+        self.vae.kept_dtype = torch.float32
         self.conditioner = conditioner
         self.resolution = resolution
         check_decoder_resolution(resolution, self._vae_factor * patch)
