@@ -139,7 +139,7 @@ def start_projector(model: VLVCaptioner, accelerator: Accelerator, loader: Itera
     given = 0
     for batch in loader:
         with torch.no_grad(), accelerator.autocast():
-            states = model.embed(batch["encoder_pixels"].to(accelerator.device)).states
+            states = model.conditioner.telling(model.embed(batch["encoder_pixels"].to(accelerator.device)).states)
         moments.add(states[(batch["weights"] > 0).to(states.device)])
         given += len(states)
         if given >= wanted:

@@ -150,6 +150,10 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.encoder)):
             return self.conditioner(self.encoder(encoder_pixels))
 
+    def prefix(self, conditioning: Conditioning) -> Tensor:
+        """What the language model reads before the caption, [B, Q, H], of states [B, Q, D]."""
+        return self.mlp(self.conditioner.telling(conditioning.states))
+
     def forward(self, conditioning: Conditioning, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy summed over the caption tokens, fp32 scalar.
 
@@ -157,7 +161,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):
             conditioning: states [B, Q, D].
             input_ids, attention_mask, labels: [B, L], right padded; labels are -100 where nothing is learned.
         """
-        prefix = self.mlp(conditioning.states)  # [B, Q, H]
+        prefix = self.prefix(conditioning)  # [B, Q, H]
         caption = self.llm.get_input_embeddings()(input_ids).to(prefix.dtype)  # [B, L, H]
         prefix_mask = attention_mask.new_ones(prefix.shape[:2])
         length = input_ids.shape[1]
@@ -187,7 +191,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):
         device = next(self.mlp.parameters()).device
         mixed = self.compute_dtype != torch.float32
         with torch.autocast(device.type, self.compute_dtype if mixed else torch.bfloat16, enabled=mixed):
-            prefix = self.mlp(self.embed(encoder_pixels.to(device)).states)  # [B, Q, H]
+            prefix = self.prefix(self.embed(encoder_pixels.to(device)))  # [B, Q, H]
             return self.llm.generate(
                 inputs_embeds=prefix.to(self.llm.dtype),
                 attention_mask=torch.ones(prefix.shape[:2], dtype=torch.long, device=device),

@@ -86,6 +86,16 @@ def test_the_conditioning_is_the_pipelines_at_a_short_prompts_end(families, name
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_a_captioner_reads_the_rows_that_the_embeddings_made(families, name):
+    conditioner = families[name].decoder.conditioner
+    embeddings = {space.name: torch.randn(2, 8, space.width) for space in conditioner.spaces}
+    states = conditioner(embeddings).states
+    rows = {"xl": 8, "3": 16, "3_without_t5": 8}[name]
+    assert torch.equal(conditioner.telling(states), states[:, :rows])
+    assert not states[:, rows:].any()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_the_last_row_is_pooled_by_default(families, name):
     decoder, pipeline = families[name].decoder, families[name].pipeline
     embeddings, end = table_rows(pipeline, [FULL])

@@ -78,6 +78,10 @@ class Conditioner(nn.Module, ABC):
             pooled_at: [B], the row that a pooled vector is taken from, where the family has one; None is the last.
         """
 
+    def telling(self, states: Tensor) -> Tensor:
+        """The rows of `Conditioning.states` that depend on the embeddings, which a captioner reads: all of them."""
+        return states
+
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """A JSON description from which `vlv.models.decoders.build_conditioner` builds the same module."""

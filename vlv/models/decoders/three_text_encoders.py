@@ -71,6 +71,9 @@ class ThreeTextEncodersConditioner(Conditioner):
         pooled = torch.cat([pooled_left, pooled_right], dim=-1)
         return Conditioning(self.join(torch.cat([left, right], dim=-1), below), pooled)
 
+    def telling(self, states: Tensor) -> Tensor:
+        return states if self.t5 is not None else states[:, :-T5_ROWS]  # the rest are zeros
+
     def join(self, clips: Tensor, below: Tensor | None) -> Tensor:
         """States of both CLIPs [B, Q, 2048] with T5's rows below [B, L, 4096]; None is zeros."""
         clips = F.pad(clips, (0, self.width - clips.shape[-1]))
