@@ -1,6 +1,5 @@
 """SDXL and SD 3.5 against diffusers' own pipelines: a prompt's token embeddings, given as z, must do the same."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +18,6 @@ from vlv.models.tiny_components import SENTENCES
 from vlv.models.tiny_decoders import write_stable_diffusion_3, write_stable_diffusion_xl
 from vlv.sampling import sample_generators, sample_noise
 
-ROOT = Path(__file__).resolve().parents[3]
 SHORT = "a red house beside the sea"
 FULL = " ".join(SENTENCES * 3)  # more than 77 tokens: fills every row, the last one with EOS
 FAMILIES = ["xl", "3", "3_without_t5"]
@@ -244,22 +242,6 @@ def test_a_few_pictures_can_be_overfitted(families, name):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] - 1e-3
-
-
-@pytest.mark.parametrize(
-    ("name", "denoiser"),
-    [
-        ("stable-diffusion-v1-5", 859_520_964),
-        ("stable-diffusion-2-1", 865_910_724),
-        ("stable-diffusion-xl-base-1.0", 2_567_463_684),
-        ("stable-diffusion-3.5-medium", 2_243_171_520),
-        ("stable-diffusion-3.5-large", 8_056_627_520),
-    ],
-)
-def test_real_configs_build_the_published_sizes(name, denoiser):
-    decoder = load_skeleton(ROOT / "configs" / "components" / name, "text_encoder", 384)
-    part = decoder.transformer if "-3.5" in name else decoder.unet
-    assert sum(value.numel() for value in part.parameters()) == denoiser
 
 
 @pytest.mark.parametrize(

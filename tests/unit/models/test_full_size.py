@@ -1,11 +1,16 @@
 """The real sizes, without weights: built from the published configs on the meta device."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import Florence2Config, Qwen2Config
 
+from vlv.models.decoders import load_skeleton
 from vlv.models.encoder import VLVEncoder, VLVEncoderConfig
 from vlv.models.projector import Projector
+
+COMPONENTS = Path(__file__).resolve().parents[3] / "configs" / "components"
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +50,19 @@ def test_shapes_at_768_pixels(encoder):
 def test_projector_for_qwen_3b(encoder):
     width = Qwen2Config(hidden_size=2048).hidden_size
     assert trained(Projector(1024, width)) == 6_295_552
+
+
+@pytest.mark.parametrize(
+    ("name", "denoiser"),
+    [
+        ("stable-diffusion-v1-5", 859_520_964),
+        ("stable-diffusion-2-1", 865_910_724),
+        ("stable-diffusion-xl-base-1.0", 2_567_463_684),
+        ("stable-diffusion-3.5-medium", 2_243_171_520),
+        ("stable-diffusion-3.5-large", 8_056_627_520),
+    ],
+)
+def test_each_decoder_has_the_published_size(name, denoiser):
+    decoder = load_skeleton(COMPONENTS / name, "text_encoder", 384)
+    part = decoder.transformer if "-3.5" in name else decoder.unet
+    assert sum(value.numel() for value in part.parameters()) == denoiser
