@@ -56,8 +56,12 @@ def convert(file: Path, out: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    # What was read counts as quantised, and refuses to be cast; a model of the same config does not.
+    config = type(read.config)(**{k: v for k, v in read.config.to_dict().items() if k != "quantization_config"})
+    model = AutoModelForCausalLM.from_config(config)
+    model.load_state_dict(read.state_dict())
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     print(f"{out}: {model.num_parameters():,} parameters, {len(tokenizer):,} tokens", file=sys.stderr)
