@@ -31,6 +31,7 @@ RECIPES = {
     "florence2": Recipe(1500, 64, 1e-3),
     "own_tasks": Recipe(2500, 64, 1e-3),
     "qwen": Recipe(6000, 32, 3e-3),
+    "qwen_refine": Recipe(4000, 32, 2e-3),  # from the first one's end: sizes are looked up last
     "unet": Recipe(3600, 64, 1e-3),
     "unet_refine": Recipe(3600, 64, 8e-4),  # from the first one's end: colours come last
     "unet_colors": Recipe(3000, 64, 8e-4),  # from the second's: the text must win over noisy latents

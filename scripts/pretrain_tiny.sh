@@ -9,4 +9,4 @@ mkdir -p "$WORK"
 part() { "${PYTHON:-python}" -m scripts.pretrain_tiny "$1" --out "$OUT" --work "$WORK" 2>&1 | tee -a "$WORK/$1.log"; }
 
 "${PYTHON:-python}" -m scripts.pretrain_tiny tokenizers --out "$OUT"
-for name in vae text_encoder tower florence2 qwen unet unet_refine unet_colors unet_finish; do part "$name"; done
+for name in vae text_encoder tower florence2 qwen qwen_refine unet unet_refine unet_colors unet_finish; do part "$name"; done

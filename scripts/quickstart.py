@@ -32,7 +32,7 @@ from scripts.tiny_runs import (
 from scripts.tiny_runs import train_stage2 as run_stage2
 
 HELD_OUT = 64
-EARLY = FAMILY / "trained" / "early"  # of scripts/reproduce_tiny.sh: a stage 1 that has only begun
+EARLY = FAMILY / "trained" / "early"  # of scripts/reproduce_tiny.sh: a stage 1 after five of its seven runs
 KEPT = ROOT / "docs" / "embedded_world" / "results.json"  # of scripts/reproduce_tiny.sh
 LABELS = {
     "caption_f1": "caption F1 (size, colour, shape, place)",
@@ -46,8 +46,8 @@ LABELS = {
     "held_out_pictures": "held-out pictures",
 }
 BEGUN = f"""\
-Stage 1 went on from a kept early checkpoint, {relative(EARLY)}: from nothing it takes longer than these minutes.
-bash scripts/reproduce_tiny.sh trains it from nothing."""
+Stage 1 went on from a kept earlier checkpoint, {relative(EARLY)}, which had seen 723,200 pictures: from nothing that
+takes hours on 2 cores. bash scripts/reproduce_tiny.sh trains it from nothing."""
 TO_REAL = """\
 This is the small world. For real weights (bash scripts/download_pretrained.sh) and pictures, change three lines:
   stable_diffusion_model_path=./pretrained_checkpoints/stable-diffusion-2-1-base  (train_stage1.sh)

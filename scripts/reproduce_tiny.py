@@ -40,9 +40,11 @@ from scripts.tiny_runs import (
 )
 
 # Stage 1 of the full recipe: steps and peak rate of each run; each goes on from the last one's end.
-LEGS = ((1_500, 5e-4), (3_000, 5e-4), (2_000, 5e-4), (1_800, 5e-4), (3_000, 2e-4), (3_000, 5e-4))
+LEGS = (
+    (1_500, 5e-4), (3_000, 5e-4), (2_000, 5e-4), (1_800, 5e-4), (3_000, 2e-4), (3_000, 5e-4), (4_000, 3e-4),
+)  # fmt: skip
 SMOLLM2_STAGE2 = (300, 100)  # steps of both runs
-SHORT_LEGS = 2  # of them make the stage 1 of most rows
+SHORT_LEGS = 5  # of them make the stage 1 of most rows
 SHORT_DENOISING_STEPS = 25
 WEIGHT = 3.0  # of the denoising loss beside the caption loss
 Result = dict[str, Any]
@@ -226,8 +228,8 @@ ROWS: dict[str, tuple[str, Callable[[World], Result]]] = {
     "train_mlp_llm": ("stage 2 trains MLP and language model", unfrozen("mlp", "llm")),
     "denoising_kept": (f"stage 2 with diffusion_weight={WEIGHT:g}", denoising_kept),
     "pictures_leg1": (_seen(1), pictures_seen(1)),
-    "pictures_leg3": (_seen(3), pictures_seen(3)),
-    "pictures_leg6": (_seen(6), pictures_seen(6)),
+    "pictures_leg2": (_seen(2), pictures_seen(2)),
+    "pictures_leg7": (_seen(7), pictures_seen(7)),
     "queries_4": (f"4 queries, {_seen(1)}", queries(4)),
     "queries_8": (f"8 queries, {_seen(1)}", queries(8)),
     "queries_16": (f"16 queries, {_seen(1)}", queries(16)),

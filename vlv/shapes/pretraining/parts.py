@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextModel, Florence2ForConditionalGeneration
 
 from vlv.models.decoders import load_decoder
+from vlv.models.pretrained import load_language_model
 from vlv.shapes.pretraining import architecture, evaluation, objectives, samples
 from vlv.shapes.render import RESOLUTION, render
 from vlv.shapes.scene import make_scene, recolor
@@ -76,9 +77,10 @@ def build(name: str, out: Path, work: Path, seed: int, latent_scenes: int) -> Pa
             save(model, folder)
 
         return Part(objective, samples.TaskSamples(tokenizer), save_whole, loss)
-    if name == "qwen":
+    if name in ("qwen", "qwen_refine"):
         tokenizer = _tokenizer(out / "qwen")
-        llm = architecture.build_qwen(tokenizer)
+        begun = name == "qwen_refine"
+        llm = load_language_model(out / "qwen", torch.float32) if begun else architecture.build_qwen(tokenizer)
         objective = objectives.LanguageObjective(llm)
         loss = partial(evaluation.mean_loss, objective, samples.DocumentSamples(tokenizer, "val"), 500)
         return Part(objective, samples.DocumentSamples(tokenizer), lambda: save(llm, out / "qwen"), loss)
