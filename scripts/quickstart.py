@@ -19,6 +19,7 @@ from scripts.entry import FAILED_RUN, stop
 from scripts.tiny_runs import (
     FAMILY,
     ROOT,
+    SHORT_READING_LR,
     SHORT_STAGE2,
     RunError,
     caption,
@@ -82,7 +83,7 @@ def run(out: Path) -> None:
     data = make_data(out / "data", pictures=20_000, pairs=8_000, test=HELD_OUT)
     begun = {"initial_checkpoint": EARLY} if EARLY.is_dir() else {}
     stage1 = train_stage1(out / "stage1", "stage1_shapes_quick.yaml", data, **begun)
-    captioner = run_stage2(out / "stage2", data, stage1, SHORT_STAGE2)
+    captioner = run_stage2(out / "stage2", data, stage1, SHORT_STAGE2, reading_lr=SHORT_READING_LR)
     captions = caption(captioner, data.test, out / "captions.json")
     pictures = reconstruct(stage1, data.test, out / "reconstructions")
     summary = summarise(out, captions, pictures, time.monotonic() - started)

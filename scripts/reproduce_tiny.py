@@ -29,6 +29,7 @@ from scripts.tiny_runs import (
     FAMILY,
     GUIDANCE,
     ROOT,
+    SHORT_READING_LR,
     SHORT_STAGE2,
     Data,
     RunError,
@@ -58,13 +59,15 @@ class World:
     data: Data
 
     def leg(self, count: int) -> Path:
-        """Stage 1 after the first `count` runs of the full recipe."""
+        """Stage 1 after the first `count` runs of the full recipe; what is there needs none of the runs before it."""
+        run = self.out / "full" / ("stage1" if count == len(LEGS) else f"stage1_leg{count}")
+        if (run / "final").is_dir():
+            return run / "final"
         steps, lr = LEGS[count - 1]
         settings: dict[str, Any] = {"num_steps": steps, "lr": lr, "seed": 41 + count}
         if count > 1:
             settings["initial_checkpoint"] = self.leg(count - 1)
-        name = "stage1" if count == len(LEGS) else f"stage1_leg{count}"
-        return train_stage1(self.out / "full" / name, "stage1_shapes.yaml", self.data, **settings)
+        return train_stage1(run, "stage1_shapes.yaml", self.data, **settings)
 
     def full_stage1(self) -> Path:
         """Stage 1 of the full recipe."""
@@ -82,11 +85,19 @@ class World:
     def short_stage2(self, stage1: Path, name: str = "base", **settings: Any) -> Path:
         """Stage 2 of the rows' shorter recipe: the quickstart's."""
         run = self.out / "short" / f"stage2_{name}"
-        return train_stage2(run, self.data, stage1, SHORT_STAGE2, **settings)
+        return train_stage2(run, self.data, stage1, SHORT_STAGE2, reading_lr=SHORT_READING_LR, **settings)
 
     def full_stage2(self) -> Path:
         """Stage 2 of the full recipe."""
-        return train_stage2(self.out / "full" / "stage2", self.data, self.full_stage1())
+        return train_stage2(self.full_run(), self.data, self.full_stage1())
+
+    def full_run(self) -> Path:
+        """Where stage 2 of the full recipe goes."""
+        return self.out / "full" / "stage2"
+
+    def base_run(self) -> Path:
+        """Where stage 2 of the shorter recipe goes."""
+        return self.out / "short" / "stage2_base"
 
     def short_results(self, name: str, stage1: Path, captioner: Path, moved: bool = True) -> Result:
         """Measures of one row of the shorter recipe: captions, and pictures drawn with `stage1`.
@@ -154,7 +165,8 @@ def unfrozen(*parts: str) -> Callable[[World], Result]:
 def denoising_kept(world: World) -> Result:
     """All of stage 2 trains, and the denoising loss stays on beside the caption loss."""
     stage1 = world.short_stage1()
-    captioner = world.short_stage2(stage1, "denoising_kept", diffusion_weight=WEIGHT)
+    settings = {"diffusion_weight": WEIGHT, "reading_of": world.base_run()}
+    captioner = world.short_stage2(stage1, "denoising_kept", **settings)
     return world.short_results("denoising_kept", stage1, captioner)
 
 
@@ -162,7 +174,7 @@ def one_encoder(world: World) -> Result:
     """The full stage 1, then stage 2 with the denoising loss kept on: one encoder that captions and draws."""
     stage1 = world.full_stage1()
     run, folder = world.out / "full" / "stage2_one_encoder", world.out / "measured" / "one_encoder"
-    captioner = train_stage2(run, world.data, stage1, diffusion_weight=WEIGHT)
+    captioner = train_stage2(run, world.data, stage1, diffusion_weight=WEIGHT, reading_of=world.full_run())
     own = own_model(stage1, captioner, world.out / "full" / "own_one_encoder")
     drawn = measured_pictures(own, world.data.test, folder, GUIDANCE)
     told = measured_captions(captioner, world.data.test, folder)

@@ -83,6 +83,30 @@ def test_a_row_goes_from_data_to_table_and_kept_files(monkeypatch, tmp_path):
         VLVCaptioner.from_pretrained(kept)
 
 
+def test_a_finished_run_needs_none_of_those_before_it(tmp_path):
+    final = tmp_path / "full" / "stage1_leg3" / "final"
+    final.mkdir(parents=True)
+    assert reproduce_tiny.World(tmp_path, tiny_runs.Data(*[tmp_path] * 5)).leg(3) == final
+
+
+def test_both_runs_of_stage2_train_what_a_row_asks_for(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(
+        tiny_runs, "_train", lambda _, run, config, settings: calls.append((run.name, settings)) or run / "final"
+    )
+    data = tiny_runs.Data(*[tmp_path] * 5)
+    tiny_runs.train_stage2(tmp_path / "b", data, tmp_path, (3, 2), train=("mlp", "llm"), reading_lr=1e-3)
+    (first, reading), (second, then) = calls
+    assert (first, second) == ("b_reading", "b")
+    assert (reading["train"], reading["total_steps"], reading["lr"]) == ("[mlp,llm]", 3, 1e-3)
+    assert (then["train"], then["total_steps"], then["encoder_lr"]) == ("[mlp,llm]", 2, "null")
+    assert "lr" not in then
+    tiny_runs.train_stage2(tmp_path / "c", data, tmp_path, diffusion_weight=3.0, reading_of=tmp_path / "b")
+    assert [name for name, _ in calls[2:]] == ["b_reading", "c"]
+    assert calls[3][1]["diffusion_weight"] == 3.0
+    assert "encoder_lr" not in calls[3][1]
+
+
 def test_a_failed_launcher_is_said_with_what_to_do(monkeypatch, tmp_path, capsys):
     few_steps(monkeypatch, quickstart)
     monkeypatch.setattr(tiny_runs, "FAMILY", tmp_path / "nowhere")
