@@ -53,8 +53,9 @@ def restore_dtypes(model: nn.Module) -> None:
     """Bring back what keeps a dtype of its own, after a library that casts a whole model (DeepSpeed)."""
     for module in model.modules():
         dtype = getattr(module, "kept_dtype", None)
-        if dtype is not None:
-            module.to(dtype)
+        for value in (*module.parameters(), *module.buffers()) if dtype is not None else ():
+            if value.is_floating_point():
+                value.data = value.data.to(dtype)
 
 
 def set_dtypes(model: nn.Module, compute_dtype: torch.dtype, param_dtype: torch.dtype) -> None:
