@@ -90,8 +90,15 @@ def keep_checkpoint(source: Path, target: Path, stage1: dict[str, str] | None = 
     if stage1 is not None:
         identities["stage1"] = stage1
         config["frozen_in_bases"] = True
-    (target / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+    (target / CONFIG_NAME).write_text(json.dumps(_without_places(config), indent=2) + "\n")
     print(f"kept: {relative(target)}", file=sys.stderr)
+
+
+def _without_places(config: Any) -> Any:
+    """A config without what transformers notes of where it was read from."""
+    if isinstance(config, dict):
+        return {name: _without_places(value) for name, value in config.items() if name != "_name_or_path"}
+    return [_without_places(value) for value in config] if isinstance(config, list) else config
 
 
 def keep_weights(source: Path, target: Path, without: tuple[str, ...]) -> None:

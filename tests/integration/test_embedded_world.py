@@ -65,6 +65,7 @@ def test_a_row_goes_from_data_to_table_and_kept_files(monkeypatch, tmp_path):
     captioner = out / "short" / "stage2_base" / "final"
     tiny_keep.keep_checkpoints(out / "full" / "stage1_leg2" / "final", captioner, tmp_path / "a" / "trained")
     kept = tmp_path / "a" / "trained" / "captioner"
+    assert str(ROOT) not in (kept / "config.json").read_text()
     config = json.loads((kept / "config.json").read_text())
     assert config["origin"]["stage1"]["source"] == "../stage1"
     assert config["origin"]["florence2"]["source"] == "../../florence2"
