@@ -49,11 +49,16 @@ def checkpoint_frozen_layers(module: nn.Module) -> None:
             layer.forward = forward
 
 
+def kept_dtypes(model: nn.Module) -> list[tuple[nn.Module, torch.dtype]]:
+    """The parts that keep a dtype of their own whatever the rest is cast to: `kept_dtype` on their module."""
+    found = ((module, getattr(module, "kept_dtype", None)) for module in model.modules())
+    return [(module, dtype) for module, dtype in found if dtype is not None]
+
+
 def restore_dtypes(model: nn.Module) -> None:
     """Bring back what keeps a dtype of its own, after a library that casts a whole model (DeepSpeed)."""
-    for module in model.modules():
-        dtype = getattr(module, "kept_dtype", None)
-        for value in (*module.parameters(), *module.buffers()) if dtype is not None else ():
+    for module, dtype in kept_dtypes(model):
+        for value in (*module.parameters(), *module.buffers()):
             if value.is_floating_point():
                 value.data = value.data.to(dtype)
 
@@ -61,14 +66,10 @@ def restore_dtypes(model: nn.Module) -> None:
 def set_dtypes(model: nn.Module, compute_dtype: torch.dtype, param_dtype: torch.dtype) -> None:
     """Cast trained parameters to `param_dtype` and frozen ones to `compute_dtype`, in place.
 
-    A part that keeps a dtype of its own (a VAE overflows in fp16) has it as `kept_dtype` on its module. Weights that
-    are integers (8 bit) stay as they are.
+    A part that keeps a dtype of its own (`kept_dtypes`) gets that one: a VAE overflows in fp16. Weights that are
+    integers (8 bit) stay as they are.
     """
-    kept: dict[int, torch.dtype] = {}
-    for module in model.modules():
-        dtype = getattr(module, "kept_dtype", None)
-        if dtype is not None:
-            kept.update((id(parameter), dtype) for parameter in module.parameters())
+    kept = {id(parameter): dtype for module, dtype in kept_dtypes(model) for parameter in module.parameters()}
     for parameter in model.parameters():
         if parameter.is_floating_point():
             dtype = param_dtype if parameter.requires_grad else compute_dtype

@@ -15,22 +15,11 @@ from diffusers.training_utils import compute_density_for_timestep_sampling, comp
 
 from vlv.models.decoders import build_conditioner, load_conditioner, load_decoder, load_skeleton
 from vlv.models.tiny_components import SENTENCES
-from vlv.models.tiny_decoders import write_stable_diffusion_3, write_stable_diffusion_xl
 from vlv.sampling import sample_generators, sample_noise
 
 SHORT = "a red house beside the sea"
 FULL = " ".join(SENTENCES * 3)  # more than 77 tokens: fills every row, the last one with EOS
 FAMILIES = ["xl", "3", "3_without_t5"]
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    torch.manual_seed(0)
-    root = tmp_path_factory.mktemp("decoders")
-    write_stable_diffusion_xl(root / "xl", list(SENTENCES))
-    write_stable_diffusion_3(root / "3", list(SENTENCES))
-    write_stable_diffusion_3(root / "3_without_t5", list(SENTENCES), with_t5=False)
-    return root
 
 
 @pytest.fixture(scope="module")

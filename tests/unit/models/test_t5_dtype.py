@@ -4,17 +4,6 @@ import pytest
 import torch
 
 from vlv.models.decoders import load_decoder, three_text_encoders
-from vlv.models.tiny_components import SENTENCES
-from vlv.models.tiny_decoders import write_stable_diffusion_3, write_stable_diffusion_xl
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    torch.manual_seed(0)
-    root = tmp_path_factory.mktemp("decoders")
-    write_stable_diffusion_xl(root / "xl", list(SENTENCES))
-    write_stable_diffusion_3(root / "3", list(SENTENCES))
-    return root
 
 
 def test_t5_may_keep_bf16(folders):
