@@ -19,11 +19,13 @@ from scripts.entry import FAILED_RUN, stop
 from scripts.tiny_runs import (
     FAMILY,
     ROOT,
+    SHORT_LEGS,
     SHORT_READING_LR,
     SHORT_STAGE2,
     RunError,
     caption,
     make_data,
+    pictures_seen,
     reading_run,
     reconstruct,
     relative,
@@ -33,7 +35,7 @@ from scripts.tiny_runs import (
 from scripts.tiny_runs import train_stage2 as run_stage2
 
 HELD_OUT = 64
-EARLY = FAMILY / "trained" / "early"  # of scripts/reproduce_tiny.sh: a stage 1 after five of its seven runs
+EARLY = FAMILY / "trained" / "early"  # of scripts/reproduce_tiny.sh: a stage 1 after SHORT_LEGS of its runs
 KEPT = ROOT / "docs" / "embedded_world" / "results.json"  # of scripts/reproduce_tiny.sh
 LABELS = {
     "caption_f1": "caption F1 (size, colour, shape, place)",
@@ -47,8 +49,8 @@ LABELS = {
     "held_out_pictures": "held-out pictures",
 }
 BEGUN = f"""\
-Stage 1 went on from a kept earlier checkpoint, {relative(EARLY)}, which had seen 723,200 pictures: from nothing that
-takes hours on 2 cores. bash scripts/reproduce_tiny.sh trains it from nothing."""
+Stage 1 went on from a kept earlier checkpoint, {relative(EARLY)}, which had seen
+{pictures_seen(SHORT_LEGS):,} pictures. From nothing that takes hours: bash scripts/reproduce_tiny.sh."""
 TO_REAL = """\
 This is the small world. For real weights (bash scripts/download_pretrained.sh) and pictures, change three lines:
   stable_diffusion_model_path=./pretrained_checkpoints/stable-diffusion-2-1-base  (train_stage1.sh)

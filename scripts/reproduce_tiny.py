@@ -28,25 +28,24 @@ from scripts.tiny_report import write_results
 from scripts.tiny_runs import (
     FAMILY,
     GUIDANCE,
+    LEGS,
     ROOT,
+    SHORT_LEGS,
     SHORT_READING_LR,
     SHORT_STAGE2,
     Data,
     RunError,
     make_data,
+    pictures_seen,
     relative,
     say,
     train_stage1,
     train_stage2,
 )
 
-# Stage 1 of the full recipe: steps and peak rate of each run; each goes on from the last one's end.
-LEGS = (
-    (1_500, 5e-4), (3_000, 5e-4), (2_000, 5e-4), (1_800, 5e-4), (3_000, 2e-4), (3_000, 5e-4), (4_000, 3e-4),
-)  # fmt: skip
 SMOLLM2_STAGE2 = (300, 100)  # steps of both runs
-SHORT_LEGS = 5  # of them make the stage 1 of most rows
-SHORT_DENOISING_STEPS = 25
+# Of most rows' pictures. The tower is at hand and quick; EfficientNet's distances are the full recipe's.
+SHORT_PICTURES: dict[str, Any] = {"steps": 25, "extractor": "vision_tower"}
 WEIGHT = 3.0  # of the denoising loss beside the caption loss
 Result = dict[str, Any]
 
@@ -105,12 +104,14 @@ class World:
         moved: stage 2 trained the encoder; what its embeddings still draw is measured too.
         """
         folder, test = self.out / "measured" / name, self.data.test
+        # Rows of one stage 1 share its pictures.
+        drawn_in = self.out / "measured" / ("base" if stage1 == self.short_stage1() else name)
         result = measured_captions(captioner, test, folder)
-        result |= measured_pictures(stage1, test, folder, GUIDANCE, SHORT_DENOISING_STEPS)
+        result |= measured_pictures(stage1, test, drawn_in, GUIDANCE, **SHORT_PICTURES)
         own = result["reconstruction_f1"]
         if moved:
             model = own_model(stage1, captioner, self.out / "short" / f"own_{name}")
-            own = measured_pictures(model, test, folder / "own", GUIDANCE, SHORT_DENOISING_STEPS)["reconstruction_f1"]
+            own = measured_pictures(model, test, folder / "own", GUIDANCE, **SHORT_PICTURES)["reconstruction_f1"]
         return {**result, "own_reconstruction_f1": own}
 
 
@@ -118,9 +119,12 @@ def full(world: World) -> Result:
     """The full recipe, on held-out scenes and on scenes of held-out pairs of colour and shape."""
     stage1, captioner = world.full_stage1(), world.full_stage2()
     unseen = world.out / "measured" / "full_unseen"
+    moved = own_model(stage1, captioner, world.out / "full" / "own")
+    left = measured_pictures(moved, world.data.test, world.out / "measured" / "full" / "own", GUIDANCE)
     return {
         **measured_captions(captioner, world.data.test, world.out / "measured" / "full"),
         **measured_pictures(stage1, world.data.test, world.out / "measured" / "full", GUIDANCE),
+        "own_reconstruction_f1": left["reconstruction_f1"],
         **{f"unseen_{k}": v for k, v in measured_captions(captioner, world.data.unseen, unseen).items()},
         **{f"unseen_{k}": v for k, v in measured_pictures(stage1, world.data.unseen, unseen, GUIDANCE).items()},
     }
@@ -131,8 +135,10 @@ def guidance(world: World) -> Result:
     stage1 = world.full_stage1()
     result: Result = {}
     for scale in (1.0, GUIDANCE, 2.0, 3.0, 4.0):
-        folder = world.out / "measured" / ("full" if scale == GUIDANCE else f"guidance_{scale:g}")
-        drawn = measured_pictures(stage1, world.data.test, folder, scale)
+        full = scale == GUIDANCE
+        folder = world.out / "measured" / ("full" if full else f"guidance_{scale:g}")
+        extractor = "efficientnet_lite0" if full else "vision_tower"
+        drawn = measured_pictures(stage1, world.data.test, folder, scale, extractor=extractor)
         result[f"reconstruction_f1_at_{scale:g}"] = drawn["reconstruction_f1"]
         result[f"sentence_f1_at_{scale:g}"] = sentences(world.out, scale)["f1"]
     return result
@@ -156,7 +162,8 @@ def unfrozen(*parts: str) -> Callable[[World], Result]:
 
     def row(world: World) -> Result:
         stage1, name = world.short_stage1(), "_".join(parts)
-        captioner = world.short_stage2(stage1, name, train=parts)
+        reading = world.base_run() if "llm" in parts else None  # the same as when the encoder trains after it
+        captioner = world.short_stage2(stage1, name, train=parts, reading_of=reading)
         return world.short_results(name, stage1, captioner, moved=False)
 
     return row
@@ -191,7 +198,7 @@ def queries(count: int) -> Callable[[World], Result]:
     return row
 
 
-def pictures_seen(legs: int) -> Callable[[World], Result]:
+def after(legs: int) -> Callable[[World], Result]:
     """Stage 1 after another number of the full recipe's runs."""
 
     def row(world: World) -> Result:
@@ -226,7 +233,7 @@ def composed(world: World) -> Result:
 
 
 def _seen(legs: int) -> str:
-    return f"stage 1 has seen {64 * sum(steps for steps, _ in LEGS[:legs]):,} pictures"
+    return f"stage 1 has seen {pictures_seen(legs):,} pictures"
 
 
 ROWS: dict[str, tuple[str, Callable[[World], Result]]] = {
@@ -239,9 +246,9 @@ ROWS: dict[str, tuple[str, Callable[[World], Result]]] = {
     "train_mlp": ("stage 2 trains the MLP alone", unfrozen("mlp")),
     "train_mlp_llm": ("stage 2 trains MLP and language model", unfrozen("mlp", "llm")),
     "denoising_kept": (f"stage 2 with diffusion_weight={WEIGHT:g}", denoising_kept),
-    "pictures_leg1": (_seen(1), pictures_seen(1)),
-    "pictures_leg2": (_seen(2), pictures_seen(2)),
-    "pictures_leg7": (_seen(7), pictures_seen(7)),
+    "pictures_leg1": (_seen(1), after(1)),
+    "pictures_leg2": (_seen(2), after(2)),
+    "pictures_leg7": (_seen(7), after(7)),
     "queries_4": (f"4 queries, {_seen(1)}", queries(4)),
     "queries_8": (f"8 queries, {_seen(1)}", queries(8)),
     "queries_16": (f"16 queries, {_seen(1)}", queries(16)),

@@ -22,13 +22,14 @@ def measured_captions(captioner: Path, images: Path, folder: Path) -> Result:
     return {f"caption_{name}": values[name] for name in kept}
 
 
-def measured_pictures(stage1: Path, images: Path, folder: Path, guidance: float, steps: int = 50) -> Result:
+def measured_pictures(
+    stage1: Path, images: Path, folder: Path, guidance: float, steps: int = 50, extractor: str = "efficientnet_lite0"
+) -> Result:
     """Draw the images back and measure."""
     from scripts.measure_shapes import measure
 
-    drawn = reconstruct(
-        stage1, images, folder / "pictures", guidance, num_inference_steps=steps, extractor="efficientnet_lite0"
-    )
+    settings = {"num_inference_steps": steps, "extractor": extractor}
+    drawn = reconstruct(stage1, images, folder / "pictures", guidance, **settings)
     values = measure(drawn / "reconstructions")
     metrics = json.loads((drawn / "metrics.json").read_text())["seeds"][0]
     distances = {name: value for name, value in metrics.items() if name.startswith(("fd_", "kd_"))}

@@ -14,6 +14,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILY = ROOT / "assets" / "tiny"
+# Stage 1 of the full recipe: steps and peak rate of each run; each goes on from the last one's end.
+LEGS = (
+    (1_500, 5e-4), (3_000, 5e-4), (2_000, 5e-4), (1_800, 5e-4), (3_000, 2e-4), (3_000, 5e-4), (4_000, 3e-4),
+)  # fmt: skip
+SHORT_LEGS = 5  # of them make the stage 1 of most rows of the table, and the kept early one
 SHORT_STAGE2 = (1_100, 150)  # steps of both runs, in the quickstart and in most rows of the table
 SHORT_READING_LR = 1.5e-3  # of the language model in the first: fewer steps want a higher rate
 GUIDANCE = 1.5  # at which the tiny Stable Diffusion draws best from true sentences
@@ -186,6 +191,11 @@ def launch(launcher: str, environment: Settings, settings: Settings) -> None:
     code = subprocess.run(command, env=values, check=False).returncode
     if code:
         raise RunError(f"{launcher} ended with exit code {code}; run the same command again to go on where it stopped")
+
+
+def pictures_seen(legs: int) -> int:
+    """Pictures that stage 1 has seen after some of the full recipe's runs."""
+    return 64 * sum(steps for steps, _ in LEGS[:legs])  # batch_size of stage1_shapes.yaml
 
 
 def relative(value: Any) -> str:

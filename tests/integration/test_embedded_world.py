@@ -60,7 +60,7 @@ def test_a_row_goes_from_data_to_table_and_kept_files(monkeypatch, tmp_path):
     reproduce_tiny.main(["--out", str(out), "--only", "base"])
     row = json.loads((out / "results.json").read_text())["base"]
     assert row["own_reconstruction_f1"] <= 1
-    assert "fd_efficientnet_lite0" in row
+    assert "fd_vision_tower" in row
     assert "| shorter recipe: stage 1 has seen 723,200 pictures |" in (out / "table.md").read_text()
     captioner = out / "short" / "stage2_base" / "final"
     tiny_keep.keep_checkpoints(out / "full" / "stage1_leg2" / "final", captioner, tmp_path / "a" / "trained")
