@@ -20,7 +20,7 @@ class SceneMeasures:
     """How well a set of captions, or of pictures, tells its scenes.
 
     precision, recall, f1: over stated shapes, right where size, colour, shape and place all are.
-    exact: share of scenes told without any fault: shapes, background, and no relation that does not hold.
+    exact: share of scenes told without any fault: shapes, background, and no number or relation that does not hold.
     hallucinations: stated shapes that are not there as stated, per scene.
     spatial_error: distance, in cells, of shapes whose size, colour and shape are right from where they stand.
     background: share of right backgrounds.
@@ -52,7 +52,7 @@ def measure_pictures(pictures: Sequence[Image.Image], scenes: Sequence[Scene]) -
     """Measures of pictures, one a scene, as the oracle reads them."""
     _check(len(pictures), len(scenes))
     read = [reading.scene for reading in read_pictures(pictures)]
-    return _measure([(facts(scene.items), scene.background, 0, 0) for scene in read], scenes)
+    return _measure([_Told(facts(scene.items), scene.background) for scene in read], scenes)
 
 
 def measure_descriptions(descriptions: Sequence[Description], scenes: Sequence[Scene]) -> SceneMeasures:
@@ -61,7 +61,8 @@ def measure_descriptions(descriptions: Sequence[Description], scenes: Sequence[S
     told = []
     for description, scene in zip(descriptions, scenes, strict=True):
         said: list[Fact] = [(s.size, s.color, s.shape, s.place) for s in description.statements]
-        told.append((said, description.background, description.false_relations(scene), len(description.relations)))
+        false, stated = description.false_relations(scene), len(description.relations)
+        told.append(_Told(said, description.background, false, stated, description.miscounts(scene)))
     return _measure(told, scenes)
 
 
@@ -87,11 +88,22 @@ def _check(told: int, scenes: int) -> None:
         raise ValueError(f"{told} captions or pictures for {scenes} scenes: one for each, at least one")
 
 
-def _measure(told: Sequence[tuple[list[Fact], str | None, int, int]], scenes: Sequence[Scene]) -> SceneMeasures:
+@dataclass(frozen=True)
+class _Told:
+    """What one caption or picture tells."""
+
+    facts: list[Fact]
+    background: str | None
+    false_relations: int = 0
+    relations: int = 0
+    miscounts: bool = False
+
+
+def _measure(told: Sequence[_Told], scenes: Sequence[Scene]) -> SceneMeasures:
     right = stated = true = exact = grounds = false = relations = 0
     distances: list[float] = []
-    for (said, ground, false_relations, number_of_relations), scene in zip(told, scenes, strict=True):
-        rest = facts(scene.items)
+    for one, scene in zip(told, scenes, strict=True):
+        rest, said = facts(scene.items), one.facts
         hits = 0
         for fact in said:
             if fact in rest:
@@ -99,10 +111,11 @@ def _measure(told: Sequence[tuple[list[Fact], str | None, int, int]], scenes: Se
                 hits += 1
         distances += _distances(said, scene)
         right, stated, true = right + hits, stated + len(said), true + len(scene.items)
-        grounds += ground == scene.background
-        false, relations = false + false_relations, relations + number_of_relations
-        faultless = hits == len(said) == len(scene.items) and not false_relations
-        exact += faultless and ground == scene.background
+        right_ground = one.background == scene.background
+        grounds += right_ground
+        false, relations = false + one.false_relations, relations + one.relations
+        faultless = hits == len(said) == len(scene.items) and not one.false_relations and not one.miscounts
+        exact += faultless and right_ground
     count = len(scenes)
     return SceneMeasures(
         precision=right / max(1, stated),

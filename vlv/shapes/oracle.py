@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from vlv.shapes.describe import PLACES, RELATIONS, SIZE_WORDS, holds
+from vlv.shapes.describe import NUMBERS, PLACES, RELATIONS, SIZE_WORDS, holds
 from vlv.shapes.render import CELL, EXTENT, RESOLUTION, SIZE_JITTER, draw_mask
 from vlv.shapes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, Item, Scene
 
@@ -123,11 +123,15 @@ class Statement:
 
 @dataclass(frozen=True)
 class Description:
-    """What a description says. relations: ((colour, shape), relation, (colour, shape))."""
+    """What a description says.
+
+    relations: ((colour, shape), relation, (colour, shape)). count: the stated number of shapes, None where none is.
+    """
 
     statements: tuple[Statement, ...]
     background: str | None
     relations: tuple[tuple[tuple[str, str], str, tuple[str, str]], ...]
+    count: int | None = None
 
     @property
     def scene(self) -> Scene | None:
@@ -138,6 +142,10 @@ class Description:
                 return None
             items.append(Item(*said.place, said.size, said.color, said.shape))
         return None if self.background is None else Scene(tuple(sorted(items)), self.background)
+
+    def miscounts(self, scene: Scene) -> bool:
+        """Whether it states another number of shapes than a scene has."""
+        return self.count is not None and self.count != len(scene.items)
 
     def false_relations(self, scene: Scene) -> int:
         """How many of the stated relations do not hold in a scene."""
@@ -150,8 +158,11 @@ class Description:
 
 def read_description(text: str) -> Description:
     """What a description says, sentence by sentence; words that it does not know are passed over."""
-    statements, relations, background = [], [], None
+    statements, relations, background, count = [], [], None, None
     for sentence in re.split(r"[.;!?\n]", text.lower()):
+        number = _COUNT.search(sentence)
+        if number and count is None:
+            count = NUMBERS.index(number[1])
         ground = _GROUND.search(sentence)
         if ground:
             background = background or ground[1]
@@ -164,7 +175,7 @@ def read_description(text: str) -> Description:
         if named:
             size = _SIZE_OF.get(named[1]) if named[1] else None
             statements.append(Statement(size, named[2], named[3], _place(sentence)))
-    return Description(tuple(statements), background, tuple(relations))
+    return Description(tuple(statements), background, tuple(relations), count)
 
 
 def _place(sentence: str) -> tuple[int, int] | None:
@@ -179,6 +190,7 @@ def _one_of(words: Sequence[str]) -> str:
 _SIZE_OF = {word: size for size, words in SIZE_WORDS.items() for word in words}
 _PLACE_OF = {phrase: cell for cell, phrases in PLACES.items() for phrase in phrases}
 _COLOR, _SHAPE = _one_of(list(COLORS)), _one_of(SHAPES)
+_COUNT = re.compile(rf"\b{_one_of(NUMBERS)} shapes?\b")
 _GROUND = re.compile(rf"\b{_one_of(list(BACKGROUNDS))} background\b")
 _RELATION = re.compile(rf"\b{_COLOR} {_SHAPE} is {_one_of(RELATIONS)} the {_COLOR} {_SHAPE}\b")
 _NAMED = re.compile(rf"\b(?:{_one_of(list(_SIZE_OF))} )?(?:{_COLOR} )?{_SHAPE}\b")

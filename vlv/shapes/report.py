@@ -97,7 +97,7 @@ def split_sentences(caption: str, scene: Scene) -> list[tuple[str, bool]]:
 def _is_wrong(sentence: str, scene: Scene) -> bool:
     said = read_description(sentence)
     ground = said.background is not None and said.background != scene.background
-    return ground or bool(wrong_facts(said, scene)) or said.false_relations(scene) > 0
+    return ground or said.miscounts(scene) or bool(wrong_facts(said, scene)) or said.false_relations(scene) > 0
 
 
 def _table(table: Table) -> str:

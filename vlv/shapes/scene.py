@@ -77,18 +77,27 @@ def make_scene(split: Split, number: int) -> Scene:
     stream = random.Random(f"{split} {number}")
     while True:
         scene = _draw(stream, unseen=split == "unseen")
-        if split == "unseen" or zlib.crc32(repr(scene).encode()) % 100 in _BUCKETS[split]:
+        if split == "unseen" or _belongs(scene, split):
             return scene
 
 
 def make_crowded_scene(number: int) -> Scene:
-    """A scene of one to nine shapes without held-out pairs, for training that needs no description."""
+    """A scene of one to nine shapes without held-out pairs, for training that needs no description.
+
+    None is a scene of `val` or `test`.
+    """
     stream = random.Random(f"crowded {number}")
-    return _compose(stream, stream.randint(1, GRID * GRID), _SEEN)
+    while True:
+        scene = _compose(stream, stream.randint(1, GRID * GRID), _SEEN)
+        if _belongs(scene, "train"):
+            return scene
 
 
 def recolor(scene: Scene, number: int) -> Scene:
-    """The same shapes in other colours, each another than before, without held-out pairs; picked by `number`."""
+    """The same shapes in other colours, each another than before, without held-out pairs; picked by `number`.
+
+    None is a scene of `val` or `test`.
+    """
     stream = random.Random(f"recolor {number}")
     while True:
         colors = [
@@ -96,8 +105,13 @@ def recolor(scene: Scene, number: int) -> Scene:
             for item in scene.items
         ]
         items = tuple(replace(item, color=color) for item, color in zip(scene.items, colors, strict=True))
-        if len({item.pair for item in items}) == len(items):
-            return Scene(items, scene.background)
+        recolored = Scene(items, scene.background)
+        if len({item.pair for item in items}) == len(items) and _belongs(recolored, "train"):
+            return recolored
+
+
+def _belongs(scene: Scene, split: Split) -> bool:
+    return zlib.crc32(repr(scene).encode()) % 100 in _BUCKETS[split]
 
 
 def _draw(stream: random.Random, unseen: bool) -> Scene:

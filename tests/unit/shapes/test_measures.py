@@ -36,6 +36,8 @@ def test_a_wrong_place_costs_precision_recall_and_distance():
         (TRUE + " In the center is a big pink cross.", 2 / 3, 1, 0),
         (TRUE + " At the bottom is a small blue star.", 2 / 3, 1, 0),
         (TRUE.replace("white", "black"), 1, 1, 0),
+        (TRUE.replace("Two", "Three"), 1, 1, 0),
+        (TRUE.replace("Two shapes on a", "A"), 1, 1, 1),
         (TRUE + " The red circle is above the blue star.", 1, 1, 1),
         (TRUE + " The red circle is below the blue star.", 1, 1, 0),
         ("", 0, 0, 0),

@@ -19,6 +19,7 @@ from vlv.shapes.scene import (
     SPLITS,
     Item,
     Scene,
+    make_crowded_scene,
     make_scene,
     recolor,
 )
@@ -48,6 +49,15 @@ def test_splits_share_no_scene_and_training_never_sees_the_held_out_pairs():
         assert pairs == HELD_OUT_PAIRS if one == "unseen" else not pairs & HELD_OUT_PAIRS
     assert {color for color, _ in HELD_OUT_PAIRS} < set(COLORS)
     assert {shape for _, shape in HELD_OUT_PAIRS} == set(SHAPES)
+
+
+def test_no_training_of_the_family_sees_a_scene_of_val_or_test_or_a_held_out_pair():
+    kept = {make_scene(split, number) for split in ("val", "test") for number in range(5000)}
+    crowded = {make_crowded_scene(number) for number in range(20_000)}
+    recolored = {recolor(make_scene("train", number), number) for number in range(20_000)}
+    assert not kept & (crowded | recolored)
+    assert not {item.pair for scene in crowded | recolored for item in scene.items} & HELD_OUT_PAIRS
+    assert {len(scene.items) for scene in crowded} == set(range(1, 10))
 
 
 def test_every_attribute_and_number_of_shapes_occurs_about_equally_often(scenes):
@@ -162,6 +172,12 @@ def test_florence2_is_never_told_shape_colour_and_place_together():
     empty = next(cell for cell in PLACES if all((item.row, item.column) != cell for item in scene.items))
     assert region(scene, *empty) == "nothing."
     assert locate(Scene(scene.items[:1], "white"), "no such shape") == "nowhere."
+
+
+@pytest.mark.parametrize("text", [describe, annotate])
+def test_the_stated_number_of_shapes_is_read(scenes, text):
+    assert all(read_description(text(scene, n)).count == len(scene.items) for n, scene in enumerate(scenes[:500]))
+    assert read_description("A white background.").count is None
 
 
 def test_recolored_scenes_keep_all_but_the_colours(scenes):
