@@ -52,11 +52,12 @@ BEGUN = f"""\
 Stage 1 went on from a kept earlier checkpoint, {relative(EARLY)}, which had seen
 {pictures_seen(SHORT_LEGS):,} pictures. From nothing that takes hours: bash scripts/reproduce_tiny.sh."""
 TO_REAL = """\
-This is the small world. For real weights (bash scripts/download_pretrained.sh) and pictures, change three lines:
+This is the small world. For the real one, get the weights with bash scripts/download_pretrained.sh and call the
+launchers without CONFIG and initial_checkpoint. Three lines make the difference, and are then their defaults:
   stable_diffusion_model_path=./pretrained_checkpoints/stable-diffusion-2-1-base  (train_stage1.sh)
   florence2_model_path=./pretrained_checkpoints/Florence-2-large                  (train_stage1.sh)
   qwen_model=./pretrained_checkpoints/Qwen2.5-3B                                  (train_stage2.sh)
-and train_dataset_path and dataset_path to your data."""
+Give your pictures as train_dataset_path, and your pairs as dataset_path and stage 1 as diffusion_model_path."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -119,7 +120,7 @@ def summarise(out: Path, captions: Path, pictures: Path, seconds: float) -> dict
 
 def report(out: Path, summary: dict[str, Any], images: Path, captions: Path, pictures: Path) -> None:
     """Write report.html."""
-    from vlv.shapes.report import Example, Table, read_curve, write_report
+    from vlv.shapes.report import Example, Table, read_curve, read_joined_curve, write_report
     from vlv.shapes.writing import named_scene
 
     texts = json.loads(captions.read_text())
@@ -131,12 +132,12 @@ def report(out: Path, summary: dict[str, Any], images: Path, captions: Path, pic
         out / "report.html",
         "VLV on the embedded world: quickstart",
         "Stage 1 saw pictures alone; its only teacher was the frozen text-to-image model. Stage 2 learned to read the "
-        "embeddings as captions. None of these pictures was in the training.",
+        "embeddings as captions. None of these pictures was in the training. " + (BEGUN if EARLY.is_dir() else ""),
         [Table("Measures on held-out pictures", ("measure", "value"), _lines(summary), without_stage1())],
         examples,
         [
             read_curve("stage 1, denoising loss", out / "stage1", "train/loss"),
-            read_curve("stage 2, caption loss", out / "stage2", "train/loss"),
+            read_joined_curve("stage 2, caption loss", [reading_run(out / "stage2"), out / "stage2"], "train/loss"),
         ],
     )
 

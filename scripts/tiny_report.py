@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.tiny_runs import seconds_of
+from scripts.tiny_runs import reading_run, seconds_of
 
 COLUMNS = {
     "caption_f1": "caption F1",
@@ -17,6 +18,7 @@ COLUMNS = {
     "own_reconstruction_f1": "after stage 2",
     "fd_efficientnet_lite0": "FD",
 }
+OTHER_MEASURES = ("guidance", "composition")  # rows that are tables of their own
 EXAMPLES = 24
 
 
@@ -24,22 +26,38 @@ def write_results(out: Path, titles: dict[str, str]) -> None:
     """Write results.json, table.md and report.html from the rows that are there."""
     rows = {name: json.loads(path.read_text()) for name in titles if (path := out / "rows" / f"{name}.json").exists()}
     (out / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
-    cells = [(titles[name], *(_cell(row.get(column)) for column in COLUMNS)) for name, row in rows.items()]
+    cells = [
+        (titles[name], *(_cell(row.get(column)) for column in COLUMNS))
+        for name, row in rows.items()
+        if name not in OTHER_MEASURES
+    ]
     head = ("row", *COLUMNS.values())
-    lines = ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *cells)]
-    (out / "table.md").write_text("\n".join(lines) + "\n")
-    _write_page(out, rows, head, cells)
+    text = _markdown(head, cells)
+    for name in OTHER_MEASURES:
+        if name in rows:
+            text += "\n" + _markdown((titles[name], "value"), _values(rows[name]))
+    (out / "table.md").write_text(text)
+    _write_page(out, rows, titles, head, cells)
 
 
-def _write_page(out: Path, rows: dict[str, Any], head: tuple[str, ...], cells: list[tuple[str, ...]]) -> None:
-    from vlv.shapes.report import Example, Table, read_curve, read_joined_curve, write_report
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "".join("| " + " | ".join(line) + " |\n" for line in (head, ["---"] * len(head), *rows))
+
+
+def _values(row: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(key.replace("_", " "), _cell(value)) for key, value in row.items()]
+
+
+def _write_page(
+    out: Path, rows: dict[str, Any], titles: dict[str, str], head: tuple[str, ...], cells: list[tuple[str, ...]]
+) -> None:
+    from vlv.shapes.report import Example, Table, read_joined_curve, write_report
     from vlv.shapes.writing import named_scene
 
     tables = [Table("Rows, on 1,000 held-out scenes", head, cells)]
-    for name, title in (("guidance", "By guidance"), ("composition", "Composition"), ("full", "Full recipe, all")):
+    for name in (*OTHER_MEASURES, "full"):
         if name in rows:
-            values = [(key.replace("_", " "), _cell(value)) for key, value in rows[name].items()]
-            tables.append(Table(title, ("measure", "value"), values))
+            tables.append(Table(titles[name].capitalize(), ("measure", "value"), _values(rows[name])))
     measured, test = out / "measured" / "full", out / "data" / "test"
     captions = measured / "captions.json"
     texts = json.loads(captions.read_text()) if captions.exists() else {}
@@ -51,17 +69,20 @@ def _write_page(out: Path, rows: dict[str, Any], head: tuple[str, ...], cells: l
     ]
     full = out / "full"
     legs = [*sorted(full.glob("stage1_leg*")), full / "stage1"]
-    hours = sum(seconds_of(run) or 0 for run in out.glob("*/stage*")) / 3600
+    times = [seconds_of(run) for run in out.glob("*/stage*")]
+    hours = sum(time or 0 for time in times) / 3600
+    at_least = "at least " * (None in times)  # nobody timed what was interrupted
     write_report(
         out / "report.html",
         "VLV on the embedded world",
-        f"A frozen text-to-image model, shown pictures alone, taught the encoder. Trainings so far: {hours:.1f} hours.",
+        "A frozen text-to-image model, shown pictures alone, taught the encoder. "
+        f"Trainings so far: {at_least}{hours:.1f} hours.",
         tables,
         examples,
         [
             read_joined_curve("stage 1, denoising loss", legs, "train/loss"),
             read_joined_curve("stage 1, validation loss", legs, "val/loss"),
-            read_curve("stage 2, caption loss", full / "stage2", "train/loss"),
+            read_joined_curve("stage 2, caption loss", [reading_run(full / "stage2"), full / "stage2"], "train/loss"),
         ],
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ LEGS = (
 SHORT_LEGS = 5  # of them make the stage 1 of most rows of the table, and the kept early one
 SHORT_STAGE2 = (1_100, 150)  # steps of both runs, in the quickstart and in most rows of the table
 SHORT_READING_LR = 1.5e-3  # of the language model in the first: fewer steps want a higher rate
+ENCODER_LR = 6e-4  # of stage2_shapes.yaml
 GUIDANCE = 1.5  # at which the tiny Stable Diffusion draws best from true sentences
 Settings = Mapping[str, Any]
 
@@ -45,14 +47,14 @@ class Data:
 
 
 def make_data(folder: Path, pictures: int, pairs: int, test: int) -> Data:
-    """Write the data, whatever of it is not there."""
+    """Write the data, whatever of it is not there; what an interrupted call left half written is written anew."""
     from vlv.shapes.scene import Split
     from vlv.shapes.writing import DataFormat, write_scenes
 
     data = Data(*(folder / name for name in ("pictures", "pairs", "val", "test", "unseen")))
     wanted: list[tuple[Path, Split, range, DataFormat, bool]] = [
         (data.pictures, "train", range(pictures), "parquet", False),
-        # Other scenes than the pictures of stage 1: numbers go on after them.
+        # Numbers go on after stage 1's pictures. A small world repeats itself: some of the scenes are among those.
         (data.pairs, "train", range(pictures, pictures + pairs), "parquet", True),
         (data.val, "val", range(64), "folder", True),
         (data.test, "test", range(test), "folder", True),
@@ -61,6 +63,7 @@ def make_data(folder: Path, pictures: int, pairs: int, test: int) -> Data:
     for path, split, numbers, form, captions in wanted:
         marker = path.with_name(f".{path.name}.written")
         if not marker.exists():
+            shutil.rmtree(path, ignore_errors=True)
             say(f"{path}: {len(numbers):,} scenes of {split}")
             write_scenes(path, split, numbers, form, captions)
             marker.touch()
@@ -85,6 +88,7 @@ def train_stage2(
     steps: tuple[int, int] | None = None,
     *,
     train: Sequence[str] = ("mlp", "llm", "encoder"),
+    encoder_waits: bool = True,
     configs: tuple[str, str] = ("stage2_shapes_reading.yaml", "stage2_shapes.yaml"),
     diffusion_weight: float = 0.0,
     reading_lr: float | None = None,
@@ -99,6 +103,7 @@ def train_stage2(
     Args:
         steps: of the two runs; None is as their configs say.
         train: what trains in the second, and without the encoder in the first.
+        encoder_waits: False trains the encoder in the first run too, at the second's rate.
         diffusion_weight: of the second run's denoising loss.
         reading_lr: peak learning rate of the first run's language model; None is its config's.
         reading_of: another stage 2, whose first run is the same and serves both.
@@ -112,6 +117,8 @@ def train_stage2(
     }
     first, second = ({}, {}) if steps is None else ({"total_steps": count} for count in steps)
     reading: dict[str, Any] = {"train": _listed(part for part in train if part != "encoder"), **first}
+    if not encoder_waits:
+        reading |= {"train": _listed(train), "encoder_lr": ENCODER_LR}
     if reading_lr is not None:
         reading["lr"] = reading_lr
     read = _train("train_stage2.sh", reading_run(reading_of or output_dir), configs[0], {**paths, **reading})

@@ -5,10 +5,12 @@ from functools import partial
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModel
 
-from scripts import quickstart, reproduce_tiny, tiny_keep, tiny_runs
+from scripts import quickstart, reproduce_tiny, tiny_keep, tiny_rows, tiny_runs
 from scripts.measure_shapes import measure
+from scripts.tiny_report import write_results
 from tests.integration.conftest import ROOT
 from vlv import VLVCaptioner
 from vlv.identity import CheckpointError
@@ -23,7 +25,8 @@ def few_steps(monkeypatch, module):
     short1 = partial(tiny_runs.train_stage1, **FEW)
     short2 = partial(tiny_runs.train_stage2, **FEW)
     sizes = {"pictures": 100, "pairs": 100, "test": 4}
-    monkeypatch.setattr(module, "make_data", lambda folder, **_: tiny_runs.make_data(folder, **sizes))
+    data_of = reproduce_tiny if module is tiny_rows else module
+    monkeypatch.setattr(data_of, "make_data", lambda folder, **_: tiny_runs.make_data(folder, **sizes))
     monkeypatch.setattr(
         module, "train_stage1", lambda run, config, data, **s: short1(run, config, data, **{**s, **FEW, "num_steps": 2})
     )
@@ -54,8 +57,8 @@ def test_the_quickstart_goes_from_data_to_report_and_reuses_what_is_there(monkey
 
 
 def test_a_row_goes_from_data_to_table_and_kept_files(monkeypatch, tmp_path):
-    few_steps(monkeypatch, reproduce_tiny)
-    monkeypatch.setattr(reproduce_tiny, "SHORT_LEGS", 2)  # two runs show how one goes on from the other
+    few_steps(monkeypatch, tiny_rows)
+    monkeypatch.setattr(tiny_rows, "SHORT_LEGS", 2)  # two runs show how one goes on from the other
     out = tmp_path / "out"
     reproduce_tiny.main(["--out", str(out), "--only", "base"])
     row = json.loads((out / "results.json").read_text())["base"]
@@ -87,7 +90,42 @@ def test_a_row_goes_from_data_to_table_and_kept_files(monkeypatch, tmp_path):
 def test_a_finished_run_needs_none_of_those_before_it(tmp_path):
     final = tmp_path / "full" / "stage1_leg3" / "final"
     final.mkdir(parents=True)
-    assert reproduce_tiny.World(tmp_path, tiny_runs.Data(*[tmp_path] * 5)).leg(3) == final
+    assert tiny_rows.World(tmp_path, tiny_runs.Data(*[tmp_path] * 5)).leg(3) == final
+
+
+def test_data_that_an_interrupted_call_left_half_written_is_written_anew(tmp_path):
+    data = tiny_runs.make_data(tmp_path, pictures=6, pairs=4, test=3)
+    written = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    (tmp_path / ".test.written").unlink()
+    next(data.test.glob("*.png")).unlink()
+    again = tiny_runs.make_data(tmp_path, pictures=6, pairs=4, test=3)
+    assert again == data
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.png")} == written
+
+
+def test_a_row_of_its_own_stage1_starts_no_other_stage1(monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr(tiny_rows, "train_stage1", lambda run, *_, **s: started.append(run.name) or run / "final")
+    monkeypatch.setattr(tiny_rows, "train_stage2", lambda run, *_, **s: run / "final")
+    monkeypatch.setattr(tiny_rows, "measured_captions", lambda *_: {})
+    monkeypatch.setattr(tiny_rows, "measured_pictures", lambda *_, **__: {"reconstruction_f1": 0.5})
+    monkeypatch.setattr(tiny_rows, "own_model", lambda *_: tmp_path)
+    world = tiny_rows.World(tmp_path, tiny_runs.Data(*[tmp_path] * 5))
+    assert tiny_rows.ROWS["queries_4"][1](world)["own_reconstruction_f1"] == 0.5
+    assert started == ["stage1_queries_4"]
+    tiny_rows.ROWS["pictures_leg2"][1](world)
+    assert started[1:] == ["stage1_leg1", "stage1_leg2"]
+
+
+def test_tables_of_their_own_hold_what_has_other_measures(tmp_path):
+    (tmp_path / "rows").mkdir()
+    for name, row in (("full", {"caption_f1": 0.5}), ("guidance", {"reconstruction_f1_at_2": 0.25})):
+        (tmp_path / "rows" / f"{name}.json").write_text(json.dumps(row))
+    write_results(tmp_path, {"full": "full recipe", "guidance": "by guidance"})
+    table = (tmp_path / "table.md").read_text()
+    assert "| full recipe | 0.500 |" in table
+    assert "| reconstruction f1 at 2 | 0.250 |" in table
+    assert table.count("by guidance") == 1  # the head of its table, and no row
 
 
 def test_both_runs_of_stage2_train_what_a_row_asks_for(monkeypatch, tmp_path):
@@ -106,6 +144,11 @@ def test_both_runs_of_stage2_train_what_a_row_asks_for(monkeypatch, tmp_path):
     assert [name for name, _ in calls[2:]] == ["b_reading", "c"]
     assert calls[3][1]["diffusion_weight"] == 3.0
     assert "encoder_lr" not in calls[3][1]
+    tiny_runs.train_stage2(tmp_path / "d", data, tmp_path, encoder_waits=False)
+    assert [settings["train"] for _, settings in calls[4:]] == ["[mlp,llm,encoder]"] * 2
+    assert (
+        calls[4][1]["encoder_lr"] == yaml.safe_load((ROOT / "configs" / "stage2_shapes.yaml").read_text())["encoder_lr"]
+    )
 
 
 def test_a_failed_launcher_is_said_with_what_to_do(monkeypatch, tmp_path, capsys):

@@ -1,0 +1,258 @@
+"""Rows of the embedded world's ablation table: what each trains, and what is measured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scripts.pretrain_tiny import main as pretrain
+from scripts.tiny_measures import (
+    composition,
+    measured_captions,
+    measured_pictures,
+    own_model,
+    sentences,
+    untrained_stage1,
+)
+from scripts.tiny_runs import (
+    FAMILY,
+    GUIDANCE,
+    LEGS,
+    ROOT,
+    SHORT_LEGS,
+    SHORT_READING_LR,
+    SHORT_STAGE2,
+    Data,
+    RunError,
+    pictures_seen,
+    relative,
+    train_stage1,
+    train_stage2,
+)
+
+SMOLLM2_STAGE2 = (300, 100)  # steps of both runs
+# Of most rows' pictures. The tower is at hand and quick; EfficientNet's distances are the full recipe's.
+SHORT_PICTURES: dict[str, Any] = {"steps": 25, "extractor": "vision_tower"}
+WEIGHT = 3.0  # of the denoising loss beside the caption loss
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class World:
+    """Where everything lies."""
+
+    out: Path
+    data: Data
+
+    def leg_run(self, count: int) -> Path:
+        """Where a run of the full recipe's stage 1 goes."""
+        return self.out / "full" / ("stage1" if count == len(LEGS) else f"stage1_leg{count}")
+
+    def leg(self, count: int) -> Path:
+        """Stage 1 after the first `count` runs of the full recipe; what is there needs none of the runs before it."""
+        run = self.leg_run(count)
+        if (run / "final").is_dir():
+            return run / "final"
+        steps, lr = LEGS[count - 1]
+        settings: dict[str, Any] = {"num_steps": steps, "lr": lr, "seed": 41 + count}
+        if count > 1:
+            settings["initial_checkpoint"] = self.leg(count - 1)
+        return train_stage1(run, "stage1_shapes.yaml", self.data, **settings)
+
+    def full_stage1(self) -> Path:
+        """Stage 1 of the full recipe."""
+        return self.leg(len(LEGS))
+
+    def short_stage1(self) -> Path:
+        """Stage 1 of the rows' shorter recipe."""
+        return self.leg(SHORT_LEGS)
+
+    def begun_stage1(self, name: str, **settings: Any) -> Path:
+        """Stage 1 as the full recipe's first run makes it, with other settings."""
+        run = self.out / "short" / f"stage1_{name}"
+        return train_stage1(run, "stage1_shapes.yaml", self.data, num_steps=LEGS[0][0], val_pictures=0, **settings)
+
+    def short_stage2(self, stage1: Path, name: str = "base", **settings: Any) -> Path:
+        """Stage 2 of the rows' shorter recipe: the quickstart's."""
+        run = self.out / "short" / f"stage2_{name}"
+        return train_stage2(run, self.data, stage1, SHORT_STAGE2, reading_lr=SHORT_READING_LR, **settings)
+
+    def full_stage2(self) -> Path:
+        """Stage 2 of the full recipe."""
+        return train_stage2(self.full_run(), self.data, self.full_stage1())
+
+    def full_run(self) -> Path:
+        """Where stage 2 of the full recipe goes."""
+        return self.out / "full" / "stage2"
+
+    def base_run(self) -> Path:
+        """Where stage 2 of the shorter recipe goes."""
+        return self.out / "short" / "stage2_base"
+
+    def short_results(self, name: str, stage1: Path, captioner: Path, moved: bool = True) -> Result:
+        """Measures of one row of the shorter recipe: captions, and pictures drawn with `stage1`.
+
+        moved: stage 2 trained the encoder; what its embeddings still draw is measured too.
+        """
+        folder, test = self.out / "measured" / name, self.data.test
+        # Rows of one stage 1 share its pictures.
+        drawn_in = self.out / "measured" / ("base" if stage1.parent == self.leg_run(SHORT_LEGS) else name)
+        result = measured_captions(captioner, test, folder)
+        result |= measured_pictures(stage1, test, drawn_in, GUIDANCE, **SHORT_PICTURES)
+        own = result["reconstruction_f1"]
+        if moved:
+            model = own_model(stage1, captioner, self.out / "short" / f"own_{name}")
+            own = measured_pictures(model, test, folder / "own", GUIDANCE, **SHORT_PICTURES)["reconstruction_f1"]
+        return {**result, "own_reconstruction_f1": own}
+
+
+def full(world: World) -> Result:
+    """The full recipe, on held-out scenes and on scenes of held-out pairs of colour and shape."""
+    stage1, captioner = world.full_stage1(), world.full_stage2()
+    unseen = world.out / "measured" / "full_unseen"
+    moved = own_model(stage1, captioner, world.out / "full" / "own")
+    left = measured_pictures(moved, world.data.test, world.out / "measured" / "full" / "own", GUIDANCE)
+    return {
+        **measured_captions(captioner, world.data.test, world.out / "measured" / "full"),
+        **measured_pictures(stage1, world.data.test, world.out / "measured" / "full", GUIDANCE),
+        "own_reconstruction_f1": left["reconstruction_f1"],
+        **{f"unseen_{k}": v for k, v in measured_captions(captioner, world.data.unseen, unseen).items()},
+        **{f"unseen_{k}": v for k, v in measured_pictures(stage1, world.data.unseen, unseen, GUIDANCE).items()},
+    }
+
+
+def guidance(world: World) -> Result:
+    """Reconstruction by guidance, and what the frozen decoder draws from the true sentence."""
+    stage1 = world.full_stage1()
+    result: Result = {}
+    for scale in (1.0, GUIDANCE, 2.0, 3.0, 4.0):
+        full = scale == GUIDANCE
+        folder = world.out / "measured" / ("full" if full else f"guidance_{scale:g}")
+        extractor = "efficientnet_lite0" if full else "vision_tower"
+        drawn = measured_pictures(stage1, world.data.test, folder, scale, extractor=extractor)
+        result[f"reconstruction_f1_at_{scale:g}"] = drawn["reconstruction_f1"]
+        result[f"sentence_f1_at_{scale:g}"] = sentences(world.out, scale)["f1"]
+    return result
+
+
+def base(world: World) -> Result:
+    """The shorter recipe: 32 queries, all of stage 2 trains."""
+    stage1 = world.short_stage1()
+    return world.short_results("base", stage1, world.short_stage2(stage1))
+
+
+def without_stage1(name: str, encoder_waits: bool) -> Callable[[World], Result]:
+    """The same stage 2, from Florence-2 with new queries that stage 1 never trained."""
+
+    def row(world: World) -> Result:
+        stage1 = untrained_stage1(world.out / "short" / "untrained")
+        captioner = world.short_stage2(stage1, name, encoder_waits=encoder_waits)
+        return measured_captions(captioner, world.data.test, world.out / "measured" / name)
+
+    return row
+
+
+def unfrozen(*parts: str) -> Callable[[World], Result]:
+    """Stage 2 with some parts trained and the encoder as stage 1 left it."""
+
+    def row(world: World) -> Result:
+        stage1, name = world.short_stage1(), "_".join(parts)
+        reading = world.base_run() if "llm" in parts else None  # the same as when the encoder trains after it
+        captioner = world.short_stage2(stage1, name, train=parts, reading_of=reading)
+        return world.short_results(name, stage1, captioner, moved=False)
+
+    return row
+
+
+def denoising_kept(world: World) -> Result:
+    """All of stage 2 trains, and the denoising loss stays on beside the caption loss."""
+    stage1 = world.short_stage1()
+    settings = {"diffusion_weight": WEIGHT, "reading_of": world.base_run()}
+    captioner = world.short_stage2(stage1, "denoising_kept", **settings)
+    return world.short_results("denoising_kept", stage1, captioner)
+
+
+def one_encoder(world: World) -> Result:
+    """The full stage 1, then stage 2 with the denoising loss kept on: one encoder that captions and draws."""
+    stage1 = world.full_stage1()
+    run, folder = world.out / "full" / "stage2_one_encoder", world.out / "measured" / "one_encoder"
+    captioner = train_stage2(run, world.data, stage1, diffusion_weight=WEIGHT, reading_of=world.full_run())
+    own = own_model(stage1, captioner, world.out / "full" / "own_one_encoder")
+    drawn = measured_pictures(own, world.data.test, folder, GUIDANCE)
+    told = measured_captions(captioner, world.data.test, folder)
+    return {**told, **drawn, "own_reconstruction_f1": drawn["reconstruction_f1"]}
+
+
+def queries(count: int) -> Callable[[World], Result]:
+    """Another number of learned queries, from nothing."""
+
+    def row(world: World) -> Result:
+        stage1 = world.begun_stage1(f"queries_{count}", num_queries=count)
+        return world.short_results(f"queries_{count}", stage1, world.short_stage2(stage1, f"queries_{count}"))
+
+    return row
+
+
+def after(legs: int) -> Callable[[World], Result]:
+    """Stage 1 after another number of the full recipe's runs."""
+
+    def row(world: World) -> Result:
+        stage1, name = world.leg(legs), f"pictures_leg{legs}"
+        return world.short_results(name, stage1, world.short_stage2(stage1, name))
+
+    return row
+
+
+def own_tasks_tower(world: World) -> Result:
+    """The vision tower that Florence-2's own tasks trained, without a read-out head."""
+    work = world.out / "short" / "pretrain"
+    pretrain(["own_tasks", "--out", str(FAMILY), "--work", str(work)])
+    stage1 = world.begun_stage1("own_tasks", florence2_model_path=work / "own_tasks" / "florence2")
+    return world.short_results("own_tasks", stage1, world.short_stage2(stage1, "own_tasks"))
+
+
+def smollm2(world: World) -> Result:
+    """A real language model on the full stage 1's embeddings."""
+    llm = ROOT / "pretrained_checkpoints" / "SmolLM2-135M"
+    if not llm.is_dir():
+        raise RunError(f"{relative(llm)} is not there: bash scripts/install_smollm2.sh makes it")
+    run = world.out / "full" / "stage2_smollm2"
+    configs = ("stage2_shapes_smollm2.yaml", "stage2_shapes_smollm2.yaml")
+    captioner = train_stage2(run, world.data, world.full_stage1(), SMOLLM2_STAGE2, configs=configs, qwen_model=llm)
+    return measured_captions(captioner, world.data.test, world.out / "measured" / "smollm2")
+
+
+def composed(world: World) -> Result:
+    """Halves of two pictures' embeddings, joined and drawn."""
+    return composition(world.full_stage1(), world.out / "measured" / "composition")
+
+
+def _seen(legs: int) -> str:
+    return f"stage 1 has seen {pictures_seen(legs):,} pictures"
+
+
+ROWS: dict[str, tuple[str, Callable[[World], Result]]] = {
+    "full": ("full recipe", full),
+    "guidance": ("reconstruction by guidance", guidance),
+    "one_encoder": ("full recipe, denoising loss kept on in stage 2", one_encoder),
+    "composition": ("two pictures' embeddings, halved and joined", composed),
+    "base": (f"shorter recipe: {_seen(SHORT_LEGS)}", base),
+    "without_stage1": ("without stage 1, same pairs", without_stage1("without_stage1", True)),
+    "without_stage1_at_once": (
+        "without stage 1, the encoder trains from the first step on",
+        without_stage1("without_stage1_at_once", False),
+    ),
+    "train_mlp": ("stage 2 trains the MLP alone", unfrozen("mlp")),
+    "train_mlp_llm": ("stage 2 trains MLP and language model", unfrozen("mlp", "llm")),
+    "denoising_kept": (f"stage 2 with diffusion_weight={WEIGHT:g}", denoising_kept),
+    "pictures_leg1": (_seen(1), after(1)),
+    "pictures_leg2": (_seen(2), after(2)),
+    "pictures_leg7": (_seen(7), after(7)),
+    "queries_4": (f"4 queries, {_seen(1)}", queries(4)),
+    "queries_8": (f"8 queries, {_seen(1)}", queries(8)),
+    "queries_16": (f"16 queries, {_seen(1)}", queries(16)),
+    "own_tasks_tower": (f"tower trained by Florence's own tasks alone, {_seen(1)}", own_tasks_tower),
+    "smollm2": ("SmolLM2-135M instead of the tiny Qwen2", smollm2),
+}
