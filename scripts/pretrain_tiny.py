@@ -38,6 +38,7 @@ RECIPES = {
     "unet_finish": Recipe(3000, 64, 8e-4),  # from the third's, with more weight on the shapes
 }
 LATENT_SCENES = 60_000
+WORK = Path("outputs/pretrain_tiny")
 SEED = 42
 
 
@@ -49,8 +50,8 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("part", choices=["tokenizers", *RECIPES])
-    parser.add_argument("--out", type=Path, default=Path("assets/tiny"), help="where the family goes")
-    parser.add_argument("--work", type=Path, default=Path("outputs/pretrain_tiny"), help="runs, logs, checkpoints")
+    parser.add_argument("--out", type=Path, default=WORK / "family", help="where the family goes")
+    parser.add_argument("--work", type=Path, default=WORK, help="runs, logs, checkpoints")
     parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], help="default: what is fastest here")
     parser.add_argument("--steps", type=int, help="train for another number of steps")
     options = parser.parse_args(arguments)
@@ -126,7 +127,7 @@ def fit(options: argparse.Namespace, recipe: Recipe, part: Any) -> None:
             accumulation=1,
             micro_batch_size=recipe.batch_size,
             max_grad_norm=1.0,
-            save_step=max(1, steps // 8),
+            save_step=max(1, steps // 4),
             log_every=50,
             seed=SEED,
         ),

@@ -1,3 +1,4 @@
+import hashlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -41,3 +42,30 @@ def test_another_recipe_brings_its_own_decoder(config, given):
     call = ["bash", str(ROOT / "train_stage1.sh")]
     done = subprocess.run(call, env=environment, capture_output=True, text=True, check=True)
     assert ("stable_diffusion_model_path=" in done.stdout) == given
+
+
+@pytest.mark.parametrize("broken", ["", "tower", "unet"])
+def test_the_family_is_made_two_parts_at_a_time_and_stops_where_one_fails(tmp_path, broken):
+    environment = tmp_path / "venv"
+    (environment / "bin").mkdir(parents=True)
+    wanted = (ROOT / "requirements.txt").read_bytes() + (ROOT / "pyproject.toml").read_bytes()
+    (environment / "installed").write_text(hashlib.sha256(wanted).hexdigest())
+    python, calls = environment / "bin" / "python", tmp_path / "calls"
+    python.write_text(f'#!/bin/sh\necho "$3 $5 ${{OMP_NUM_THREADS:-all}}" >> {calls}; [ "$3" != "{broken}" ]\n')
+    python.chmod(0o755)
+    variables = {"PATH": "/usr/bin:/bin", "VENV_DIR": str(environment), "WORK": str(tmp_path / "work")}
+    done = subprocess.run(["bash", str(ROOT / "scripts" / "pretrain_tiny.sh")], env=variables, check=False)
+    made = [line.split() for line in calls.read_text().splitlines()]
+    names = [name for name, _, _ in made]
+    assert {out for _, out, _ in made} == {str(tmp_path / "work" / "family")}
+    assert bool(done.returncode) == bool(broken)
+    if not broken:
+        assert names[0] == "tokenizers"
+        assert set(names[1:5]) == {"vae", "text_encoder", "tower", "florence2"}
+        assert set(names[5:8]) == {"unet", "qwen", "qwen_refine"}
+        assert names[8:] == ["unet_refine", "unet_colors", "unet_finish"]
+        assert {threads for _, _, threads in made[8:]} == {"all"}
+        assert "all" not in {threads for _, _, threads in made[1:8]}
+    else:
+        assert "unet_refine" not in names
+        assert ("florence2" not in names) == (broken == "tower")
