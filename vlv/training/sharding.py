@@ -31,8 +31,8 @@ def distribute(
     plugin: Any = accelerator.state.fsdp_plugin
     shard(objective, accelerator.device, plugin.reshard_after_forward, plugin.cpu_offload)
     _compute_in_precision(accelerator, objective)
-    optimizer: Any = accelerator.prepare(build(objective))
-    return objective, optimizer
+    # Not `prepare`: of FSDP2 it takes a model to wrap beside every optimizer.
+    return objective, accelerator.prepare_optimizer(build(objective))
 
 
 def shard(
