@@ -46,6 +46,8 @@ def _check_stage1(config: Stage1Config) -> None:
     for option in ("stable_diffusion_model_path", "florence2_model_path"):
         _check_component(option, getattr(config, option))
     check_stage1_sizes(config)
+    if config.t5_dtype == "int8" and read_accelerate_config(config.accelerate_config).get("distributed_type") == "FSDP":
+        raise ConfigError("t5_dtype=int8: 8-bit weights cannot be sharded; set t5_dtype=bf16, which FSDP shares out")
     _check_data("train_dataset_path", config, config.data_format)
     _check_data("val_dataset_path", config)
     _check_run_folder(config)

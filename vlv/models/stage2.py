@@ -82,10 +82,11 @@ def captioner_from_stage1(
             "they are of two models"
         )
     positions = getattr(llm.config, "max_position_embeddings", None)
-    if positions is not None and config["num_queries"] + max_caption_tokens + 1 > positions:
+    prefix = conditioner.telling_rows(config["num_queries"])
+    if positions is not None and prefix + max_caption_tokens + 1 > positions:
         raise CheckpointError(
-            f"max_caption_tokens={max_caption_tokens} and {config['num_queries']} queries do not fit the {positions} "
-            f"positions of {llm_folder}: give at most {positions - config['num_queries'] - 1}"
+            f"max_caption_tokens={max_caption_tokens} and {prefix} rows of embeddings do not fit the {positions} "
+            f"positions of {llm_folder}: give at most {positions - prefix - 1}"
         )
     eos_token_id, pad_token_id = end_and_pad_ids(tokenizer, llm_folder)
     captioner_config = VLVCaptionerConfig(

@@ -65,8 +65,13 @@ def write_stable_diffusion_xl(folder: Path, sentences: list[str]) -> dict[str, i
     return _save(folder, parts)
 
 
-def write_stable_diffusion_3(folder: Path, sentences: list[str], with_t5: bool = True) -> dict[str, int]:
+def write_stable_diffusion_3(
+    folder: Path, sentences: list[str], with_t5: bool = True, dual_attention: bool = True
+) -> dict[str, int]:
     """A diffusers folder of SD 3.5's shape: two CLIPs, T5 or none, a transformer, a flow-matching scheduler.
+
+    Args:
+        dual_attention: a second attention in the first blocks, as in medium; large has none.
 
     Returns:
         parameters by component.
@@ -102,7 +107,7 @@ def write_stable_diffusion_3(folder: Path, sentences: list[str], with_t5: bool =
         pooled_projection_dim=_WIDTH_L + _WIDTH_G,
         pos_embed_max_size=16,
         qk_norm="rms_norm",
-        dual_attention_layers=(0,),
+        dual_attention_layers=(0,) if dual_attention else (),
     )
     latents: dict[str, Any] = {"latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609}
     parts["vae"] = AutoencoderKL(**{**VAE, **latents, "use_quant_conv": False, "use_post_quant_conv": False})

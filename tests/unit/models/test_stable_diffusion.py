@@ -2,15 +2,17 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from vlv.models.decoders import DiffusionDraws, build_conditioner, load_conditioner, load_decoder
 from vlv.models.frozen import is_frozen
 from vlv.models.text_conditioner import TextConditioner
+from vlv.models.tiny_components import SENTENCES
 from vlv.sampling import sample_generators, sample_noise
 
 PROMPT = "a red house beside the sea"
+FULL = " ".join(SENTENCES * 3)  # more than 77 tokens: fills every row, the last one with EOS
 
 
 @pytest.fixture(scope="module")
@@ -55,36 +57,63 @@ def test_conditioner_is_causal(decoder):
     assert not torch.allclose(before[:, 5:], after[:, 5:], atol=1e-3)
 
 
+@pytest.fixture(scope="module")
+def pipeline(folder):
+    made = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def rows_of(folder, prompts):
+    tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
+    table = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder").embeddings.token_embedding
+    ids = tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+    return ids, table(ids).detach()
+
+
+def test_the_conditioning_is_the_pipelines(folder, decoder, pipeline):
+    ids, embeddings = rows_of(folder, [PROMPT, FULL])
+    ends = (ids == ids[0, -1]).int().argmax(1)
+    assert ends[0] < 20
+    assert ends[1] == 76  # every row is filled
+    states, empty = pipeline.encode_prompt([PROMPT, FULL], "cpu", 1, True)
+    got = decoder.conditioner({"clip": embeddings})
+    assert torch.allclose(got.states, states, atol=1e-5)
+    assert torch.allclose(decoder.unconditional(got).states, empty, atol=1e-5)
+
+
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize(("scheduler", "pipeline_scheduler"), [("ddpm", DDPMScheduler), ("ddim", DDIMScheduler)])
+@pytest.mark.parametrize("scheduler", ["ddpm", "ddim", "euler", "dpm++"])
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
+@pytest.mark.parametrize("batch", [1, 3])
 def test_images_are_the_pipelines(
-    folder, decoder, prompt_embeddings, prediction_type, scheduler, pipeline_scheduler, guidance_scale
+    folder, decoder, pipeline, drawn_exactly, prediction_type, scheduler, guidance_scale, batch
 ):
     decoder.noise_scheduler.register_to_config(prediction_type=prediction_type)
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = pipeline_scheduler.from_config(pipeline.scheduler.config, prediction_type=prediction_type)
-    noise = sample_noise(decoder.latent_shape, sample_generators(0, [3]))
-    generators = sample_generators(0, [3])
-    sample_noise(decoder.latent_shape, generators)  # what the decoder draws first
+    pipeline.scheduler = decoder.schedulers[scheduler].from_config(
+        pipeline.scheduler.config, prediction_type=prediction_type
+    )
+    prompts, seeds = [PROMPT, "a boat", FULL][:batch], range(3, 3 + batch)
+    generators = sample_generators(0, seeds)
+    noise = sample_noise(decoder.latent_shape, generators)  # what the decoder draws first
     expected = pipeline(
-        PROMPT,
+        prompts,
         latents=noise,
         num_inference_steps=4,
         guidance_scale=guidance_scale,
         generator=generators,
         output_type="pt",
     ).images
-    _, embeddings = prompt_embeddings
-    drawn = decoder.draw_images(
-        decoder.conditioner({"clip": embeddings}),
+    drawn = drawn_exactly(
+        decoder,
+        decoder.conditioner({"clip": rows_of(folder, prompts)[1]}),
         guidance_scale=guidance_scale,
         num_inference_steps=4,
-        generators=sample_generators(0, [3]),
+        generators=sample_generators(0, seeds),
         scheduler=scheduler,
     )
-    assert (drawn.float() / 255 - expected).abs().max() <= 0.5 / 255 + 1e-4
+    decoder.noise_scheduler.register_to_config(prediction_type="epsilon")
+    assert torch.allclose(drawn, expected, atol=1e-4)
 
 
 def test_epsilon_loss_by_hand(decoder):

@@ -82,6 +82,10 @@ class Conditioner(nn.Module, ABC):
         """The rows of `Conditioning.states` that depend on the embeddings, which a captioner reads: all of them."""
         return states
 
+    def telling_rows(self, queries: int) -> int:
+        """How many those are."""
+        return queries
+
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """A JSON description from which `vlv.models.decoders.build_conditioner` builds the same module."""

@@ -62,11 +62,11 @@ class LatentDecoder(DiffusionDecoder):
             return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
 
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Images uint8 [B, 3, R, R] of scaled latents [B, C, h, w]."""
+        """Images [B, 3, R, R] in [0, 1] of scaled latents [B, C, h, w]."""
         with _full_precision(latents.device):
             latents = latents.float() / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
             images = self.vae.decode(latents).sample
-        return ((images / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        return (images / 2 + 0.5).clamp(0, 1)
 
     def unconditional(self, like: Conditioning) -> Conditioning:
         batch, rows = like.states.shape[:2]
@@ -103,18 +103,23 @@ class LatentDecoder(DiffusionDecoder):
         generators: Sequence[Generator],
         scheduler: str = "auto",
     ) -> Tensor:
-        both = _stack(self.unconditional(conditioning), conditioning)
+        empty = self.unconditional(conditioning)
+        # One pass for both, where they have the same number of rows.
+        both = _stack(empty, conditioning) if empty.states.shape == conditioning.states.shape else None
 
         def predict(latents: Tensor, timestep: Tensor) -> Tensor:
             if guidance_scale == 1:
                 return self.predict(latents, timestep, conditioning, None).float()
-            unconditional, conditional = self.predict(torch.cat([latents] * 2), timestep, both, None).float().chunk(2)
-            return guide(unconditional, conditional, guidance_scale)
+            if both is None:
+                halves = [self.predict(latents, timestep, half, None).float() for half in (empty, conditioning)]
+            else:
+                halves = self.predict(torch.cat([latents] * 2), timestep, both, None).float().chunk(2)
+            return guide(halves[0], halves[1], guidance_scale)
 
         noise = sample_noise(self.latent_shape, generators).to(conditioning.states.device)
         sampler = self.schedulers[self.scheduler_name(scheduler)].from_config(self.noise_scheduler.config)
         latents = denoise(predict, sampler, noise, num_inference_steps, generators)
-        return self.decode_latents(latents)
+        return (self.decode_latents(latents) * 255).round().to(torch.uint8)
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager:

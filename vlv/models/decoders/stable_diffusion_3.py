@@ -75,18 +75,17 @@ class StableDiffusion3Decoder(LatentDecoder):
 
     def unconditional(self, like: Conditioning) -> Conditioning:
         texts = self.conditioner
-        if not isinstance(texts, ThreeTextEncodersConditioner):
-            return super().unconditional(like)
-        # The CLIPs are causal, so their first rows stay the same; T5 looks both ways, so each length is another.
-        clip_rows = self.unconditional_states.shape[1] - T5_ROWS
-        below_rows = like.states.shape[1] // 2 if texts.t5 is not None else T5_ROWS
-        queries = like.states.shape[1] - below_rows
-        below = self.unconditional_states[:, clip_rows:]
-        if below_rows != T5_ROWS:
-            if below_rows not in self._below:
-                self._below[below_rows] = texts.encode_empty_t5(below_rows)
-            below = self._below[below_rows]
-        states = torch.cat([self.unconditional_states[:, :queries], below.to(self.unconditional_states.dtype)], dim=1)
+        states = self.unconditional_states  # the whole of it where no text encoder made the rows: T5's stand at its end
+        if isinstance(texts, ThreeTextEncodersConditioner):
+            # The CLIPs are causal, so their first rows stay the same; T5 looks both ways, so each length is another.
+            clip_rows = states.shape[1] - T5_ROWS
+            below_rows = like.states.shape[1] // 2 if texts.t5 is not None else T5_ROWS
+            below = states[:, clip_rows:]
+            if below_rows != T5_ROWS:
+                if below_rows not in self._below:
+                    self._below[below_rows] = texts.encode_empty_t5(below_rows)
+                below = self._below[below_rows]
+            states = torch.cat([states[:, : like.states.shape[1] - below_rows], below.to(states)], dim=1)
         assert like.pooled is not None
         assert self.unconditional_pooled is not None
         batch = len(like.states)

@@ -20,7 +20,9 @@ from vlv.models.pretrained import load_tokenizer, load_whole
 from vlv.models.text_conditioner import PenultimateTextConditioner
 
 FAMILY = "stable_diffusion_3"
-T5_ROWS = 77  # of zeros where T5 is left out, and the most that it is given: as in diffusers' training example
+# Of zeros where T5 is left out, and the most that it is given: as in diffusers' training example (its pipeline
+# draws with 256 unless told otherwise).
+T5_ROWS = 77
 
 
 class ThreeTextEncodersConditioner(Conditioner):
@@ -71,6 +73,9 @@ class ThreeTextEncodersConditioner(Conditioner):
         pooled = torch.cat([pooled_left, pooled_right], dim=-1)
         return Conditioning(self.join(torch.cat([left, right], dim=-1), below), pooled)
 
+    def telling_rows(self, queries: int) -> int:
+        return queries if self.t5 is None else 2 * queries
+
     def telling(self, states: Tensor) -> Tensor:
         return states if self.t5 is not None else states[:, :-T5_ROWS]  # the rest are zeros
 
@@ -79,7 +84,7 @@ class ThreeTextEncodersConditioner(Conditioner):
         clips = F.pad(clips, (0, self.width - clips.shape[-1]))
         if below is None:
             below = clips.new_zeros(len(clips), T5_ROWS, self.width)
-        return torch.cat([clips, below.to(clips.dtype)], dim=1)
+        return torch.cat([clips, below.to(clips)], dim=1)  # T5 in 8 bit sits on its GPU from the start
 
     @torch.no_grad()
     def encode_empty_t5(self, rows: int) -> Tensor:
