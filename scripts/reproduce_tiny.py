@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    world = World(out, make_data(out / "data", pictures=100_000, pairs=8_000, test=1_000))
+    world = World(out, make_data(out / "data", pictures=100_000, pairs=8_000, test=1_000, drawn=500))
     try:
         for name in options.only or [name for name in ROWS if name not in OPTIONAL]:
             run_row(name, world)

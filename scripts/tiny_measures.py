@@ -9,7 +9,6 @@ from typing import Any
 from scripts.tiny_runs import FAMILY, GUIDANCE, caption, reconstruct
 
 Result = dict[str, Any]
-SENTENCE_SCENES = 1_000
 
 
 def measured_captions(captioner: Path, images: Path, folder: Path) -> Result:
@@ -36,9 +35,9 @@ def measured_pictures(
     return {"reconstruction_f1": values["f1"], "reconstruction_exact": values["exact"], **distances}
 
 
-def sentences(out: Path, guidance: float, split: Any = "test", steps: int = 50) -> Result:
-    """What the frozen Stable Diffusion draws from true descriptions."""
-    path = out / "measured" / f"sentences_{split}_{guidance:g}.json"
+def sentences(out: Path, guidance: float, count: int, steps: int = 50) -> Result:
+    """What the frozen Stable Diffusion draws from the true descriptions of the first test scenes."""
+    path = out / "measured" / f"sentences_{count}_{guidance:g}.json"
     if not path.exists():
         import torch
         from transformers import AutoTokenizer, CLIPTextModel
@@ -52,7 +51,7 @@ def sentences(out: Path, guidance: float, split: Any = "test", steps: int = 50) 
         encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
         measures, _ = drawn_from_sentences(
-            decoder, encoder, tokenizer, split, SENTENCE_SCENES, guidance, steps, scheduler="ddim"
+            decoder, encoder, tokenizer, "test", count, guidance, steps, scheduler="ddim"
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(measures.to_dict(), indent=2) + "\n")

@@ -35,6 +35,7 @@ from scripts.tiny_runs import (
 SMOLLM2_STAGE2 = (300, 100)  # steps of both runs
 # Of most rows' pictures. The tower is at hand and quick; EfficientNet's distances are the full recipe's.
 SHORT_PICTURES: dict[str, Any] = {"steps": 25, "extractor": "vision_tower"}
+SENTENCES = 1_000  # true descriptions that the frozen decoder draws
 WEIGHT = 3.0  # of the denoising loss beside the caption loss
 Result = dict[str, Any]
 
@@ -96,15 +97,15 @@ class World:
 
         moved: stage 2 trained the encoder; what its embeddings still draw is measured too.
         """
-        folder, test = self.out / "measured" / name, self.data.test
+        folder, drawn = self.out / "measured" / name, self.data.drawn
         # Rows of one stage 1 share its pictures.
         drawn_in = self.out / "measured" / ("base" if stage1.parent == self.leg_run(SHORT_LEGS) else name)
-        result = measured_captions(captioner, test, folder)
-        result |= measured_pictures(stage1, test, drawn_in, GUIDANCE, **SHORT_PICTURES)
+        result = measured_captions(captioner, self.data.test, folder)
+        result |= measured_pictures(stage1, drawn, drawn_in, GUIDANCE, **SHORT_PICTURES)
         own = result["reconstruction_f1"]
         if moved:
             model = own_model(stage1, captioner, self.out / "short" / f"own_{name}")
-            own = measured_pictures(model, test, folder / "own", GUIDANCE, **SHORT_PICTURES)["reconstruction_f1"]
+            own = measured_pictures(model, drawn, folder / "own", GUIDANCE, **SHORT_PICTURES)["reconstruction_f1"]
         return {**result, "own_reconstruction_f1": own}
 
 
@@ -113,27 +114,27 @@ def full(world: World) -> Result:
     stage1, captioner = world.full_stage1(), world.full_stage2()
     unseen = world.out / "measured" / "full_unseen"
     moved = own_model(stage1, captioner, world.out / "full" / "own")
-    left = measured_pictures(moved, world.data.test, world.out / "measured" / "full" / "own", GUIDANCE)
+    own = world.out / "measured" / "full" / "own"
+    left = measured_pictures(moved, world.data.drawn, own, GUIDANCE, extractor="vision_tower")
     return {
         **measured_captions(captioner, world.data.test, world.out / "measured" / "full"),
         **measured_pictures(stage1, world.data.test, world.out / "measured" / "full", GUIDANCE),
         "own_reconstruction_f1": left["reconstruction_f1"],
+        "sentence_f1": sentences(world.out, GUIDANCE, SENTENCES)["f1"],
         **{f"unseen_{k}": v for k, v in measured_captions(captioner, world.data.unseen, unseen).items()},
         **{f"unseen_{k}": v for k, v in measured_pictures(stage1, world.data.unseen, unseen, GUIDANCE).items()},
     }
 
 
 def guidance(world: World) -> Result:
-    """Reconstruction by guidance, and what the frozen decoder draws from the true sentence."""
+    """Reconstruction by guidance, and what the frozen decoder draws from the true sentence; half of the test scenes."""
     stage1 = world.full_stage1()
     result: Result = {}
     for scale in (1.0, GUIDANCE, 2.0, 3.0, 4.0):
-        full = scale == GUIDANCE
-        folder = world.out / "measured" / ("full" if full else f"guidance_{scale:g}")
-        extractor = "efficientnet_lite0" if full else "vision_tower"
-        drawn = measured_pictures(stage1, world.data.test, folder, scale, extractor=extractor)
+        folder = world.out / "measured" / f"guidance_{scale:g}"
+        drawn = measured_pictures(stage1, world.data.drawn, folder, scale, extractor="vision_tower")
         result[f"reconstruction_f1_at_{scale:g}"] = drawn["reconstruction_f1"]
-        result[f"sentence_f1_at_{scale:g}"] = sentences(world.out, scale)["f1"]
+        result[f"sentence_f1_at_{scale:g}"] = sentences(world.out, scale, SENTENCES // 2)["f1"]
     return result
 
 

@@ -36,7 +36,8 @@ class Data:
     """Folders of the embedded world's data.
 
     pictures: training pictures without any text. pairs: pictures with descriptions, for stage 2.
-    val, test: folders of pictures with captions.json; unseen: of held-out pairs of colour and shape.
+    val, test: folders of pictures with captions.json; unseen: of held-out pairs of colour and shape. drawn: the first
+    of the test pictures, which most rows of the table draw.
     """
 
     pictures: Path
@@ -44,14 +45,15 @@ class Data:
     val: Path
     test: Path
     unseen: Path
+    drawn: Path
 
 
-def make_data(folder: Path, pictures: int, pairs: int, test: int) -> Data:
+def make_data(folder: Path, pictures: int, pairs: int, test: int, drawn: int = 0) -> Data:
     """Write the data, whatever of it is not there; what an interrupted call left half written is written anew."""
     from vlv.shapes.scene import Split
     from vlv.shapes.writing import DataFormat, write_scenes
 
-    data = Data(*(folder / name for name in ("pictures", "pairs", "val", "test", "unseen")))
+    data = Data(*(folder / name for name in ("pictures", "pairs", "val", "test", "unseen", "drawn")))
     wanted: list[tuple[Path, Split, range, DataFormat, bool]] = [
         (data.pictures, "train", range(pictures), "parquet", False),
         # Numbers go on after stage 1's pictures. A small world repeats itself: some of the scenes are among those.
@@ -60,6 +62,8 @@ def make_data(folder: Path, pictures: int, pairs: int, test: int) -> Data:
         (data.test, "test", range(test), "folder", True),
         (data.unseen, "unseen", range(test), "folder", True),
     ]
+    if drawn:
+        wanted.append((data.drawn, "test", range(drawn), "folder", True))
     for path, split, numbers, form, captions in wanted:
         marker = path.with_name(f".{path.name}.written")
         if not marker.exists():

@@ -24,7 +24,7 @@ def few_steps(monkeypatch, module):
     """Let a script's runs take two steps, on little data."""
     short1 = partial(tiny_runs.train_stage1, **FEW)
     short2 = partial(tiny_runs.train_stage2, **FEW)
-    sizes = {"pictures": 100, "pairs": 100, "test": 4}
+    sizes = {"pictures": 100, "pairs": 100, "test": 4, "drawn": 2}
     data_of = reproduce_tiny if module is tiny_rows else module
     monkeypatch.setattr(data_of, "make_data", lambda folder, **_: tiny_runs.make_data(folder, **sizes))
     monkeypatch.setattr(
@@ -90,7 +90,7 @@ def test_a_row_goes_from_data_to_table_and_kept_files(monkeypatch, tmp_path):
 def test_a_finished_run_needs_none_of_those_before_it(tmp_path):
     final = tmp_path / "full" / "stage1_leg3" / "final"
     final.mkdir(parents=True)
-    assert tiny_rows.World(tmp_path, tiny_runs.Data(*[tmp_path] * 5)).leg(3) == final
+    assert tiny_rows.World(tmp_path, tiny_runs.Data(*[tmp_path] * 6)).leg(3) == final
 
 
 def test_data_that_an_interrupted_call_left_half_written_is_written_anew(tmp_path):
@@ -110,7 +110,7 @@ def test_a_row_of_its_own_stage1_starts_no_other_stage1(monkeypatch, tmp_path):
     monkeypatch.setattr(tiny_rows, "measured_captions", lambda *_: {})
     monkeypatch.setattr(tiny_rows, "measured_pictures", lambda *_, **__: {"reconstruction_f1": 0.5})
     monkeypatch.setattr(tiny_rows, "own_model", lambda *_: tmp_path)
-    world = tiny_rows.World(tmp_path, tiny_runs.Data(*[tmp_path] * 5))
+    world = tiny_rows.World(tmp_path, tiny_runs.Data(*[tmp_path] * 6))
     assert tiny_rows.ROWS["queries_4"][1](world)["own_reconstruction_f1"] == 0.5
     assert started == ["stage1_queries_4"]
     tiny_rows.ROWS["pictures_leg2"][1](world)
@@ -133,7 +133,7 @@ def test_both_runs_of_stage2_train_what_a_row_asks_for(monkeypatch, tmp_path):
     monkeypatch.setattr(
         tiny_runs, "_train", lambda _, run, config, settings: calls.append((run.name, settings)) or run / "final"
     )
-    data = tiny_runs.Data(*[tmp_path] * 5)
+    data = tiny_runs.Data(*[tmp_path] * 6)
     tiny_runs.train_stage2(tmp_path / "b", data, tmp_path, (3, 2), train=("mlp", "llm"), reading_lr=1e-3)
     (first, reading), (second, then) = calls
     assert (first, second) == ("b_reading", "b")
