@@ -23,8 +23,8 @@ DECODERS = (
     "stable-diffusion-3.5-large",
 )
 USABLE = 0.9  # of a card's memory; the rest is the allocator's and the libraries'
-HEAD = ("decoder", "conditioning", "frozen B", "trained M", "forward TFLOP", "backward TFLOP", "fixed GiB",
-        "activations GiB an image", "checkpointed", "micro-batch", "checkpointed")  # fmt: skip
+HEAD = ("decoder", "px", "conditioning", "frozen, B", "trained, M", "forward, TFLOP", "backward, TFLOP", "fixed, GiB",
+        "activations, GiB an image", "checkpointed", "micro-batch", "checkpointed")  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -69,7 +69,7 @@ def plan(name: str, conditioning: str, resolution: int, memory_gb: float) -> lis
     room = USABLE * memory_gb * 1e9 / 2**30 - weights
     fits = [str(max(0, int(room / size))) for size in (activations, checkpointed)]
     sizes = f"{frozen / 1e9:.2f}", f"{trained / 1e6:.0f}", f"{forward:.2f}", f"{backward:.2f}", f"{weights:.1f}"
-    return [name, conditioning, *sizes, f"{activations:.2f}", f"{checkpointed:.2f}", *fits]
+    return [name, str(resolution), conditioning, *sizes, f"{activations:.2f}", f"{checkpointed:.2f}", *fits]
 
 
 def build(folder: Path, conditioning: str, resolution: int) -> Any:
@@ -123,22 +123,75 @@ def count_flops(model: Any) -> tuple[float, float]:
     return forward / 1e12, (counter.get_total_flops() - forward) / 1e12
 
 
-def kept_gib(model: Any, batch: int) -> float:
-    """GiB of the tensors that backward keeps from the forward pass, parameters left out, each storage once."""
-    from torch.autograd.graph import saved_tensors_hooks
+class Kept:
+    """Storages that backward would find, parameters left out, each once; held, so that none takes another's place."""
 
-    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    kept: dict[int, Any] = {}
+    def __init__(self, model: Any) -> None:
+        self.own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+        self.storages: dict[int, Any] = {}
 
-    def keep(tensor: Any) -> Any:
+    def keep(self, tensor: Any) -> Any:
+        """Count a tensor."""
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage  # held, so that no other storage takes its place
+        if storage._cdata not in self.own:
+            self.storages[storage._cdata] = storage
         return tensor
 
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
+    @property
+    def bytes(self) -> int:
+        """Of all of them."""
+        return sum(storage.nbytes() for storage in self.storages.values())
+
+
+def kept_gib(model: Any, batch: int) -> float:
+    """GiB of the tensors that backward needs of the forward pass.
+
+    Attention keeps what a card's fused kernel keeps, not the matrix that the meta device's plain one would. Of blocks
+    whose activations are computed again, their inputs are kept, and at any time the whole of one block: the largest.
+    """
+    from unittest.mock import patch
+
+    import torch
+    from torch.autograd.graph import saved_tensors_hooks
+
+    kept, blocks = Kept(model), [0]
+
+    def recomputed(block: Any, *inputs: Any, **_: Any) -> Any:
+        for value in inputs:
+            if isinstance(value, torch.Tensor):
+                kept.keep(value)
+        inside = Kept(model)
+        with saved_tensors_hooks(inside.keep, lambda tensor: tensor):
+            result = block(*inputs)
+        blocks.append(inside.bytes)
+        return result
+
+    for module in model.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module._gradient_checkpointing_func = recomputed
+    fused = patch("torch.nn.functional.scaled_dot_product_attention", fused_attention)
+    with fused, saved_tensors_hooks(kept.keep, lambda tensor: tensor):
         loss_of(model, batch)
-    return sum(storage.nbytes() for storage in kept.values()) / 2**30
+    return (kept.bytes + max(blocks)) / 2**30
+
+
+def fused_attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> Any:
+    """Attention on the meta device [B, H, N, D] that keeps for backward what fused kernels do: no [N, N] matrix."""
+    import torch
+
+    class Fused(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, query: Any, key: Any, value: Any) -> Any:
+            result = query.new_empty(*query.shape[:-1], value.shape[-1])
+            statistics = query.new_empty(query.shape[:-1], dtype=torch.float32)  # log-sum-exp of each row
+            context.save_for_backward(query, key, value, result, statistics)
+            return result
+
+        @staticmethod
+        def backward(context: Any, *gradients: Any) -> Any:  # counting ends before it
+            raise NotImplementedError
+
+    return Fused.apply(query, key, value)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import Florence2Config, Qwen2Config
 
+from scripts import plan_decoders
 from vlv.models.decoders import load_skeleton
 from vlv.models.encoder import VLVEncoder, VLVEncoderConfig
 from vlv.models.projector import Projector
@@ -56,6 +57,7 @@ def test_projector_for_qwen_3b(encoder):
     ("name", "denoiser"),
     [
         ("stable-diffusion-v1-5", 859_520_964),
+        ("stable-diffusion-2-1-base", 865_910_724),
         ("stable-diffusion-2-1", 865_910_724),
         ("stable-diffusion-xl-base-1.0", 2_567_463_684),
         ("stable-diffusion-3.5-medium", 2_243_171_520),
@@ -66,3 +68,53 @@ def test_each_decoder_has_the_published_size(name, denoiser):
     decoder = load_skeleton(COMPONENTS / name, "text_encoder", 384)
     part = decoder.transformer if "-3.5" in name else decoder.unet
     assert sum(value.numel() for value in part.parameters()) == denoiser
+
+
+@pytest.mark.parametrize(
+    ("name", "encoders"),
+    [
+        ("stable-diffusion-v1-5", {"text": 123_060_480}),
+        ("stable-diffusion-2-1-base", {"text": 340_387_840}),
+        ("stable-diffusion-xl-base-1.0", {"clip_l": 123_060_480, "clip_g": 694_659_840}),
+        ("stable-diffusion-3.5-large", {"clip_l": 123_650_304, "clip_g": 694_659_840, "t5": 4_762_310_656}),
+    ],
+)
+def test_each_text_encoder_has_the_published_size(name, encoders):
+    conditioner = load_skeleton(COMPONENTS / name, "text_encoder", 384).conditioner
+    sizes = {key: sum(value.numel() for value in part.parameters()) for key, part in conditioner.named_children()}
+    assert sizes == encoders
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["stable-diffusion-2-1-base", "stable-diffusion-3.5-medium"])
+def test_the_plan_in_the_docs_is_what_the_command_prints(name, capsys):
+    plan_decoders.main(["--decoder", name])
+    rows = capsys.readouterr().out.splitlines()[2:]
+    documented = (COMPONENTS.parents[1] / "docs" / "decoders.md").read_text().splitlines()
+    assert len(rows) == (3 if "3.5" in name else 2)
+    assert set(rows) <= set(documented)
+
+
+def test_activations_that_are_computed_again_cost_less_and_attention_keeps_no_square():
+    sizes = {}
+    for resolution in (256, 512):
+        model = plan_decoders.build(COMPONENTS / "stable-diffusion-3.5-medium", "direct", resolution)
+        model.encoder = Nothing(model.encoder.config.spaces)
+        model.set_dtypes(torch.bfloat16, torch.bfloat16)
+        whole = plan_decoders.kept_gib(model, 1)
+        model.decoder.enable_gradient_checkpointing()
+        sizes[resolution] = whole, plan_decoders.kept_gib(model, 1)
+    assert all(again < whole / 5 for whole, again in sizes.values())
+    assert sizes[512][0] < 4.2 * sizes[256][0]  # linear in the pixels; a matrix for each head would grow 16-fold
+
+
+class Nothing(torch.nn.Module):
+    """In place of the encoder: embeddings from nowhere."""
+
+    def __init__(self, spaces):
+        super().__init__()
+        widths = {name: torch.zeros(1, 77, width, device="meta") for name, width in spaces.items()}
+        self.rows = torch.nn.ParameterDict(widths)
+
+    def forward(self, pixels, *_):
+        return {name: row.expand(len(pixels), -1, -1) for name, row in self.rows.items()}
