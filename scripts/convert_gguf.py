@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from scripts.entry import BAD_CALL, quiet_libraries, stop
+from scripts.finished import finished_folder
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         convert(find_gguf(options.source), options.out)
     except (OSError, ValueError, ImportError) as error:
-        stop(str(error).splitlines()[0], BAD_CALL)
+        stop(next(iter(str(error).splitlines()), f"{options.source}: {type(error).__name__}"), BAD_CALL)
 
 
 def find_gguf(source: str) -> Path:
@@ -62,8 +63,9 @@ def convert(file: Path, out: Path) -> None:
     config = type(read.config)(**{k: v for k, v in read.config.to_dict().items() if k != "quantization_config"})
     model = AutoModelForCausalLM.from_config(config)
     model.load_state_dict(read.state_dict())
-    model.half().save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    with finished_folder(out) as folder:
+        model.half().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     print(f"{out}: {model.num_parameters():,} parameters, {len(tokenizer):,} tokens", file=sys.stderr)
 
 

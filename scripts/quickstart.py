@@ -103,15 +103,16 @@ def summarise(out: Path, captions: Path, pictures: Path, seconds: float) -> dict
     told, drawn = measure(captions), measure(pictures / "reconstructions")
     metrics = json.loads((pictures / "metrics.json").read_text())["seeds"][0]
     distance = next((name for name in metrics if name.startswith(("fid", "fd_"))), "fd")
+    trained = [seconds_of(out / "stage1"), seconds_of(reading_run(out / "stage2"), out / "stage2")]
     summary = {
         "caption_f1": told["f1"],
         "caption_exact": told["exact"],
         "caption_hallucinations": told["hallucinations"],
         "reconstruction_f1": drawn["f1"],
         distance: metrics.get(distance),
-        "stage1_seconds": seconds_of(out / "stage1"),
-        "stage2_seconds": seconds_of(reading_run(out / "stage2"), out / "stage2"),
-        "seconds": max(seconds, earlier.get("seconds", 0.0)),
+        "stage1_seconds": trained[0],
+        "stage2_seconds": trained[1],
+        "seconds": None if None in trained else max(seconds, earlier.get("seconds") or 0.0),
         "held_out_pictures": HELD_OUT,
     }
     path.write_text(json.dumps(summary, indent=2) + "\n")

@@ -58,6 +58,18 @@ def sentences(out: Path, guidance: float, count: int, steps: int = 50) -> Result
     return json.loads(path.read_text())
 
 
+def family() -> Result:
+    """The VAE's round trip on test scenes."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    from vlv.shapes.pretraining.evaluation import vae_round_trip
+
+    vae = AutoencoderKL.from_pretrained(FAMILY / "stable-diffusion" / "vae", torch_dtype=torch.float32)
+    values = vae_round_trip(vae, "test", 1_000)
+    return {"vae_round_trip_f1": values["f1"], "vae_round_trip_psnr_db": values["psnr_db"]}
+
+
 def untrained_stage1(folder: Path) -> Path:
     """A stage-1 model whose queries and projection are new, and whose Florence-2 is as it was."""
     if not folder.is_dir():

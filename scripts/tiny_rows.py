@@ -10,6 +10,7 @@ from typing import Any
 from scripts.pretrain_tiny import main as pretrain
 from scripts.tiny_measures import (
     composition,
+    family,
     measured_captions,
     measured_pictures,
     own_model,
@@ -225,6 +226,11 @@ def smollm2(world: World) -> Result:
     return measured_captions(captioner, world.data.test, world.out / "measured" / "smollm2")
 
 
+def of_the_family(world: World) -> Result:
+    """What the frozen parts can do by themselves, on 1,000 test scenes."""
+    return {**family(), "sentence_f1": sentences(world.out, GUIDANCE, SENTENCES)["f1"]}
+
+
 def composed(world: World) -> Result:
     """Halves of two pictures' embeddings, joined and drawn."""
     return composition(world.full_stage1(), world.out / "measured" / "composition")
@@ -234,10 +240,12 @@ def _seen(legs: int) -> str:
     return f"stage 1 has seen {pictures_seen(legs):,} pictures"
 
 
+# In the order of the table: the one encoder that both captions and draws comes first.
 ROWS: dict[str, tuple[str, Callable[[World], Result]]] = {
+    "one_encoder": ("one encoder: full recipe, denoising loss kept on in stage 2", one_encoder),
     "full": ("full recipe", full),
+    "family": ("the frozen parts", of_the_family),
     "guidance": ("reconstruction by guidance", guidance),
-    "one_encoder": ("full recipe, denoising loss kept on in stage 2", one_encoder),
     "composition": ("two pictures' embeddings, halved and joined", composed),
     "base": (f"shorter recipe: {_seen(SHORT_LEGS)}", base),
     "without_stage1": ("without stage 1, same pairs", without_stage1("without_stage1", True)),

@@ -83,6 +83,21 @@ def wrong_facts(description: Description, scene: Scene) -> list[Fact]:
     return wrong
 
 
+def faults(told: Scene, scene: Scene) -> list[str]:
+    """What is wrong of a told scene, place by place: "added", "missing", or "color: blue as cyan, on black"."""
+    places: list[dict[tuple[int, int], Item]] = [{(i.row, i.column): i for i in one.items} for one in (scene, told)]
+    true, stated = places
+    found = ["missing"] * len(true.keys() - stated.keys()) + ["added"] * len(stated.keys() - true.keys())
+    for place in sorted(true.keys() & stated.keys()):
+        for name in ("size", "color", "shape"):
+            right, wrong = getattr(true[place], name), getattr(stated[place], name)
+            if right != wrong:
+                found.append(f"{name}: {right} as {wrong}, on {scene.background}")
+    if told.background != scene.background:
+        found.append(f"background: {scene.background} as {told.background}")
+    return found
+
+
 def _check(told: int, scenes: int) -> None:
     if told != scenes or not scenes:
         raise ValueError(f"{told} captions or pictures for {scenes} scenes: one for each, at least one")

@@ -1,11 +1,13 @@
 """The measures, on cases that can be counted by hand."""
 
+import json
 import math
 
 import pytest
 
+from scripts.measure_shapes import main
 from vlv.shapes.describe import describe
-from vlv.shapes.measures import facts, measure_captions, measure_pictures, wrong_facts
+from vlv.shapes.measures import facts, faults, measure_captions, measure_pictures, wrong_facts
 from vlv.shapes.oracle import read_description
 from vlv.shapes.render import render
 from vlv.shapes.scene import Item, Scene, make_scene
@@ -69,3 +71,32 @@ def test_facts_are_those_that_descriptions_tell():
     scene = make_scene("test", 1)
     said = {(s.size, s.color, s.shape, s.place) for s in read_description(describe(scene, 1)).statements}
     assert said == set(facts(scene.items))
+
+
+def test_faults_are_named_by_what_was_taken_for_what():
+    told = Scene((Item(0, 0, "small", "cyan", "circle"), Item(1, 1, "large", "red", "star")), "black")
+    assert faults(told, SCENE) == [
+        "missing",
+        "added",
+        "size: large as small, on white",
+        "color: red as cyan, on white",
+        "background: white as black",
+    ]
+    assert faults(SCENE, SCENE) == []
+
+
+def test_the_command_counts_faults_of_pictures_and_of_captions(tmp_path, capsys):
+    scenes = [make_scene("test", number) for number in range(3)]
+    folder, captions = tmp_path / "drawn", tmp_path / "captions.json"
+    folder.mkdir()
+    names = [f"test-{number:08}.png" for number in range(3)]
+    for name, scene in zip(names, [scenes[0], scenes[0], scenes[2]], strict=True):
+        render(scene, 0).save(folder / name)
+    texts = [describe(scenes[0], 0), "A red circle.", describe(scenes[2], 0)]
+    captions.write_text(json.dumps(dict(zip(names, texts, strict=True))))
+    main([str(folder), "--faults"])
+    lines = capsys.readouterr().out.splitlines()
+    kinds = [line.split(maxsplit=1)[1] for line in lines if line.startswith(" ")]
+    assert sorted(set(faults(scenes[0], scenes[1]))) == sorted(kinds)
+    main([str(captions), "--faults"])
+    assert "    1  incomplete caption" in capsys.readouterr().out
