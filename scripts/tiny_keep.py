@@ -46,17 +46,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def keep(out: Path) -> None:
-    """Copy results and logs, and the checkpoints and the picture of the full recipe where they are there."""
+    """Copy results and logs, and stage 1, the one encoder's captioner and its picture where they are there."""
     DOCS.mkdir(parents=True, exist_ok=True)
     for name in ("results.json", "table.md"):
         shutil.copy(out / name, DOCS / name)
     for run in sorted(out.glob("*/stage*")):
         if (run / "metrics.jsonl").is_file():
             shutil.copy(run / "metrics.jsonl", DOCS / f"{run.parent.name}_{run.name}.metrics.jsonl")
-    stage1, captioner = out / "full" / "stage1" / "final", out / "full" / "stage2" / "final"
+    stage1, captioner = (out / "full" / run / "final" for run in ("stage1", "stage2_one_encoder"))
     if stage1.is_dir() and captioner.is_dir():
         keep_checkpoints(stage1, captioner, TRAINED)
-    measured = out / "measured" / "full"
+    measured = out / "measured" / "one_encoder"
     if (measured / "captions.json").is_file():
         keep_picture(out, measured, DOCS / "pictures.png")
 

@@ -54,14 +54,15 @@ def _write_page(
     from vlv.shapes.report import Example, Table, read_joined_curve, write_report
     from vlv.shapes.writing import named_scene
 
-    tables = [Table("Rows, on 1,000 held-out scenes", head, cells)]
+    tables = [Table("Rows, on held-out scenes", head, cells)]
     for name in (*OTHER_MEASURES, "full"):
         if name in rows:
             tables.append(Table(titles[name].capitalize(), ("measure", "value"), _values(rows[name])))
-    measured, test = out / "measured" / "full", out / "data" / "test"
-    captions = measured / "captions.json"
+    measured, test = out / "measured", out / "data" / "test"
+    shown = next((measured / name for name in rows if name in ("one_encoder", "full")), measured)
+    captions = shown / "captions.json"
     texts = json.loads(captions.read_text()) if captions.exists() else {}
-    drawn = measured / "pictures" / "reconstructions"
+    drawn = shown / "pictures" / "reconstructions"
     examples = [
         Example(named_scene(name), test / name, drawn / name, text)
         for name, text in list(texts.items())[:EXAMPLES]

@@ -93,21 +93,20 @@ class World:
         """Where stage 2 of the shorter recipe goes."""
         return self.out / "short" / "stage2_base"
 
-    def short_results(self, name: str, stage1: Path, captioner: Path, moved: bool = True) -> Result:
-        """Measures of one row of the shorter recipe: captions, and pictures drawn with `stage1`.
-
-        moved: stage 2 trained the encoder; what its embeddings still draw is measured too.
-        """
-        folder, drawn = self.out / "measured" / name, self.data.drawn
+    def short_results(self, name: str, stage1: Path, captioner: Path) -> Result:
+        """Measures of one row of the shorter recipe: captions, and pictures drawn with `stage1`."""
+        folder = self.out / "measured" / name
         # Rows of one stage 1 share its pictures.
         drawn_in = self.out / "measured" / ("base" if stage1.parent == self.leg_run(SHORT_LEGS) else name)
-        result = measured_captions(captioner, self.data.test, folder)
-        result |= measured_pictures(stage1, drawn, drawn_in, GUIDANCE, **SHORT_PICTURES)
-        own = result["reconstruction_f1"]
-        if moved:
-            model = own_model(stage1, captioner, self.out / "short" / f"own_{name}")
-            own = measured_pictures(model, drawn, folder / "own", GUIDANCE, **SHORT_PICTURES)["reconstruction_f1"]
-        return {**result, "own_reconstruction_f1": own}
+        told = measured_captions(captioner, self.data.test, folder)
+        return {**told, **measured_pictures(stage1, self.data.drawn, drawn_in, GUIDANCE, **SHORT_PICTURES)}
+
+    def left(self, name: str, stage1: Path, captioner: Path) -> Result:
+        """What the embeddings of an encoder that stage 2 has trained still draw."""
+        model = own_model(stage1, captioner, self.out / "short" / f"own_{name}")
+        folder = self.out / "measured" / name / "own"
+        drawn = measured_pictures(model, self.data.drawn, folder, GUIDANCE, **SHORT_PICTURES)
+        return {"own_reconstruction_f1": drawn["reconstruction_f1"]}
 
 
 def full(world: World) -> Result:
@@ -142,7 +141,8 @@ def guidance(world: World) -> Result:
 def base(world: World) -> Result:
     """The shorter recipe: 32 queries, all of stage 2 trains."""
     stage1 = world.short_stage1()
-    return world.short_results("base", stage1, world.short_stage2(stage1))
+    captioner = world.short_stage2(stage1)
+    return {**world.short_results("base", stage1, captioner), **world.left("base", stage1, captioner)}
 
 
 def without_stage1(name: str, encoder_waits: bool) -> Callable[[World], Result]:
@@ -163,7 +163,8 @@ def unfrozen(*parts: str) -> Callable[[World], Result]:
         stage1, name = world.short_stage1(), "_".join(parts)
         reading = world.base_run() if "llm" in parts else None  # the same as when the encoder trains after it
         captioner = world.short_stage2(stage1, name, train=parts, reading_of=reading)
-        return world.short_results(name, stage1, captioner, moved=False)
+        result = world.short_results(name, stage1, captioner)
+        return {**result, "own_reconstruction_f1": result["reconstruction_f1"]}
 
     return row
 
@@ -173,7 +174,8 @@ def denoising_kept(world: World) -> Result:
     stage1 = world.short_stage1()
     settings = {"diffusion_weight": WEIGHT, "reading_of": world.base_run()}
     captioner = world.short_stage2(stage1, "denoising_kept", **settings)
-    return world.short_results("denoising_kept", stage1, captioner)
+    result = world.short_results("denoising_kept", stage1, captioner)
+    return {**result, **world.left("denoising_kept", stage1, captioner)}
 
 
 def one_encoder(world: World) -> Result:

@@ -109,9 +109,8 @@ def test_a_row_of_its_own_stage1_starts_no_other_stage1(monkeypatch, tmp_path):
     monkeypatch.setattr(tiny_rows, "train_stage2", lambda run, *_, **s: run / "final")
     monkeypatch.setattr(tiny_rows, "measured_captions", lambda *_: {})
     monkeypatch.setattr(tiny_rows, "measured_pictures", lambda *_, **__: {"reconstruction_f1": 0.5})
-    monkeypatch.setattr(tiny_rows, "own_model", lambda *_: tmp_path)
     world = tiny_rows.World(tmp_path, tiny_runs.Data(*[tmp_path] * 6))
-    assert tiny_rows.ROWS["queries_4"][1](world)["own_reconstruction_f1"] == 0.5
+    assert tiny_rows.ROWS["queries_4"][1](world)["reconstruction_f1"] == 0.5
     assert started == ["stage1_queries_4"]
     tiny_rows.ROWS["pictures_leg2"][1](world)
     assert started[1:] == ["stage1_leg1", "stage1_leg2"]
