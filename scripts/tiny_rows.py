@@ -29,11 +29,11 @@ from scripts.tiny_runs import (
     RunError,
     pictures_seen,
     relative,
+    train_captioner,
     train_stage1,
     train_stage2,
 )
 
-SMOLLM2_STAGE2 = (300, 100)  # steps of both runs
 # Of most rows' pictures. The tower is at hand and quick; EfficientNet's distances are the full recipe's.
 SHORT_PICTURES: dict[str, Any] = {"steps": 25, "extractor": "vision_tower"}
 SENTENCES = 1_000  # true descriptions that the frozen decoder draws
@@ -223,8 +223,9 @@ def smollm2(world: World) -> Result:
     if not llm.is_dir():
         raise RunError(f"{relative(llm)} is not there: bash scripts/install_smollm2.sh makes it")
     run = world.out / "full" / "stage2_smollm2"
-    configs = ("stage2_shapes_smollm2.yaml", "stage2_shapes_smollm2.yaml")
-    captioner = train_stage2(run, world.data, world.full_stage1(), SMOLLM2_STAGE2, configs=configs, qwen_model=llm)
+    captioner = train_captioner(
+        run, world.data, world.full_stage1(), "stage2_shapes_smollm2.yaml", train=("mlp", "llm"), qwen_model=llm
+    )
     return measured_captions(captioner, world.data.test, world.out / "measured" / "smollm2")
 
 
@@ -265,5 +266,5 @@ ROWS: dict[str, tuple[str, Callable[[World], Result]]] = {
     "queries_8": (f"8 queries, {_seen(1)}", queries(8)),
     "queries_16": (f"16 queries, {_seen(1)}", queries(16)),
     "own_tasks_tower": (f"tower trained by Florence's own tasks alone, {_seen(1)}", own_tasks_tower),
-    "smollm2": ("SmolLM2-135M instead of the tiny Qwen2", smollm2),
+    "smollm2": ("full stage 1, SmolLM2-135M instead of the tiny Qwen2, encoder frozen", smollm2),
 }

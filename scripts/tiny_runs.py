@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,6 @@ def train_stage2(
     *,
     train: Sequence[str] = ("mlp", "llm", "encoder"),
     encoder_waits: bool = True,
-    configs: tuple[str, str] = ("stage2_shapes_reading.yaml", "stage2_shapes.yaml"),
     diffusion_weight: float = 0.0,
     reading_lr: float | None = None,
     reading_of: Path | None = None,
@@ -112,35 +111,38 @@ def train_stage2(
         reading_lr: peak learning rate of the first run's language model; None is its config's.
         reading_of: another stage 2, whose first run is the same and serves both.
     """
+    reading: dict[str, Any] = {**settings, "train": [part for part in train if part != "encoder"]}
+    then: dict[str, Any] = {**settings, "train": train}
+    if not encoder_waits:
+        reading |= {"train": train, "encoder_lr": ENCODER_LR}
+    if steps is not None:
+        reading["total_steps"], then["total_steps"] = steps
+    if reading_lr is not None:
+        reading["lr"] = reading_lr
+    if diffusion_weight:
+        then["diffusion_weight"] = diffusion_weight
+    if "encoder" not in train:
+        then["encoder_lr"] = "null"  # the config's is of an encoder that trains
+    read = train_captioner(reading_run(reading_of or output_dir), data, stage1, "stage2_shapes_reading.yaml", **reading)
+    return train_captioner(output_dir, data, stage1, "stage2_shapes.yaml", initial_checkpoint=read, **then)
+
+
+def train_captioner(
+    output_dir: Path, data: Data, stage1: Path, config: str, *, train: Sequence[str], **settings: Any
+) -> Path:
+    """Run `train_stage2.sh` on the pairs, once."""
     paths = {
         "dataset_path": data.pairs,
         "val_dataset_path": data.val,
         "qwen_model": FAMILY / "qwen",
         "diffusion_model_path": stage1,
-        **settings,
     }
-    first, second = ({}, {}) if steps is None else ({"total_steps": count} for count in steps)
-    reading: dict[str, Any] = {"train": _listed(part for part in train if part != "encoder"), **first}
-    if not encoder_waits:
-        reading |= {"train": _listed(train), "encoder_lr": ENCODER_LR}
-    if reading_lr is not None:
-        reading["lr"] = reading_lr
-    read = _train("train_stage2.sh", reading_run(reading_of or output_dir), configs[0], {**paths, **reading})
-    then: dict[str, Any] = {"train": _listed(train), "initial_checkpoint": read, **second}
-    if diffusion_weight:
-        then["diffusion_weight"] = diffusion_weight
-    if "encoder" not in train:
-        then["encoder_lr"] = "null"  # the config's is of an encoder that trains
-    return _train("train_stage2.sh", output_dir, configs[1], {**paths, **then})
+    return _train("train_stage2.sh", output_dir, config, {**paths, "train": f"[{','.join(train)}]", **settings})
 
 
 def reading_run(output_dir: Path) -> Path:
     """The first of the two runs of stage 2 that end in `output_dir`."""
     return output_dir.with_name(f"{output_dir.name}_reading")
-
-
-def _listed(parts: Iterable[str]) -> str:
-    return f"[{','.join(parts)}]"
 
 
 def _train(launcher: str, output_dir: Path, config: str, settings: Settings) -> Path:
