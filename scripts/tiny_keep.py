@@ -17,6 +17,8 @@ from scripts.entry import BAD_CALL, stop
 from scripts.tiny_runs import FAMILY, ROOT, relative
 
 DOCS = ROOT / "docs" / "embedded_world"
+PAGE = ROOT / "docs" / "embedded_world.md"
+MARKS = ("<!-- table.md -->", "<!-- end of table.md -->")
 TRAINED = FAMILY / "trained"
 SHOWN = (0, 1, 2, 3, 4, 5)  # the first held-out scenes, whatever came out
 LEFT = ("README.md", "config.yaml", "trainer_state.json")  # cards and states that name the run's own paths
@@ -50,6 +52,7 @@ def keep(out: Path) -> None:
     DOCS.mkdir(parents=True, exist_ok=True)
     for name in ("results.json", "table.md"):
         shutil.copy(out / name, DOCS / name)
+    write_table(PAGE, (out / "table.md").read_text())
     for run in sorted(out.glob("*/stage*")):
         if (run / "metrics.jsonl").is_file():
             shutil.copy(run / "metrics.jsonl", DOCS / f"{run.parent.name}_{run.name}.metrics.jsonl")
@@ -59,6 +62,13 @@ def keep(out: Path) -> None:
     measured = out / "measured" / "one_encoder"
     if (measured / "captions.json").is_file():
         keep_picture(out, measured, DOCS / "pictures.png")
+
+
+def write_table(page: Path, table: str) -> None:
+    """Put the tables between the page's two marks."""
+    before, _, rest = page.read_text().partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    page.write_text(f"{before}{MARKS[0]}\n{table}{MARKS[1]}{after}")
 
 
 def keep_checkpoints(stage1: Path, captioner: Path, trained: Path) -> None:

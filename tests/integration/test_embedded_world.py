@@ -127,6 +127,14 @@ def test_tables_of_their_own_hold_what_has_other_measures(tmp_path):
     assert table.count("by guidance") == 1  # the head of its table, and no row
 
 
+def test_the_page_has_the_kept_tables(tmp_path):
+    assert tiny_keep.PAGE.read_text().count((tiny_keep.DOCS / "table.md").read_text()) == 1
+    page = tmp_path / "page.md"
+    page.write_text("a\n{}\nold\n{}\nb\n".format(*tiny_keep.MARKS))
+    tiny_keep.write_table(page, "| new |\n")
+    assert page.read_text() == "a\n{}\n| new |\n{}\nb\n".format(*tiny_keep.MARKS)
+
+
 def test_both_runs_of_stage2_train_what_a_row_asks_for(monkeypatch, tmp_path):
     calls = []
     monkeypatch.setattr(
