@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vlv.shapes.report import Example, split_sentences
 
-_SIDE, _GAP, _LINE, _FONT_SIZE = 160, 12, 17, 13
+_SIDE, _GAP, _LINE, _FONT_SIZE = 160, 12, 16, 12
 _CARD = 2 * _SIDE + _GAP
 _INK, _WRONG, _LABEL = (34, 34, 34), (200, 30, 30), (110, 110, 110)
 
@@ -50,5 +50,5 @@ def _lines(example: Example) -> list[tuple[str, tuple[int, int, int]]]:
     return [
         (line, _WRONG if wrong else _INK)
         for sentence, wrong in split_sentences(example.caption, example.scene)
-        for line in textwrap.wrap(sentence, width=52)
+        for line in textwrap.wrap(sentence, width=56)
     ]
