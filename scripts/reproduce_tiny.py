@@ -28,6 +28,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "reproduce_tiny", metavar="OUT")
     parser.add_argument("--only", choices=list(ROWS), action="append", help="this row alone; repeatable")
+    parser.add_argument(
+        "--kept", action="store_true", help="take stage 1 from assets/tiny/trained instead of training it"
+    )
     parser.add_argument("--list", action="store_true", help="name the rows and stop")
     options = parser.parse_args(arguments)
     if options.list:
@@ -35,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    world = World(out, make_data(out / "data", pictures=100_000, pairs=8_000, test=1_000, drawn=500))
+    world = World(out, make_data(out / "data", pictures=100_000, pairs=8_000, test=1_000, drawn=500), options.kept)
     try:
         for name in options.only or [name for name in ROWS if name not in OPTIONAL]:
             run_row(name, world)

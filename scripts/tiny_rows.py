@@ -38,30 +38,37 @@ from scripts.tiny_runs import (
 SHORT_PICTURES: dict[str, Any] = {"steps": 25, "extractor": "vision_tower"}
 SENTENCES = 1_000  # true descriptions that the frozen decoder draws
 WEIGHT = 3.0  # of the denoising loss beside the caption loss
+KEPT = {SHORT_LEGS: FAMILY / "trained" / "early", len(LEGS): FAMILY / "trained" / "stage1"}
 Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class World:
-    """Where everything lies."""
+    """Where everything lies.
+
+    kept: take the stage-1 models that are in the repository, instead of training them.
+    """
 
     out: Path
     data: Data
+    kept: bool = False
 
-    def leg_run(self, count: int) -> Path:
-        """Where a run of the full recipe's stage 1 goes."""
-        return self.out / "full" / ("stage1" if count == len(LEGS) else f"stage1_leg{count}")
+    def leg_final(self, count: int) -> Path:
+        """Where stage 1 after a run of the full recipe is, or will be."""
+        if self.kept and count in KEPT:
+            return KEPT[count]
+        return self.out / "full" / ("stage1" if count == len(LEGS) else f"stage1_leg{count}") / "final"
 
     def leg(self, count: int) -> Path:
         """Stage 1 after the first `count` runs of the full recipe; what is there needs none of the runs before it."""
-        run = self.leg_run(count)
-        if (run / "final").is_dir():
-            return run / "final"
+        final = self.leg_final(count)
+        if final.is_dir():
+            return final
         steps, lr = LEGS[count - 1]
         settings: dict[str, Any] = {"num_steps": steps, "lr": lr, "seed": 41 + count}
         if count > 1:
             settings["initial_checkpoint"] = self.leg(count - 1)
-        return train_stage1(run, "stage1_shapes.yaml", self.data, **settings)
+        return train_stage1(final.parent, "stage1_shapes.yaml", self.data, **settings)
 
     def full_stage1(self) -> Path:
         """Stage 1 of the full recipe."""
@@ -97,7 +104,7 @@ class World:
         """Measures of one row of the shorter recipe: captions, and pictures drawn with `stage1`."""
         folder = self.out / "measured" / name
         # Rows of one stage 1 share its pictures.
-        drawn_in = self.out / "measured" / ("base" if stage1.parent == self.leg_run(SHORT_LEGS) else name)
+        drawn_in = self.out / "measured" / ("base" if stage1 == self.leg_final(SHORT_LEGS) else name)
         told = measured_captions(captioner, self.data.test, folder)
         return {**told, **measured_pictures(stage1, self.data.drawn, drawn_in, GUIDANCE, **SHORT_PICTURES)}
 

@@ -91,6 +91,8 @@ def test_a_finished_run_needs_none_of_those_before_it(tmp_path):
     final = tmp_path / "full" / "stage1_leg3" / "final"
     final.mkdir(parents=True)
     assert tiny_rows.World(tmp_path, tiny_runs.Data(*[tmp_path] * 6)).leg(3) == final
+    kept = tiny_rows.World(tmp_path, tiny_runs.Data(*[tmp_path] * 6), kept=True)
+    assert (kept.full_stage1(), kept.short_stage1()) == (TRAINED / "stage1", TRAINED / "early")
 
 
 def test_data_that_an_interrupted_call_left_half_written_is_written_anew(tmp_path):
