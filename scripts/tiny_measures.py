@@ -102,7 +102,10 @@ def own_model(stage1: Path, captioner: Path, folder: Path) -> Path:
 
 
 def composition(stage1: Path, folder: Path, count: int = 200) -> Result:
-    """Join halves of two pictures' embeddings, draw, measure, and keep a sheet of the first pictures."""
+    """Join two pictures' embeddings, the first halves and the whole; draw, measure, keep a sheet of the first pictures.
+
+    The sheet's rows: both pictures, drawn from the halves, drawn from the whole.
+    """
     from PIL import Image
 
     from vlv import VLVAutoEncoder
@@ -113,11 +116,18 @@ def composition(stage1: Path, folder: Path, count: int = 200) -> Result:
     scenes = [make_scene("test", number) for number in range(2_000)]
     pairs = composable_pairs(scenes, count)
     sides = [[render(scenes[pair[side]], pair[side]) for pair in pairs] for side in (0, 1)]
-    drawn = draw_compositions(VLVAutoEncoder.from_pretrained(stage1), sides[0], sides[1], guidance=GUIDANCE, steps=50)
+    model = VLVAutoEncoder.from_pretrained(stage1)
+    queries = model.encoder.config.num_queries
+    result, sheets = {}, list(sides)
+    for name, rows in (("halves", queries // 2), ("whole", queries)):
+        drawn = draw_compositions(model, sides[0], sides[1], rows, guidance=GUIDANCE, steps=50)
+        sheets.append(drawn)
+        measured = measure_compositions(drawn, [(scenes[first], scenes[second]) for first, second in pairs])
+        result |= {f"{name}_{key}": value for key, value in measured.items() if key != "count"}
     folder.mkdir(parents=True, exist_ok=True)
-    sheet = Image.new("RGB", (8 * 68, 3 * 68), "white")
+    sheet = Image.new("RGB", (8 * 68, len(sheets) * 68), "white")
     for column in range(8):
-        for row, pictures in enumerate((*sides, drawn)):
+        for row, pictures in enumerate(sheets):
             sheet.paste(pictures[column], (column * 68 + 2, row * 68 + 2))
     sheet.save(folder / "sheet.png")
-    return measure_compositions(drawn, [(scenes[first], scenes[second]) for first, second in pairs])
+    return {**result, "count": count}

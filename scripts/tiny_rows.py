@@ -242,7 +242,7 @@ def of_the_family(world: World) -> Result:
 
 
 def composed(world: World) -> Result:
-    """Halves of two pictures' embeddings, joined and drawn."""
+    """Two pictures' embeddings, joined and drawn."""
     return composition(world.full_stage1(), world.out / "measured" / "composition")
 
 
@@ -256,7 +256,7 @@ ROWS: dict[str, tuple[str, Callable[[World], Result]]] = {
     "full": ("full recipe", full),
     "family": ("the frozen parts", of_the_family),
     "guidance": ("reconstruction by guidance", guidance),
-    "composition": ("two pictures' embeddings, halved and joined", composed),
+    "composition": ("two pictures' embeddings, joined", composed),
     "base": (f"shorter recipe: {_seen(SHORT_LEGS)}", base),
     "without_stage1": ("without stage 1, same pairs", without_stage1("without_stage1", True)),
     "without_stage1_at_once": (

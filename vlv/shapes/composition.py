@@ -40,16 +40,21 @@ def _fit(first: Scene, second: Scene) -> bool:
 
 @torch.no_grad()
 def draw_compositions(
-    model: VLVAutoEncoder, first: Sequence[Image.Image], second: Sequence[Image.Image], guidance: float, steps: int
+    model: VLVAutoEncoder,
+    first: Sequence[Image.Image],
+    second: Sequence[Image.Image],
+    rows: int,
+    guidance: float,
+    steps: int,
 ) -> list[Image.Image]:
-    """Pictures of the first half of one picture's embeddings followed by the second half of another's."""
-    halves = []
+    """Pictures of the first `rows` embeddings of one picture followed by as many of another's (arXiv 2507.07104).
+
+    Both together may be as many as the decoder's text encoder takes: 77 for CLIP.
+    """
+    sides = []
     for pictures in (first, second):
-        halves.append(model.encoder(model.image_processor.batch(list(pictures))["encoder_pixels"]))
-    joined = {}
-    for name, embeddings in halves[0].items():
-        half = embeddings.shape[1] // 2
-        joined[name] = torch.cat([embeddings[:, :half], halves[1][name][:, half:]], dim=1)  # [B, Q, D]
+        sides.append(model.encoder(model.image_processor.batch(list(pictures))["encoder_pixels"]))
+    joined = {name: torch.cat([side[name][:, :rows] for side in sides], dim=1) for name in sides[0]}  # [B, 2 rows, D]
     images = model.decoder.draw_images(
         model.decoder.conditioner(joined),
         guidance_scale=guidance,
