@@ -22,6 +22,8 @@ DECODERS = (
     "stable-diffusion-3.5-medium",
     "stable-diffusion-3.5-large",
 )
+PROMPT_IDS = [0, 47066, 21700, 19, 10, 17818, 99, 16, 2343, 11, 5, 2274, 4, 2]  # "<MORE_DETAILED_CAPTION>", spelled out
+ENCODER_RESOLUTION = 768
 USABLE = 0.9  # of a card's memory; the rest is the allocator's and the libraries'
 HEAD = ("decoder", "px", "conditioning", "frozen, B", "trained, M", "forward, TFLOP", "backward, TFLOP", "fixed, GiB",
         "activations, GiB an image", "checkpointed", "micro-batch", "checkpointed")  # fmt: skip
@@ -72,8 +74,8 @@ def plan(name: str, conditioning: str, resolution: int, memory_gb: float) -> lis
     return [name, str(resolution), conditioning, *sizes, f"{activations:.2f}", f"{checkpointed:.2f}", *fits]
 
 
-def build(folder: Path, conditioning: str, resolution: int) -> Any:
-    """Stage 1's model on the meta device, in fp32."""
+def build(folder: Path, conditioning: str, resolution: int, device: str = "meta") -> Any:
+    """Stage 1's model in fp32, without weights on the meta device, with random ones on another."""
     import torch
     from transformers import Florence2Config
 
@@ -82,16 +84,16 @@ def build(folder: Path, conditioning: str, resolution: int) -> Any:
     from vlv.models.encoder import VLVEncoder, VLVEncoderConfig
     from vlv.models.image_processor import VLVImageProcessor
 
-    decoder = load_skeleton(folder, conditioning, resolution)
+    decoder = load_skeleton(folder, conditioning, resolution, device)
     config = VLVEncoderConfig(
         florence2_config=Florence2Config.from_pretrained(COMPONENTS / "Florence-2-large").to_dict(),
         spaces={space.name: space.width for space in decoder.conditioner.spaces},
         num_queries=77,
-        prompt_ids=[0, 47066, 21700, 19, 10, 17818, 99, 16, 2343, 11, 5, 2274, 4, 2],
+        prompt_ids=PROMPT_IDS,
     )
-    with torch.device("meta"):
+    with torch.device(device):
         encoder = VLVEncoder(config)
-    return VLVAutoEncoder(encoder, decoder, VLVImageProcessor(resolution, 768), {}, conditioning)
+    return VLVAutoEncoder(encoder, decoder, VLVImageProcessor(resolution, ENCODER_RESOLUTION), {}, conditioning)
 
 
 def loss_of(model: Any, batch: int) -> Any:

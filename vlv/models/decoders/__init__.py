@@ -55,9 +55,9 @@ def load_decoder(folder: Path, conditioning: str, resolution: int, t5_dtype: str
     return family.load_decoder(folder, conditioning, resolution, t5_dtype)
 
 
-def load_skeleton(folder: Path, conditioning: str, resolution: int) -> DiffusionDecoder:
-    """The decoder without its weights, on the meta device: names and shapes alone."""
-    return _family(folder).load_skeleton(folder, conditioning, resolution)
+def load_skeleton(folder: Path, conditioning: str, resolution: int, device: str = "meta") -> DiffusionDecoder:
+    """The decoder without its weights: names and shapes alone, or random ones on another device than meta."""
+    return _family(folder).load_skeleton(folder, conditioning, resolution, device)
 
 
 def load_conditioner(folder: Path, conditioning: str, dtype: torch.dtype) -> Conditioner:

@@ -97,14 +97,14 @@ def load_decoder(folder: Path, conditioning: str, resolution: int) -> StableDiff
     )
 
 
-def load_skeleton(folder: Path, conditioning: str, resolution: int) -> StableDiffusionDecoder:
-    """The decoder of a folder without its weights, on the meta device: names and shapes alone."""
+def load_skeleton(folder: Path, conditioning: str, resolution: int, device: str = "meta") -> StableDiffusionDecoder:
+    """The decoder of a folder without its weights: names and shapes alone, or random ones on another device."""
     unet: Any = UNet2DConditionModel.load_config(folder, subfolder="unet")
     vae: Any = AutoencoderKL.load_config(folder, subfolder="vae")
     text = CLIPTextConfig.from_pretrained(folder, subfolder="text_encoder")
     scheduler: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     length, width = text.max_position_embeddings, unet["cross_attention_dim"]
-    with torch.device("meta"):
+    with torch.device(device):
         vae = AutoencoderKL.from_config(vae)
         unet = UNet2DConditionModel.from_config(unet)
         return StableDiffusionDecoder(

@@ -152,13 +152,13 @@ def load_decoder(
     )
 
 
-def load_skeleton(folder: Path, conditioning: str, resolution: int) -> StableDiffusion3Decoder:
-    """The decoder of a folder without its weights, on the meta device: names and shapes alone."""
+def load_skeleton(folder: Path, conditioning: str, resolution: int, device: str = "meta") -> StableDiffusion3Decoder:
+    """The decoder of a folder without its weights: names and shapes alone, or random ones on another device."""
     vae: Any = AutoencoderKL.load_config(folder, subfolder="vae")
     config = transformer_config(folder)
     scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
     texts = [CLIPTextConfig.from_pretrained(folder, subfolder=name) for name in ("text_encoder", "text_encoder_2")]
-    with torch.device("meta"):
+    with torch.device(device):
         clips = [CLIPTextModelWithProjection._from_config(text) for text in texts]
         t5 = None
         if conditioning == "text_encoder" and has_t5(folder):

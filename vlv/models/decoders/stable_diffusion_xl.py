@@ -115,13 +115,13 @@ def load_decoder(folder: Path, conditioning: str, resolution: int) -> StableDiff
     )
 
 
-def load_skeleton(folder: Path, conditioning: str, resolution: int) -> StableDiffusionXLDecoder:
-    """The decoder of a folder without its weights, on the meta device: names and shapes alone."""
+def load_skeleton(folder: Path, conditioning: str, resolution: int, device: str = "meta") -> StableDiffusionXLDecoder:
+    """The decoder of a folder without its weights: names and shapes alone, or random ones on another device."""
     unet: Any = UNet2DConditionModel.load_config(folder, subfolder="unet")
     vae: Any = AutoencoderKL.load_config(folder, subfolder="vae")
     scheduler: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", clip_sample=False)
     texts = [CLIPTextConfig.from_pretrained(folder, subfolder=name) for name in ("text_encoder", "text_encoder_2")]
-    with torch.device("meta"):
+    with torch.device(device):
         both = TwoTextEncodersConditioner(
             CLIPTextModel._from_config(texts[0]), CLIPTextModelWithProjection._from_config(texts[1])
         )
