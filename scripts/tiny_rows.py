@@ -163,6 +163,13 @@ def without_stage1(name: str, encoder_waits: bool) -> Callable[[World], Result]:
     return row
 
 
+def without_stage1_full(world: World) -> Result:
+    """As many steps of stage 2 as the full recipe has, the encoder in training from the first on, without stage 1."""
+    stage1, name = untrained_stage1(world.out / "short" / "untrained"), "without_stage1_full"
+    captioner = train_stage2(world.out / "full" / f"stage2_{name}", world.data, stage1, encoder_waits=False)
+    return measured_captions(captioner, world.data.test, world.out / "measured" / name)
+
+
 def unfrozen(*parts: str) -> Callable[[World], Result]:
     """Stage 2 with some parts trained and the encoder as stage 1 left it."""
 
@@ -262,6 +269,10 @@ ROWS: dict[str, tuple[str, Callable[[World], Result]]] = {
     "without_stage1_at_once": (
         "without stage 1, the encoder trains from the first step on",
         without_stage1("without_stage1_at_once", False),
+    ),
+    "without_stage1_full": (
+        "full stage 2 without stage 1, the encoder trains from the first step on",
+        without_stage1_full,
     ),
     "train_mlp": ("stage 2 trains the MLP alone", unfrozen("mlp")),
     "train_mlp_llm": ("stage 2 trains MLP and language model", unfrozen("mlp", "llm")),
