@@ -59,6 +59,8 @@ def keep(out: Path) -> None:
     stage1, captioner = (out / "full" / run / "final" for run in ("stage1", "stage2_one_encoder"))
     if stage1.is_dir() and captioner.is_dir():
         keep_checkpoints(stage1, captioner, TRAINED)
+    if (sheet := out / "measured" / "composition" / "sheet.png").is_file():
+        shutil.copy(sheet, DOCS / "composition.png")
     measured = out / "measured" / "one_encoder"
     if (measured / "captions.json").is_file():
         keep_picture(out, measured, DOCS / "pictures.png")

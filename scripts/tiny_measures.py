@@ -129,5 +129,6 @@ def composition(stage1: Path, folder: Path, count: int = 200) -> Result:
     for column in range(8):
         for row, pictures in enumerate(sheets):
             sheet.paste(pictures[column], (column * 68 + 2, row * 68 + 2))
+    sheet = sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.NEAREST)
     sheet.save(folder / "sheet.png")
     return {**result, "count": count}
