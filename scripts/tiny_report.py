@@ -54,10 +54,11 @@ def _write_page(
     from vlv.shapes.report import Example, Table, read_joined_curve, write_report
     from vlv.shapes.writing import named_scene
 
-    tables = [Table("Rows, on held-out scenes", head, cells)]
-    for name in (*OTHER_MEASURES, "full"):
-        if name in rows:
-            tables.append(Table(titles[name].capitalize(), ("measure", "value"), _values(rows[name])))
+    details = [
+        Table(titles[name].capitalize(), ("measure", "value"), _values(rows[name]))
+        for name in (*OTHER_MEASURES, "one_encoder", "full")
+        if name in rows
+    ]
     measured, test = out / "measured", out / "data" / "test"
     shown = next((measured / name for name in rows if name in ("one_encoder", "full")), measured)
     captions = shown / "captions.json"
@@ -71,20 +72,20 @@ def _write_page(
     full = out / "full"
     legs = [*sorted(full.glob("stage1_leg*")), full / "stage1"]
     times = [seconds_of(run) for run in out.glob("*/stage*")]
-    hours = sum(time or 0 for time in times) / 3600
-    at_least = "at least " * (None in times)  # nobody timed what was interrupted
+    hours = None if None in times else sum(time or 0 for time in times) / 3600  # nobody timed what was interrupted
     write_report(
         out / "report.html",
         "VLV on the embedded world",
-        "A frozen text-to-image model, shown pictures alone, taught the encoder. "
-        f"Trainings so far: {at_least}{hours:.1f} hours.",
-        tables,
+        "A frozen text-to-image model, shown pictures alone, taught the encoder."
+        + ("" if hours is None else f" Trainings so far: {hours:.1f} hours."),
+        [Table("Rows, on held-out scenes", head, cells)],
         examples,
         [
             read_joined_curve("stage 1, denoising loss", legs, "train/loss"),
             read_joined_curve("stage 1, validation loss", legs, "val/loss"),
             read_joined_curve("stage 2, caption loss", [reading_run(full / "stage2"), full / "stage2"], "train/loss"),
         ],
+        details,
     )
 
 

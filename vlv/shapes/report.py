@@ -68,8 +68,12 @@ def write_report(
     tables: Sequence[Table],
     examples: Sequence[Example],
     curves: Sequence[Curve],
+    details: Sequence[Table] = (),
 ) -> None:
-    """Write the page. Pictures are embedded, so that it can be moved and mailed alone."""
+    """Write the page: tables, pictures, curves, tables of details.
+
+    Pictures are embedded, so that it can be moved and mailed alone.
+    """
     body = [f"<h1>{escape(title)}</h1><p>{escape(introduction)}</p>"]
     body += [_table(table) for table in tables]
     body.append("<h2>Held-out pictures: original, reconstruction, caption</h2>")
@@ -78,6 +82,7 @@ def write_report(
     body.append("</div><h2>Training</h2><div class=curves>")
     body += [_curve(curve) for curve in curves if len(curve.points) > 1]
     body.append("</div>")
+    body += [_table(table) for table in details]
     path.write_text(_PAGE.format(title=escape(title), body="\n".join(body)))
 
 
