@@ -164,10 +164,10 @@ def tell(out: Path, summary: dict[str, Any], captions: Path) -> None:
 def without_stage1() -> str:
     """What the same stage 2 reaches without stage 1, of the kept results; "" where they are not there."""
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    rows = [kept.get(name) for name in ("without_stage1", "without_stage1_at_once")]
-    if None in rows:
+    names = ("without_stage1", "without_stage1_at_once")
+    if not all(name in kept for name in names):
         return ""
-    waits, trains = (row["caption_f1"] for row in rows)
+    waits, trains = (kept[name]["caption_f1"] for name in names)
     return f"without stage 1 it reaches caption F1 {waits:.3f}, or {trains:.3f} if the encoder trains from the start"
 
 
