@@ -141,6 +141,9 @@ def test_without_text_encoders_the_empty_prompt_stays_the_pipelines(folders, fam
     _, empty, _, empty_pooled = encode(families[name].pipeline, [SHORT, SHORT])
     assert torch.allclose(unconditional.states, empty, atol=1e-5)
     assert torch.allclose(unconditional.pooled, empty_pooled, atol=1e-5)
+    mixed = unconditional.where(torch.tensor([True, False]), decoder.conditioner(embeddings))
+    assert torch.equal(mixed.states[0], unconditional.states[0, :77])
+    assert torch.equal(mixed.states[1], decoder.conditioner(embeddings).states[1])
 
 
 @pytest.mark.parametrize("name", FAMILIES)

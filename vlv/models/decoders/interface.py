@@ -33,8 +33,8 @@ class Conditioning(NamedTuple):
     pooled: Tensor | None = None
 
     def where(self, chosen: Tensor, other: Conditioning) -> Conditioning:
-        """This one in the rows that are chosen ([B] bool), the other elsewhere."""
-        states = torch.where(chosen[:, None, None], self.states, other.states)
+        """This one, cut to the other's number of rows, for the samples that are chosen ([B] bool); the other elsewhere."""
+        states = torch.where(chosen[:, None, None], self.states[:, : other.states.shape[1]], other.states)
         if self.pooled is None or other.pooled is None:
             return Conditioning(states)
         return Conditioning(states, torch.where(chosen[:, None], self.pooled, other.pooled))
@@ -111,7 +111,10 @@ class DiffusionDecoder(FrozenStaysEval, ABC):
 
     @abstractmethod
     def unconditional(self, like: Conditioning) -> Conditioning:
-        """The conditioning of the empty prompt, in the shape of another."""
+        """The conditioning of the empty prompt for the samples of another.
+
+        With as many rows, but where no text encoder makes them and the pipeline's are more.
+        """
 
     @abstractmethod
     def denoising_loss(
