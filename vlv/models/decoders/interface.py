@@ -33,7 +33,7 @@ class Conditioning(NamedTuple):
     pooled: Tensor | None = None
 
     def where(self, chosen: Tensor, other: Conditioning) -> Conditioning:
-        """This one, cut to the other's number of rows, for the samples that are chosen ([B] bool); the other elsewhere."""
+        """This one for the samples that are chosen ([B] bool), the other elsewhere; cut to the other's rows."""
         states = torch.where(chosen[:, None, None], self.states[:, : other.states.shape[1]], other.states)
         if self.pooled is None or other.pooled is None:
             return Conditioning(states)
