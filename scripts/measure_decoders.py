@@ -49,20 +49,15 @@ def row(name: str, options: argparse.Namespace) -> list[str]:
     """One row of the table."""
     import torch
 
-    from scripts.dry_run import memory_estimate
-
     folder, batch = plan_decoders.COMPONENTS / name, options.micro_batch
     planned = plan_decoders.build(folder, options.conditioning, options.resolution)
-    planned.set_dtypes(torch.bfloat16, torch.float32)
-    fixed = sum(memory_estimate(planned).values())
-    planned.set_dtypes(torch.bfloat16, torch.bfloat16)
-    planned.encoder.to(torch.bfloat16)
+    fixed = plan_decoders.fixed_gib(planned)
     model = plan_decoders.build(folder, options.conditioning, options.resolution, options.device)
     model.set_dtypes(torch.bfloat16, torch.float32)
     if options.checkpointing:
         planned.enable_gradient_checkpointing()
         model.enable_gradient_checkpointing()
-    size = plan_decoders.kept_gib(planned, 2) - plan_decoders.kept_gib(planned, 1)
+    size = plan_decoders.gib_an_image(planned)
     memory, speed = measure(model, batch, options.steps, torch.device(options.device))
     how = [name, str(options.resolution), options.conditioning, "yes" if options.checkpointing else "no", str(batch)]
     return [*how, f"{fixed + batch * size:.1f}", "" if memory is None else f"{memory:.1f}", f"{speed:.2f}"]

@@ -27,36 +27,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--faults", action="store_true", help="count what is wrong, by kind, too")
     options = parser.parse_args(arguments)
     try:
-        measures = measure(options.path)
-        wrong = count_faults(options.path) if options.faults else {}
+        told = read(options.path)
+        measures = measures_of(told)
     except (OSError, ValueError) as error:
         stop(str(error), BAD_CALL)
         return
     width = max(map(len, measures))
     for name, value in measures.items():
         print(f"{name:<{width}}  {value:.4f}" if isinstance(value, float) else f"{name:<{width}}  {value}")
-    for fault, count in wrong.items():
+    for fault, count in (count_faults(told) if options.faults else {}).items():
         print(f"{count:5}  {fault}")
     if options.json:
         options.json.write_text(json.dumps(measures, indent=2) + "\n")
 
 
 def measure(path: Path) -> dict[str, float]:
-    """Measures of a caption file or of a folder of pictures.
-
-    Raises:
-        ValueError: nothing to measure, or names that are not the embedded world's.
-    """
-    from vlv.shapes.measures import measure_captions, measure_pictures
-    from vlv.shapes.writing import named_scene
-
-    told = read(path)
-    scenes = [named_scene(name) for name in told]
-    return (measure_pictures if path.is_dir() else measure_captions)(list(told.values()), scenes).to_dict()
+    """Measures of a caption file or of a folder of pictures; errors as `read` has them."""
+    return measures_of(read(path))
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Pictures of a folder, or captions of a file, by name.
+    """What the oracle reads in a folder's pictures (`Scene`) or a file's captions (`Description`), by name.
 
     Raises:
         ValueError: there are none.
@@ -64,31 +55,44 @@ def read(path: Path) -> dict[str, Any]:
     from PIL import Image
 
     from vlv.data.caption_file import read_captions
+    from vlv.shapes.oracle import read_description, read_pictures
 
     if path.is_dir():
         pictures = {file.name: Image.open(file).convert("RGB") for file in sorted(path.glob("*.png"))}
         if not pictures:
             raise ValueError(f"{path} holds no .png pictures")
-        return pictures
+        readings = read_pictures(list(pictures.values()))
+        return {name: reading.scene for name, reading in zip(pictures, readings, strict=True)}
     captions = read_captions(str(path))
     if not captions:
         raise ValueError(f"{path} holds no captions")
-    return captions
+    return {name: read_description(caption) for name, caption in captions.items()}
 
 
-def count_faults(path: Path) -> dict[str, int]:
-    """How often each kind of fault occurs, the most frequent first; a caption that leaves anything open is one."""
-    from vlv.shapes.measures import faults
-    from vlv.shapes.oracle import read_description, read_pictures
+def measures_of(told: dict[str, Any]) -> dict[str, float]:
+    """Measures of what was read.
+
+    Raises:
+        ValueError: names that are not the embedded world's.
+    """
+    from vlv.shapes.measures import measure_descriptions, measure_scenes
+    from vlv.shapes.oracle import Description
     from vlv.shapes.writing import named_scene
 
-    told = read(path)
-    if path.is_dir():
-        stated = [reading.scene for reading in read_pictures(list(told.values()))]
-    else:
-        stated = [read_description(caption).scene for caption in told.values()]
+    stated = list(told.values())
+    measures = measure_descriptions if isinstance(stated[0], Description) else measure_scenes
+    return measures(stated, [named_scene(name) for name in told]).to_dict()
+
+
+def count_faults(told: dict[str, Any]) -> dict[str, int]:
+    """How often each kind of fault occurs, the most frequent first; a caption that leaves anything open is one."""
+    from vlv.shapes.measures import faults
+    from vlv.shapes.oracle import Description
+    from vlv.shapes.writing import named_scene
+
     kinds: Counter[str] = Counter()
-    for name, scene in zip(told, stated, strict=True):
+    for name, stated in told.items():
+        scene = stated.scene if isinstance(stated, Description) else stated
         kinds.update(["incomplete caption"] if scene is None else faults(scene, named_scene(name)))
     return dict(kinds.most_common())
 

@@ -54,20 +54,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 def plan(name: str, conditioning: str, resolution: int, memory_gb: float) -> list[str]:
     """One row of the table."""
-    import torch
+    from scripts.dry_run import parameter_counts
 
-    from scripts.dry_run import memory_estimate, parameter_counts
-
-    model = build(COMPONENTS / name, conditioning, resolution).set_dtypes(torch.bfloat16, torch.float32)
+    model = build(COMPONENTS / name, conditioning, resolution)
     trained, frozen = parameter_counts(model)
-    weights = sum(memory_estimate(model).values())
-    # The meta device has no autocast; what trains is cast for good, which computes in the same format.
-    model.set_dtypes(torch.bfloat16, torch.bfloat16)
-    model.encoder.to(torch.bfloat16)  # its buffers too
+    weights = fixed_gib(model)
     forward, backward = count_flops(model)
-    activations = kept_gib(model, 2) - kept_gib(model, 1)
+    activations = gib_an_image(model)
     model.enable_gradient_checkpointing()
-    checkpointed = kept_gib(model, 2) - kept_gib(model, 1)
+    checkpointed = gib_an_image(model)
     room = USABLE * memory_gb * 1e9 / 2**30 - weights
     fits = [str(max(0, int(room / size))) for size in (activations, checkpointed)]
     sizes = f"{frozen / 1e9:.2f}", f"{trained / 1e6:.0f}", f"{forward:.2f}", f"{backward:.2f}", f"{weights:.1f}"
@@ -94,6 +89,28 @@ def build(folder: Path, conditioning: str, resolution: int, device: str = "meta"
     with torch.device(device):
         encoder = VLVEncoder(config)
     return VLVAutoEncoder(encoder, decoder, VLVImageProcessor(resolution, ENCODER_RESOLUTION), {}, conditioning)
+
+
+def fixed_gib(model: Any) -> float:
+    """GiB of weights, gradients and optimizer in bf16 (the VAE and what trains in fp32).
+
+    The model is ready to be counted then: the meta device has no autocast, so what trains is cast for good, which
+    computes in the same format.
+    """
+    import torch
+
+    from scripts.dry_run import memory_estimate
+
+    model.set_dtypes(torch.bfloat16, torch.float32)
+    gib = sum(memory_estimate(model).values())
+    model.set_dtypes(torch.bfloat16, torch.bfloat16)
+    model.encoder.to(torch.bfloat16)  # its buffers too
+    return gib
+
+
+def gib_an_image(model: Any) -> float:
+    """GiB of activations that one more image takes, of a model that `fixed_gib` has cast."""
+    return kept_gib(model, 2) - kept_gib(model, 1)
 
 
 def loss_of(model: Any, batch: int) -> Any:
@@ -171,17 +188,17 @@ def kept_gib(model: Any, batch: int) -> float:
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False):
             module._gradient_checkpointing_func = recomputed
-    fused = patch("torch.nn.functional.scaled_dot_product_attention", fused_attention)
+    fused = patch("torch.nn.functional.scaled_dot_product_attention", fused_attention())
     with fused, saved_tensors_hooks(kept.keep, lambda tensor: tensor):
         loss_of(model, batch)
     return (kept.bytes + max(blocks)) / 2**30
 
 
-def fused_attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> Any:
+def fused_attention() -> Any:
     """Attention on the meta device [B, H, N, D] that keeps for backward what fused kernels do: no [N, N] matrix."""
     import torch
 
-    class Fused(torch.autograd.Function):
+    class Fused(torch.autograd.Function):  # forward alone: counting ends before backward
         @staticmethod
         def forward(context: Any, query: Any, key: Any, value: Any) -> Any:
             result = query.new_empty(*query.shape[:-1], value.shape[-1])
@@ -189,11 +206,10 @@ def fused_attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> Any
             context.save_for_backward(query, key, value, result, statistics)
             return result
 
-        @staticmethod
-        def backward(context: Any, *gradients: Any) -> Any:  # counting ends before it
-            raise NotImplementedError
+    def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> Any:
+        return Fused.apply(query, key, value)
 
-    return Fused.apply(query, key, value)
+    return attention
 
 
 if __name__ == "__main__":

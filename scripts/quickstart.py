@@ -17,7 +17,7 @@ from typing import Any
 
 from scripts.entry import FAILED_RUN, stop
 from scripts.tiny_runs import (
-    FAMILY,
+    KEPT_LEGS,
     ROOT,
     SHORT_LEGS,
     SHORT_READING_LR,
@@ -35,7 +35,7 @@ from scripts.tiny_runs import (
 from scripts.tiny_runs import train_stage2 as run_stage2
 
 HELD_OUT = 64
-EARLY = FAMILY / "trained" / "early"  # of scripts/reproduce_tiny.sh: a stage 1 after SHORT_LEGS of its runs
+EARLY = KEPT_LEGS[SHORT_LEGS]
 KEPT = ROOT / "docs" / "embedded_world" / "results.json"  # of scripts/reproduce_tiny.sh
 LABELS = {
     "caption_f1": "caption F1 (size, colour, shape, place)",

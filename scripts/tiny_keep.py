@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from scripts.entry import BAD_CALL, stop
-from scripts.tiny_runs import FAMILY, ROOT, relative
+from scripts.tiny_runs import ROOT, TRAINED, relative
 
 DOCS = ROOT / "docs" / "embedded_world"
 PAGE = ROOT / "docs" / "embedded_world.md"
 MARKS = ("<!-- table.md -->", "<!-- end of table.md -->")
-TRAINED = FAMILY / "trained"
 SHOWN = (0, 1, 2, 3, 4, 5)  # the first held-out scenes, whatever came out
 LEFT = ("README.md", "config.yaml", "trainer_state.json")  # cards and states that name the run's own paths
 BASES = {"decoder": "../../stable-diffusion", "florence2": "../../florence2", "language_model": "../../qwen"}

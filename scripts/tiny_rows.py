@@ -20,6 +20,7 @@ from scripts.tiny_measures import (
 from scripts.tiny_runs import (
     FAMILY,
     GUIDANCE,
+    KEPT_LEGS,
     LEGS,
     ROOT,
     SHORT_LEGS,
@@ -38,7 +39,6 @@ from scripts.tiny_runs import (
 SHORT_PICTURES: dict[str, Any] = {"steps": 25, "extractor": "vision_tower"}
 SENTENCES = 1_000  # true descriptions that the frozen decoder draws
 WEIGHT = 3.0  # of the denoising loss beside the caption loss
-KEPT = {SHORT_LEGS: FAMILY / "trained" / "early", len(LEGS): FAMILY / "trained" / "stage1"}
 Result = dict[str, Any]
 
 
@@ -55,8 +55,8 @@ class World:
 
     def leg_final(self, count: int) -> Path:
         """Where stage 1 after a run of the full recipe is, or will be."""
-        if self.kept and count in KEPT:
-            return KEPT[count]
+        if self.kept and count in KEPT_LEGS:
+            return KEPT_LEGS[count]
         return self.out / "full" / ("stage1" if count == len(LEGS) else f"stage1_leg{count}") / "final"
 
     def leg(self, count: int) -> Path:
@@ -127,7 +127,6 @@ def full(world: World) -> Result:
         **measured_captions(captioner, world.data.test, world.out / "measured" / "full"),
         **measured_pictures(stage1, world.data.test, world.out / "measured" / "full", GUIDANCE),
         "own_reconstruction_f1": left["reconstruction_f1"],
-        "sentence_f1": sentences(world.out, GUIDANCE, SENTENCES)["f1"],
         **{f"unseen_{k}": v for k, v in measured_captions(captioner, world.data.unseen, unseen).items()},
         **{f"unseen_{k}": v for k, v in measured_pictures(stage1, world.data.unseen, unseen, GUIDANCE).items()},
     }

@@ -20,6 +20,8 @@ LEGS = (
     (1_500, 5e-4), (3_000, 5e-4), (2_000, 5e-4), (1_800, 5e-4), (3_000, 2e-4), (3_000, 5e-4), (4_000, 3e-4),
 )  # fmt: skip
 SHORT_LEGS = 5  # of them make the stage 1 of most rows of the table, and the kept early one
+TRAINED = FAMILY / "trained"
+KEPT_LEGS = {SHORT_LEGS: TRAINED / "early", len(LEGS): TRAINED / "stage1"}  # stage 1 after so many runs
 SHORT_STAGE2 = (1_100, 150)  # steps of both runs, in the quickstart and in most rows of the table
 SHORT_READING_LR = 1.5e-3  # of the language model in the first: fewer steps want a higher rate
 ENCODER_LR = 6e-4  # of stage2_shapes.yaml

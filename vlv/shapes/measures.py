@@ -51,8 +51,13 @@ def measure_captions(captions: Sequence[str], scenes: Sequence[Scene]) -> SceneM
 def measure_pictures(pictures: Sequence[Image.Image], scenes: Sequence[Scene]) -> SceneMeasures:
     """Measures of pictures, one a scene, as the oracle reads them."""
     _check(len(pictures), len(scenes))
-    read = [reading.scene for reading in read_pictures(pictures)]
-    return _measure([_Told(facts(scene.items), scene.background) for scene in read], scenes)
+    return measure_scenes([reading.scene for reading in read_pictures(pictures)], scenes)
+
+
+def measure_scenes(told: Sequence[Scene], scenes: Sequence[Scene]) -> SceneMeasures:
+    """Measures of what the oracle has read in pictures, one a scene."""
+    _check(len(told), len(scenes))
+    return _measure([_Told(facts(scene.items), scene.background) for scene in told], scenes)
 
 
 def measure_descriptions(descriptions: Sequence[Description], scenes: Sequence[Scene]) -> SceneMeasures:
@@ -85,8 +90,7 @@ def wrong_facts(description: Description, scene: Scene) -> list[Fact]:
 
 def faults(told: Scene, scene: Scene) -> list[str]:
     """What is wrong of a told scene, place by place: "added", "missing", or "color: blue as cyan, on black"."""
-    places: list[dict[tuple[int, int], Item]] = [{(i.row, i.column): i for i in one.items} for one in (scene, told)]
-    true, stated = places
+    true, stated = ({(item.row, item.column): item for item in one.items} for one in (scene, told))
     found = ["missing"] * len(true.keys() - stated.keys()) + ["added"] * len(stated.keys() - true.keys())
     for place in sorted(true.keys() & stated.keys()):
         for name in ("size", "color", "shape"):
