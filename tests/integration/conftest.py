@@ -47,26 +47,29 @@ def components(tiny_components):
     }
 
 
+def train_tiny_stage1(launch, photos, output_dir, *arguments, **settings):
+    """Run stage 1 with four pictures a step; returns the run's folder."""
+    done = launch(
+        "train_stage1.sh",
+        "log_every=1",
+        *arguments,
+        CONFIG=ROOT / "configs/stage1_tiny.yaml",
+        train_dataset_path=photos,
+        val_dataset_path=photos,
+        output_dir=output_dir,
+        global_batch_size=4,
+        **settings,
+    )
+    assert done.returncode == 0, done.stderr
+    return output_dir
+
+
 @pytest.fixture(scope="session")
 def stage1(launch, components, sample_photos, tmp_path_factory):
     """The run folder of a short stage 1."""
     folder = tmp_path_factory.mktemp("runs") / "stage1"
-    done = launch(
-        "train_stage1.sh",
-        "log_every=1",
-        "val_pictures=2",
-        "val_inference_steps=2",
-        CONFIG=ROOT / "configs/stage1_tiny.yaml",
-        train_dataset_path=sample_photos,
-        val_dataset_path=sample_photos,
-        output_dir=folder,
-        num_steps=8,
-        save_step=4,
-        global_batch_size=4,
-        **components,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
+    previews = ("val_pictures=2", "val_inference_steps=2")
+    return train_tiny_stage1(launch, sample_photos, folder, *previews, num_steps=8, save_step=4, **components)
 
 
 @pytest.fixture(scope="session")

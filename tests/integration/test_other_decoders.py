@@ -1,11 +1,12 @@
 """SDXL and SD 3.5 through the launchers: both stages, captions, reconstructions, each by its decoder alone."""
 
 import json
+from functools import partial
 
 import pytest
 
 from scripts.make_tiny_components import main as make_components
-from tests.integration.conftest import ROOT, metrics
+from tests.integration.conftest import ROOT, metrics, train_tiny_stage1
 
 
 @pytest.fixture(scope="session", params=["stable-diffusion-xl", "stable-diffusion-3.5"])
@@ -19,24 +20,8 @@ def other(request, tmp_path_factory):
 @pytest.fixture
 def train_stage1(launch, other, sample_photos):
     name, components = other
-
-    def train(output_dir, *arguments, **settings):
-        done = launch(
-            "train_stage1.sh",
-            "log_every=1",
-            *arguments,
-            CONFIG=ROOT / "configs/stage1_tiny.yaml",
-            train_dataset_path=sample_photos,
-            val_dataset_path=sample_photos,
-            output_dir=output_dir,
-            global_batch_size=4,
-            stable_diffusion_model_path=components / name,
-            florence2_model_path=components / "florence2",
-            **settings,
-        )
-        assert done.returncode == 0, done.stderr
-
-    return train
+    parts = {"stable_diffusion_model_path": components / name, "florence2_model_path": components / "florence2"}
+    return partial(train_tiny_stage1, launch, sample_photos, **parts)
 
 
 def test_stage1_lowers_its_fixed_noise_loss_on_a_few_pictures(train_stage1, tmp_path):

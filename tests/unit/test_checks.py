@@ -76,6 +76,11 @@ def refuse(config, match, **changes):
     assert "\n" not in str(failure.value)
 
 
+def test_8_bit_weights_are_not_sharded(calls):
+    fsdp = str(Path(__file__).resolve().parents[2] / "configs" / "accelerate" / "fsdp.yaml")
+    refuse(calls["stage1"], "t5_dtype=int8: 8-bit weights cannot be sharded", t5_dtype="int8", accelerate_config=fsdp)
+
+
 @pytest.mark.parametrize("command", ["stage1", "stage2", "caption", "reconstruct"])
 def test_good_calls_pass(calls, command):
     check_call(calls[command])

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from PIL import Image
 
-from vlv.shapes.oracle import Description, read_description, read_pictures
+from vlv.shapes.oracle import Description, read_pictures
 from vlv.shapes.scene import Item, Scene
 
 # (size, colour, shape, (row, column)); None where a caption leaves it open.
@@ -41,11 +41,6 @@ class SceneMeasures:
     def to_dict(self) -> dict[str, float]:
         """The JSON form."""
         return asdict(self)
-
-
-def measure_captions(captions: Sequence[str], scenes: Sequence[Scene]) -> SceneMeasures:
-    """Measures of captions, one a scene."""
-    return measure_descriptions([read_description(caption) for caption in captions], scenes)
 
 
 def measure_pictures(pictures: Sequence[Image.Image], scenes: Sequence[Scene]) -> SceneMeasures:

@@ -1,8 +1,13 @@
 """Tiny SDXL and SD 3.5 in the hub's layouts, which the tests of the decoders share."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline, StableDiffusionXLPipeline
 
+from tests.unit.models.pipelines import FAMILIES
+from vlv.models.decoders import load_decoder
 from vlv.models.tiny_components import SENTENCES
 from vlv.models.tiny_decoders import write_stable_diffusion_3, write_stable_diffusion_xl
 
@@ -15,6 +20,19 @@ def folders(tmp_path_factory):
     write_stable_diffusion_3(root / "3", list(SENTENCES))
     write_stable_diffusion_3(root / "3_without_t5", list(SENTENCES), with_t5=False, dual_attention=False)
     return root
+
+
+@pytest.fixture(scope="session")
+def families(folders):
+    """Decoder and pipeline of each family, loaded once."""
+    made = {}
+    for name in FAMILIES:
+        pipeline_class = StableDiffusionXLPipeline if name == "xl" else StableDiffusion3Pipeline
+        without = {"text_encoder_3": None, "tokenizer_3": None} if name == "3_without_t5" else {}
+        pipeline = pipeline_class.from_pretrained(folders / name, **without)
+        pipeline.set_progress_bar_config(disable=True)
+        made[name] = SimpleNamespace(decoder=load_decoder(folders / name, "text_encoder", 64), pipeline=pipeline)
+    return made
 
 
 @pytest.fixture

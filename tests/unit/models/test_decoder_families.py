@@ -1,61 +1,12 @@
 """SDXL and SD 3.5 against diffusers' own pipelines: a prompt's token embeddings, given as z, must do the same."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    StableDiffusion3Pipeline,
-    StableDiffusionXLPipeline,
-)
-from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
+from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
+from tests.unit.models.pipelines import FAMILIES, FULL, SHORT, encode, table_rows
 from vlv.models.decoders import build_conditioner, load_conditioner, load_decoder, load_skeleton
-from vlv.models.tiny_components import SENTENCES
 from vlv.sampling import sample_generators, sample_noise
-
-SHORT = "a red house beside the sea"
-FULL = " ".join(SENTENCES * 3)  # more than 77 tokens: fills every row, the last one with EOS
-FAMILIES = ["xl", "3", "3_without_t5"]
-
-
-@pytest.fixture(scope="module")
-def families(folders):
-    """Decoder and pipeline of each family, loaded once."""
-    made = {}
-    for name in FAMILIES:
-        pipeline_class = StableDiffusionXLPipeline if name == "xl" else StableDiffusion3Pipeline
-        without = {"text_encoder_3": None, "tokenizer_3": None} if name == "3_without_t5" else {}
-        pipeline = pipeline_class.from_pretrained(folders / name, **without)
-        pipeline.set_progress_bar_config(disable=True)
-        made[name] = SimpleNamespace(decoder=load_decoder(folders / name, "text_encoder", 64), pipeline=pipeline)
-    return made
-
-
-def table_rows(pipeline, prompts):
-    """Each space's token embeddings of prompts, and the row of each prompt's first EOS."""
-    embeddings = {}
-    for space, suffix in (("clip_l", ""), ("clip_g", "_2")):
-        tokenizer, text = getattr(pipeline, f"tokenizer{suffix}"), getattr(pipeline, f"text_encoder{suffix}")
-        ids = tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
-        embeddings[space] = text.get_input_embeddings()(ids).detach()
-        end = (ids == text.config.eos_token_id).int().argmax(1)
-    if getattr(pipeline, "text_encoder_3", None) is not None:
-        tokenizer, text = pipeline.tokenizer_3, pipeline.text_encoder_3
-        ids = tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
-        embeddings["t5"] = text.get_input_embeddings()(ids).detach()
-    return embeddings, end
-
-
-def encode(pipeline, prompts):
-    """(states, empty states, pooled, empty pooled), by the pipeline."""
-    if isinstance(pipeline, StableDiffusionXLPipeline):
-        return pipeline.encode_prompt(prompts, device="cpu", do_classifier_free_guidance=True)
-    return pipeline.encode_prompt(prompts, None, None, device="cpu", max_sequence_length=77)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -80,6 +31,7 @@ def test_a_captioner_reads_the_rows_that_the_embeddings_made(families, name):
     states = conditioner(embeddings).states
     rows = {"xl": 8, "3": 16, "3_without_t5": 8}[name]
     assert torch.equal(conditioner.telling(states), states[:, :rows])
+    assert conditioner.telling_rows(8) == rows
     assert not states[:, rows:].any()
 
 
@@ -175,69 +127,6 @@ def test_in_bf16_the_vae_stays_in_fp32_and_all_of_it_trains_and_draws(folders, n
     assert losses.isfinite().all()
     assert all(value.grad.abs().sum() > 0 for value in embeddings.values())
     assert drawn.shape == (2, 3, 64, 64)
-
-
-def test_xl_training_loss_is_the_examples(families):
-    """As diffusers' train_text_to_image_sdxl.py has it, on the same noise, timesteps and crops."""
-    decoder, pipeline = families["xl"].decoder, families["xl"].pipeline
-    latents = torch.randn(3, *decoder.latent_shape)
-    draws = decoder.sample_draws(sample_generators(1, range(3)))
-    embeddings, end = table_rows(pipeline, [SHORT, "a boat", FULL])
-    states, _, pooled, _ = encode(pipeline, [SHORT, "a boat", FULL])
-    crops = torch.tensor([[1333, 800, 0, 21], [64, 64, 0, 0], [3000, 4000, 7, 0]])
-    time_ids = torch.cat([torch.tensor([[*row, 64, 64]]).float() for row in crops.tolist()])
-    noise_scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-    noisy = noise_scheduler.add_noise(latents, draws.noise, draws.timesteps)
-    added = {"time_ids": time_ids, "text_embeds": pooled}
-    pred = pipeline.unet(noisy, draws.timesteps, states, added_cond_kwargs=added).sample
-    expected = torch.nn.functional.mse_loss(pred, draws.noise, reduction="none").mean((1, 2, 3))
-    got = decoder.denoising_loss(latents, decoder.conditioner(embeddings, end), draws, crops)
-    assert torch.allclose(got, expected, atol=1e-5)
-    elsewhere = decoder.denoising_loss(latents, decoder.conditioner(embeddings, end), draws, None)
-    assert not torch.allclose(elsewhere[0], expected[0], atol=1e-5)  # size and crop act
-
-
-def test_xl_sizes_stay_exact_in_bf16(families):
-    decoder = families["xl"].decoder
-    ids = decoder._time_ids(torch.zeros(1, 4, 8, 8, dtype=torch.bfloat16), torch.tensor([[1333, 800, 0, 21]]))
-    assert ids.tolist() == [[1333, 800, 0, 21, 64, 64]]
-
-
-@pytest.mark.parametrize("precondition", [False, True])
-@pytest.mark.parametrize("name", ["3", "3_without_t5"])
-def test_sd3_training_loss_is_the_examples(families, name, precondition):
-    """As diffusers' train_dreambooth_sd3.py has it, on the same noise and indices."""
-    decoder, pipeline = families[name].decoder, families[name].pipeline
-    latents = torch.randn(2, *decoder.latent_shape)
-    draws = decoder.sample_draws(sample_generators(1, range(2)))
-    embeddings, end = table_rows(pipeline, [SHORT, FULL])
-    states, _, pooled, _ = encode(pipeline, [SHORT, FULL])
-    scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config)
-    timesteps = scheduler.timesteps[draws.timesteps]
-    rows = [(scheduler.timesteps == t).nonzero().item() for t in timesteps]
-    sigmas = scheduler.sigmas[rows].flatten()[:, None, None, None]
-    noisy = (1.0 - sigmas) * latents + sigmas * draws.noise
-    pred = pipeline.transformer(
-        hidden_states=noisy, timestep=timesteps, encoder_hidden_states=states, pooled_projections=pooled
-    ).sample
-    target = draws.noise - latents
-    if precondition:
-        pred, target = pred * (-sigmas) + noisy, latents
-    weighting = compute_loss_weighting_for_sd3("logit_normal", sigmas)
-    expected = (weighting.float() * (pred.float() - target.float()) ** 2).flatten(1).mean(1)
-    decoder.precondition_outputs = precondition
-    got = decoder.denoising_loss(latents, decoder.conditioner(embeddings, end), draws)
-    decoder.precondition_outputs = False
-    assert torch.allclose(got, expected, atol=1e-5)
-
-
-def test_sd3_timesteps_are_logit_normal(families):
-    decoder = families["3"].decoder
-    got = decoder.sample_draws(sample_generators(3, range(4000))).timesteps.float() / 1000
-    torch.manual_seed(0)
-    expected = compute_density_for_timestep_sampling("logit_normal", 4000, logit_mean=0.0, logit_std=1.0)
-    for share in (0.1, 0.25, 0.5, 0.75, 0.9):
-        assert abs(got.quantile(share) - expected.quantile(share)) < 0.03
 
 
 @pytest.mark.parametrize("name", FAMILIES)

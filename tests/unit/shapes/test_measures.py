@@ -7,13 +7,17 @@ import pytest
 
 from scripts.measure_shapes import main
 from vlv.shapes.describe import describe
-from vlv.shapes.measures import facts, faults, measure_captions, measure_pictures, wrong_facts
+from vlv.shapes.measures import facts, faults, measure_descriptions, measure_pictures, wrong_facts
 from vlv.shapes.oracle import read_description
 from vlv.shapes.render import render
 from vlv.shapes.scene import Item, Scene, make_scene
 
 SCENE = Scene((Item(0, 0, "large", "red", "circle"), Item(2, 1, "small", "blue", "star")), "white")
 TRUE = "Two shapes on a white background. A large red circle is at the top left. At the bottom is a small blue star."
+
+
+def measure_captions(captions, scenes):
+    return measure_descriptions([read_description(caption) for caption in captions], scenes)
 
 
 def test_a_true_caption_is_faultless():
