@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from scripts.tiny_runs import FAMILY, GUIDANCE, caption, reconstruct
+from scripts.tiny_runs import FAMILY, GUIDANCE, caption, one_at_a_time, reconstruct
 
 Result = dict[str, Any]
 
@@ -72,20 +72,21 @@ def family() -> Result:
 
 def untrained_stage1(folder: Path) -> Path:
     """A stage-1 model whose queries and projection are new, and whose Florence-2 is as it was."""
-    if not folder.is_dir():
-        import torch
+    with one_at_a_time(folder):
+        if not folder.is_dir():
+            import torch
 
-        from vlv import VLVAutoEncoder
+            from vlv import VLVAutoEncoder
 
-        torch.manual_seed(42)
-        model = VLVAutoEncoder.from_components(
-            str(FAMILY / "stable-diffusion"),
-            str(FAMILY / "florence2"),
-            decoder_resolution=64,
-            encoder_resolution=64,
-            num_queries=32,
-        )
-        model.save_pretrained(folder)
+            torch.manual_seed(42)
+            model = VLVAutoEncoder.from_components(
+                str(FAMILY / "stable-diffusion"),
+                str(FAMILY / "florence2"),
+                decoder_resolution=64,
+                encoder_resolution=64,
+                num_queries=32,
+            )
+            model.save_pretrained(folder)
     return folder
 
 

@@ -8,10 +8,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILY = ROOT / "assets" / "tiny"
@@ -149,25 +152,34 @@ def reading_run(output_dir: Path) -> Path:
 
 def _train(launcher: str, output_dir: Path, config: str, settings: Settings) -> Path:
     final = output_dir / "final"
-    if final.is_dir():
-        say(f"{final} is there")
-        return final
-    from vlv.training.processes import fastest_precision
+    with one_at_a_time(output_dir):
+        if final.is_dir():
+            say(f"{final} is there")
+            return final
+        from vlv.training.processes import fastest_precision
 
-    started = time.monotonic()
-    resumed = (output_dir / "checkpoints").is_dir()
-    # An overriding setting may also be one that the launcher names: those go on the command line too, which wins.
-    values = {
-        "output_dir": output_dir,
-        "run_name": output_dir.name,
-        "resume": "latest",
-        "precision": fastest_precision(),
-        **settings,
-    }
-    launch(launcher, {"CONFIG": ROOT / "configs" / config}, values)
-    seconds = time.monotonic() - started
-    (output_dir / "seconds.json").write_text(json.dumps({"seconds": seconds, "resumed": resumed}) + "\n")
+        started = time.monotonic()
+        resumed = (output_dir / "checkpoints").is_dir()
+        # An overriding setting may also be one that the launcher names: those go on the command line too, which wins.
+        values = {
+            "output_dir": output_dir,
+            "run_name": output_dir.name,
+            "resume": "latest",
+            "precision": fastest_precision(),
+            **settings,
+        }
+        launch(launcher, {"CONFIG": ROOT / "configs" / config}, values)
+        seconds = time.monotonic() - started
+        (output_dir / "seconds.json").write_text(json.dumps({"seconds": seconds, "resumed": resumed}) + "\n")
     return final
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Rows that share a result may run side by side: one makes it, the others wait and then find it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        yield
 
 
 def caption(captioner: Path, images: Path, output: Path, **settings: Any) -> Path:
@@ -181,15 +193,16 @@ def caption(captioner: Path, images: Path, output: Path, **settings: Any) -> Pat
 
 def reconstruct(stage1: Path, images: Path, output: Path, guidance: float = GUIDANCE, **settings: Any) -> Path:
     """Run `Image_inference.sh`; returns the folder with `reconstructions/` and metrics.json."""
-    if not (output / "metrics.json").exists():
-        environment = {
-            "CONFIG": ROOT / "configs" / "reconstruct_shapes.yaml",
-            "IMAGE_PATH": images,
-            "CKPT_DIR": stage1,
-            "OUTPUT_DIR": output,
-            "GUIDANCE_SCALE": guidance,
-        }
-        launch("Image_inference.sh", environment, settings)
+    environment = {
+        "CONFIG": ROOT / "configs" / "reconstruct_shapes.yaml",
+        "IMAGE_PATH": images,
+        "CKPT_DIR": stage1,
+        "OUTPUT_DIR": output,
+        "GUIDANCE_SCALE": guidance,
+    }
+    with one_at_a_time(output):
+        if not (output / "metrics.json").exists():
+            launch("Image_inference.sh", environment, settings)
     return output
 
 

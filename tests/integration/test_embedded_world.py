@@ -1,6 +1,9 @@
 """The embedded world's two commands, through the launchers: a few steps of each by default, whole ones marked slow."""
 
 import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -103,6 +106,59 @@ def test_data_that_an_interrupted_call_left_half_written_is_written_anew(tmp_pat
     again = tiny_runs.make_data(tmp_path, pictures=6, pairs=4, test=3)
     assert again == data
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.png")} == written
+
+
+def test_rows_run_side_by_side_and_one_that_fails_stops_no_other(monkeypatch, tmp_path, capfd):
+    out = tmp_path / "out"
+    code = """if True:
+        import sys, time
+        from pathlib import Path
+        out, name = Path(sys.argv[1]), sys.argv[2]
+        (out / f"{name}.begun").touch()
+        while len(list(out.glob("*.begun"))) < 2:  # waits for a second one beside it
+            time.sleep(0.01)
+        print("trains", flush=True)
+        (out / "rows").mkdir(exist_ok=True)
+        if name == "train_mlp":
+            sys.exit(3)
+        (out / "rows" / f"{name}.json").write_text('{"caption_f1": 0.5}')
+    """
+    commands = []
+
+    def row_command(name, world):
+        commands.append(name)
+        return [sys.executable, "-c", code, str(world.out), name]
+
+    monkeypatch.setattr(reproduce_tiny, "make_data", lambda folder, **_: tiny_runs.Data(*[folder] * 6))
+    monkeypatch.setattr(reproduce_tiny, "row_command", row_command)
+    call = ["--out", str(out), *(word for name in ("base", "train_mlp", "queries_4") for word in ("--only", name))]
+    with pytest.raises(SystemExit):
+        reproduce_tiny.main(call)
+    assert sorted(commands) == ["base", "queries_4", "train_mlp"]
+    told = capfd.readouterr().err
+    assert {"base: trains", "queries_4: trains", "train_mlp: trains"} <= set(told.splitlines())
+    assert "row train_mlp ended with exit code 3" in told
+    assert "not finished: train_mlp. The same command goes on" in told
+    (out / "rows" / "train_mlp.json").write_text('{"caption_f1": 0.25}')
+    reproduce_tiny.main(call)  # all are there: nothing starts
+    assert len(commands) == 3
+    assert json.loads((out / "results.json").read_text())["train_mlp"] == {"caption_f1": 0.25}
+
+
+def test_a_run_that_two_rows_share_is_made_once(monkeypatch, tmp_path):
+    started = []
+
+    def launch(launcher, environment, settings):
+        started.append(launcher)
+        time.sleep(0.2)
+        (settings["output_dir"] / "final").mkdir(parents=True)
+
+    monkeypatch.setattr(tiny_runs, "launch", launch)
+    data = tiny_runs.Data(*[tmp_path] * 6)
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(tiny_runs.train_stage1, tmp_path / "run", "stage1_shapes.yaml", data) for _ in range(2)]
+        assert [run.result() for run in runs] == [tmp_path / "run" / "final"] * 2
+    assert started == ["train_stage1.sh"]
 
 
 def test_a_row_of_its_own_stage1_starts_no_other_stage1(monkeypatch, tmp_path):
