@@ -24,7 +24,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--captions", type=Path, help="captions.json, .jsonl or .txt (a caption a line)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random weights (default 0)")
     parser.add_argument("--prediction-type", choices=("epsilon", "v_prediction"), default="epsilon")
-    parser.add_argument("--decoder", choices=("stable-diffusion", "stable-diffusion-xl", "stable-diffusion-3.5"),
+    parser.add_argument("--decoder", choices=("stable-diffusion", "stable-diffusion-1.5", "stable-diffusion-xl", "stable-diffusion-3.5",
+                                                "stable-diffusion-3.5-large"),
                         default="stable-diffusion", help="the diffusion decoder, in a folder of that name")  # fmt: skip
     parser.add_argument("--florence2-layout", choices=("native", "original"), default="native")
     options = parser.parse_args(arguments)
@@ -49,10 +50,13 @@ def write(options: argparse.Namespace, sentences: list[str]) -> None:
     decoder = options.out / options.decoder
     if options.decoder == tiny.STABLE_DIFFUSION:
         counts = tiny.write_stable_diffusion(decoder, sentences, options.prediction_type)
+    elif options.decoder == tiny.STABLE_DIFFUSION_1:
+        counts = tiny.write_stable_diffusion(decoder, sentences, first=True)
     elif options.decoder == tiny_decoders.STABLE_DIFFUSION_XL:
         counts = tiny_decoders.write_stable_diffusion_xl(decoder, sentences)
     else:
-        counts = tiny_decoders.write_stable_diffusion_3(decoder, sentences)
+        medium = options.decoder == tiny_decoders.STABLE_DIFFUSION_3
+        counts = tiny_decoders.write_stable_diffusion_3(decoder, sentences, dual_attention=medium)
     counts |= tiny.write_florence2(options.out / tiny.FLORENCE2, sentences, options.florence2_layout)
     counts |= tiny.write_qwen(options.out / tiny.QWEN, sentences)
     for name in (options.decoder, tiny.FLORENCE2, tiny.QWEN):

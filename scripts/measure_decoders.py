@@ -49,13 +49,15 @@ def row(name: str, options: argparse.Namespace) -> list[str]:
     """One row of the table."""
     import torch
 
+    from scripts.meta_step import enable_checkpointing
+
     folder, batch = plan_decoders.COMPONENTS / name, options.micro_batch
     planned = plan_decoders.build(folder, options.conditioning, options.resolution)
     fixed = plan_decoders.fixed_gib(planned)
     model = plan_decoders.build(folder, options.conditioning, options.resolution, options.device)
     model.set_dtypes(torch.bfloat16, torch.float32)
     if options.checkpointing:
-        planned.enable_gradient_checkpointing()
+        enable_checkpointing(planned)
         model.enable_gradient_checkpointing()
     size = plan_decoders.gib_an_image(planned)
     memory, speed = measure(model, batch, options.steps, torch.device(options.device))

@@ -1,7 +1,7 @@
 """What each decoder costs at full size, counted without weights on the meta device, as a Markdown table.
 
 For stage 1 with Florence-2-large and 77 queries, in bf16 (the VAE and what trains in fp32): parameters, TFLOP of one
-image, activations that backward keeps, and the micro-batch that a card should take.
+image, memory that a step takes whatever its batch and for each image, and the micro-batch that a card should take.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PROMPT_IDS = [0, 47066, 21700, 19, 10, 17818, 99, 16, 2343, 11, 5, 2274, 4, 2]  
 ENCODER_RESOLUTION = 768
 USABLE = 0.9  # of a card's memory; the rest is the allocator's and the libraries'
 HEAD = ("decoder", "px", "conditioning", "frozen, B", "trained, M", "forward, TFLOP", "backward, TFLOP", "fixed, GiB",
-        "activations, GiB an image", "checkpointed", "micro-batch", "checkpointed")  # fmt: skip
+        "GiB an image", "checkpointed", "micro-batch", "checkpointed")  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -55,13 +55,14 @@ def main(arguments: list[str] | None = None) -> None:
 def plan(name: str, conditioning: str, resolution: int, memory_gb: float) -> list[str]:
     """One row of the table."""
     from scripts.dry_run import parameter_counts
+    from scripts.meta_step import count_flops, enable_checkpointing
 
     model = build(COMPONENTS / name, conditioning, resolution)
     trained, frozen = parameter_counts(model)
     weights = fixed_gib(model)
     forward, backward = count_flops(model)
     activations = gib_an_image(model)
-    model.enable_gradient_checkpointing()
+    enable_checkpointing(model)
     checkpointed = gib_an_image(model)
     room = USABLE * memory_gb * 1e9 / 2**30 - weights
     fits = [str(max(0, int(room / size))) for size in (activations, checkpointed)]
@@ -88,128 +89,27 @@ def build(folder: Path, conditioning: str, resolution: int, device: str = "meta"
     )
     with torch.device(device):
         encoder = VLVEncoder(config)
-    return VLVAutoEncoder(encoder, decoder, VLVImageProcessor(resolution, ENCODER_RESOLUTION), {}, conditioning)
+    processor = VLVImageProcessor(resolution, ENCODER_RESOLUTION)
+    return VLVAutoEncoder(encoder, decoder, processor, {}, conditioning).train()
 
 
 def fixed_gib(model: Any) -> float:
-    """GiB of weights, gradients and optimizer in bf16 (the VAE and what trains in fp32).
-
-    The model is ready to be counted then: the meta device has no autocast, so what trains is cast for good, which
-    computes in the same format.
+    """GiB that a step takes whatever its batch: weights, buffers, gradients, optimizer, and autocast's bf16 copies of
+    what trains. Casts the model as stage 1 does: bf16, the VAE and what trains in fp32.
     """
     import torch
 
-    from scripts.dry_run import memory_estimate
+    from scripts.dry_run import memory_estimate, parameter_counts
 
     model.set_dtypes(torch.bfloat16, torch.float32)
-    gib = sum(memory_estimate(model).values())
-    model.set_dtypes(torch.bfloat16, torch.bfloat16)
-    model.encoder.to(torch.bfloat16)  # its buffers too
-    return gib
+    return sum(memory_estimate(model).values()) + 2 * parameter_counts(model)[0] / 2**30
 
 
 def gib_an_image(model: Any) -> float:
-    """GiB of activations that one more image takes, of a model that `fixed_gib` has cast."""
-    return kept_gib(model, 2) - kept_gib(model, 1)
+    """GiB that one more image takes, of a model that `fixed_gib` has cast, in batches that keep a card busy."""
+    from scripts.meta_step import peak_gib
 
-
-def loss_of(model: Any, batch: int) -> Any:
-    """The training loss of a batch, scalar, on the meta device."""
-    from unittest.mock import patch
-
-    import torch
-
-    from vlv.sampling import sample_generators
-
-    device, processor = torch.device("meta"), model.image_processor
-    draws = model.decoder.sample_draws(sample_generators(0, range(batch))).to(device)
-    sides = (processor.encoder_resolution, processor.decoder_resolution)
-    pixels = [torch.zeros(batch, 3, side, side, dtype=torch.uint8, device=device) for side in sides]
-    # transformers asks of a mask of ones whether it is one, which a tensor without values cannot say.
-    with patch("transformers.masking_utils.fast_all", return_value=True):
-        return model(pixels[0], pixels[1], draws).sum()
-
-
-def count_flops(model: Any) -> tuple[float, float]:
-    """TFLOP of one image, forward and backward."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        loss = loss_of(model, 1)
-        forward = counter.get_total_flops()
-        loss.backward()
-    model.zero_grad(set_to_none=True)
-    return forward / 1e12, (counter.get_total_flops() - forward) / 1e12
-
-
-class Kept:
-    """Storages that backward would find, parameters left out, each once; held, so that none takes another's place."""
-
-    def __init__(self, model: Any) -> None:
-        self.own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-        self.storages: dict[int, Any] = {}
-
-    def keep(self, tensor: Any) -> Any:
-        """Count a tensor."""
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self.own:
-            self.storages[storage._cdata] = storage
-        return tensor
-
-    @property
-    def bytes(self) -> int:
-        """Of all of them."""
-        return sum(storage.nbytes() for storage in self.storages.values())
-
-
-def kept_gib(model: Any, batch: int) -> float:
-    """GiB of the tensors that backward needs of the forward pass.
-
-    Attention keeps what a card's fused kernel keeps, not the matrix that the meta device's plain one would. Of blocks
-    whose activations are computed again, their inputs are kept, and at any time the whole of one block: the largest.
-    """
-    from unittest.mock import patch
-
-    import torch
-    from torch.autograd.graph import saved_tensors_hooks
-
-    kept, blocks = Kept(model), [0]
-
-    def recomputed(block: Any, *inputs: Any, **_: Any) -> Any:
-        for value in inputs:
-            if isinstance(value, torch.Tensor):
-                kept.keep(value)
-        inside = Kept(model)
-        with saved_tensors_hooks(inside.keep, lambda tensor: tensor):
-            result = block(*inputs)
-        blocks.append(inside.bytes)
-        return result
-
-    for module in model.modules():
-        if getattr(module, "gradient_checkpointing", False):
-            module._gradient_checkpointing_func = recomputed
-    fused = patch("torch.nn.functional.scaled_dot_product_attention", fused_attention())
-    with fused, saved_tensors_hooks(kept.keep, lambda tensor: tensor):
-        loss_of(model, batch)
-    return (kept.bytes + max(blocks)) / 2**30
-
-
-def fused_attention() -> Any:
-    """Attention on the meta device [B, H, N, D] that keeps for backward what fused kernels do: no [N, N] matrix."""
-    import torch
-
-    class Fused(torch.autograd.Function):  # forward alone: counting ends before backward
-        @staticmethod
-        def forward(context: Any, query: Any, key: Any, value: Any) -> Any:
-            result = query.new_empty(*query.shape[:-1], value.shape[-1])
-            statistics = query.new_empty(query.shape[:-1], dtype=torch.float32)  # log-sum-exp of each row
-            context.save_for_backward(query, key, value, result, statistics)
-            return result
-
-    def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> Any:
-        return Fused.apply(query, key, value)
-
-    return attention
+    return (peak_gib(model, 16) - peak_gib(model, 8)) / 8
 
 
 if __name__ == "__main__":

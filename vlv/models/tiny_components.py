@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import nn
 from transformers import (
@@ -24,6 +24,7 @@ from vlv.models.florence2 import original_config, original_weights
 from vlv.models.tiny_tokenizers import train_clip_tokenizer, train_florence2_tokenizer, train_qwen_tokenizer
 
 STABLE_DIFFUSION, FLORENCE2, QWEN = "stable-diffusion", "florence2", "qwen"
+STABLE_DIFFUSION_1 = "stable-diffusion-1.5"
 _WIDTH = 64
 VAE: dict[str, Any] = {
     "block_out_channels": (8, 8, 16, 16),
@@ -55,8 +56,15 @@ SENTENCES = (
 )
 
 
-def write_stable_diffusion(folder: Path, sentences: list[str], prediction_type: str = "epsilon") -> dict[str, int]:
-    """A diffusers folder of Stable Diffusion 2.x's shape for 64 px; returns parameters by component."""
+def write_stable_diffusion(
+    folder: Path, sentences: list[str], prediction_type: str = "epsilon", first: bool = False
+) -> dict[str, int]:
+    """A diffusers folder of Stable Diffusion 2.x's shape for 64 px; returns parameters by component.
+
+    Args:
+        first: of 1.5's shape: CLIP-L's activation, one number of heads for all blocks, projections by convolution, and
+            the scheduler that the hub names for drawing, whose config says nothing of a prediction type.
+    """
     tokenizer: Any = train_clip_tokenizer(sentences, vocab_size=1000)
     text_encoder = CLIPTextModel._from_config(
         CLIPTextConfig(
@@ -67,22 +75,22 @@ def write_stable_diffusion(folder: Path, sentences: list[str], prediction_type: 
             num_attention_heads=4,
             max_position_embeddings=77,
             projection_dim=_WIDTH,
+            hidden_act="quick_gelu" if first else "gelu",
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
     )
     vae = AutoencoderKL(**VAE)
-    unet = UNet2DConditionModel(**_UNET)
-    settings: Any = {"prediction_type": prediction_type}
-    scheduler = DDPMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        steps_offset=1,
-        **settings,
+    unet = UNet2DConditionModel(
+        **{**_UNET, **({"use_linear_projection": False, "attention_head_dim": 4} if first else {})}
     )
+    noise: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    if first:
+        scheduler = PNDMScheduler(**noise, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1)
+        scheduler.register_to_config(clip_sample=False)  # another scheduler's, in the hub's file too
+    else:
+        scheduler = DDPMScheduler(**noise, clip_sample=False, steps_offset=1, prediction_type=prediction_type)
     folder.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Any] = {"unet": unet, "vae": vae, "text_encoder": text_encoder}
     for name, part in parts.items():
@@ -90,7 +98,7 @@ def write_stable_diffusion(folder: Path, sentences: list[str], prediction_type: 
     tokenizer.save_pretrained(folder / "tokenizer")
     name_tokenizer_class(folder / "tokenizer", "CLIPTokenizer")
     scheduler.save_pretrained(folder / "scheduler")
-    write_model_index(folder)
+    write_model_index(folder, type(scheduler).__name__)
     return {name: _count(part) for name, part in parts.items()}
 
 
@@ -165,7 +173,7 @@ def write_qwen(folder: Path, sentences: list[str]) -> dict[str, int]:
     return {"qwen": _count(model)}
 
 
-def write_model_index(folder: Path) -> None:
+def write_model_index(folder: Path, scheduler: str = "DDPMScheduler") -> None:
     """Write model_index.json of a Stable Diffusion pipeline without safety checker."""
     index = {
         "_class_name": "StableDiffusionPipeline",
@@ -173,7 +181,7 @@ def write_model_index(folder: Path) -> None:
         "image_encoder": [None, None],
         "requires_safety_checker": False,
         "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDPMScheduler"],
+        "scheduler": ["diffusers", scheduler],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],

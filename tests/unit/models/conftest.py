@@ -18,6 +18,7 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("decoders")
     write_stable_diffusion_xl(root / "xl", list(SENTENCES))
     write_stable_diffusion_3(root / "3", list(SENTENCES))
+    write_stable_diffusion_3(root / "3_large", list(SENTENCES), dual_attention=False)
     write_stable_diffusion_3(root / "3_without_t5", list(SENTENCES), with_t5=False, dual_attention=False)
     return root
 

@@ -6,7 +6,7 @@ from vlv.models.tiny_components import SENTENCES
 
 SHORT = "a red house beside the sea"
 FULL = " ".join(SENTENCES * 3)  # more than 77 tokens: fills every row, the last one with EOS
-FAMILIES = ["xl", "3", "3_without_t5"]
+FAMILIES = ["xl", "3", "3_large", "3_without_t5"]
 
 
 def table_rows(pipeline, prompts):

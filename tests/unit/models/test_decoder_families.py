@@ -29,7 +29,7 @@ def test_a_captioner_reads_the_rows_that_the_embeddings_made(families, name):
     conditioner = families[name].decoder.conditioner
     embeddings = {space.name: torch.randn(2, 8, space.width) for space in conditioner.spaces}
     states = conditioner(embeddings).states
-    rows = {"xl": 8, "3": 16, "3_without_t5": 8}[name]
+    rows = {"xl": 8, "3": 16, "3_large": 16, "3_without_t5": 8}[name]
     assert torch.equal(conditioner.telling(states), states[:, :rows])
     assert conditioner.telling_rows(8) == rows
     assert not states[:, rows:].any()
@@ -182,7 +182,7 @@ def test_a_weighting_of_another_objective_is_refused(families, name, options, me
 
 
 def test_a_scheduler_of_another_objective_is_refused(families):
-    assert [families[name].decoder.scheduler_name("auto") for name in FAMILIES] == ["ddpm", "euler", "euler"]
+    assert [families[name].decoder.scheduler_name("auto") for name in FAMILIES] == ["ddpm", "euler", "euler", "euler"]
     with pytest.raises(ValueError, match="scheduler='ddim' does not fit this decoder: give auto, euler, heun"):
         families["3"].decoder.scheduler_name("ddim")
 

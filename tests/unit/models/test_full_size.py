@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import Florence2Config, Qwen2Config
 
-from scripts import plan_decoders
+from scripts import meta_step, plan_decoders
 from vlv.models.decoders import load_skeleton
 from vlv.models.encoder import VLVEncoder, VLVEncoderConfig
 from vlv.models.projector import Projector
@@ -100,12 +100,42 @@ def test_activations_that_are_computed_again_cost_less_and_attention_keeps_no_sq
     for resolution in (256, 512):
         model = plan_decoders.build(COMPONENTS / "stable-diffusion-3.5-medium", "direct", resolution)
         model.encoder = Nothing(model.encoder.config.spaces)
-        model.set_dtypes(torch.bfloat16, torch.bfloat16)
-        whole = plan_decoders.kept_gib(model, 1)
-        model.decoder.enable_gradient_checkpointing()
-        sizes[resolution] = whole, plan_decoders.kept_gib(model, 1)
+        model.decoder.encode_images = lambda pixels, noise: torch.zeros_like(noise)  # whose peak is another
+        model.set_dtypes(torch.bfloat16, torch.float32)
+        whole = meta_step.peak_gib(model, 1)
+        meta_step.enable_checkpointing(model.decoder)
+        sizes[resolution] = whole, meta_step.peak_gib(model, 1)
     assert all(again < whole / 5 for whole, again in sizes.values())
     assert sizes[512][0] < 4.2 * sizes[256][0]  # linear in the pixels; a matrix for each head would grow 16-fold
+
+
+def test_the_memory_of_a_step_is_what_its_layers_keep_in_autocasts_dtypes():
+    side, batch = 256, 8
+
+    class Layers(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm = torch.nn.Linear(side, side, bias=False), torch.nn.LayerNorm(side)
+            self.second = torch.nn.Linear(side, side, bias=False)
+
+        def forward(self, rows):
+            return self.second(self.norm(self.first(rows)))
+
+    with torch.device("meta"):
+        layers = Layers()
+        rows = torch.zeros(batch, side)
+    for value in layers.parameters():
+        value.grad = torch.zeros_like(value)
+    with meta_step.LiveBytes(layers) as live, meta_step.Autocast():
+        result = layers(rows)
+    one = batch * side
+    assert result.dtype == torch.bfloat16
+    # Kept: the rows in bf16 for the first weight's gradient; the first's result in fp32 for the norm with its two
+    # statistics; the norm's and the second weight in bf16. Alive: the second's result.
+    kept = 2 * one + 4 * one + 2 * 4 * batch + 2 * one + 2 * side * side
+    assert live.now == kept + 2 * one
+    del result
+    assert live.now == 0
 
 
 class Nothing(torch.nn.Module):

@@ -8,16 +8,21 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from vlv.models.decoders import DiffusionDraws, build_conditioner, load_conditioner, load_decoder
 from vlv.models.frozen import is_frozen
 from vlv.models.text_conditioner import TextConditioner
-from vlv.models.tiny_components import SENTENCES
+from vlv.models.tiny_components import SENTENCES, write_stable_diffusion
 from vlv.sampling import sample_generators, sample_noise
 
 PROMPT = "a red house beside the sea"
 FULL = " ".join(SENTENCES * 3)  # more than 77 tokens: fills every row, the last one with EOS
 
 
-@pytest.fixture(scope="module")
-def folder(tiny_components):
-    return tiny_components / "stable-diffusion"
+@pytest.fixture(scope="module", params=["1.5", "2.1"])
+def folder(request, tiny_components, tmp_path_factory):
+    if request.param == "2.1":
+        return tiny_components / "stable-diffusion"
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("first") / "stable-diffusion-1.5"
+    write_stable_diffusion(folder, list(SENTENCES), first=True)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +146,26 @@ def test_velocity_loss_by_hand(decoder):
     expected = (pred - target).pow(2).mean((1, 2, 3))
     assert torch.allclose(decoder.denoising_loss(latents, conditioning, draws), expected, atol=1e-5)
     decoder.noise_scheduler.register_to_config(prediction_type="epsilon")
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_a_few_pictures_can_be_overfitted(decoder, prediction_type):
+    """The loss on fixed noise falls as embeddings alone train: gradients pass through all that is frozen."""
+    decoder.noise_scheduler.register_to_config(prediction_type=prediction_type)
+    torch.manual_seed(0)
+    latents = torch.randn(3, *decoder.latent_shape)
+    draws = decoder.sample_draws(sample_generators(1, range(3)))
+    embeddings = (0.02 * torch.randn(3, 8, decoder.conditioner.width)).requires_grad_()
+    optimizer = torch.optim.AdamW([embeddings], lr=0.02)
+    losses = []
+    for _ in range(15):
+        loss = decoder.denoising_loss(latents, decoder.conditioner({"clip": embeddings}), draws).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    decoder.noise_scheduler.register_to_config(prediction_type="epsilon")
+    assert losses[-1] < losses[0] - 1e-3
 
 
 def test_latents_are_scaled_by_the_configs(decoder):
