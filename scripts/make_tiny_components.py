@@ -12,6 +12,14 @@ from pathlib import Path
 
 from scripts.entry import BAD_CALL, stop
 
+DECODERS = (
+    "stable-diffusion",
+    "stable-diffusion-1.5",
+    "stable-diffusion-xl",
+    "stable-diffusion-3.5",
+    "stable-diffusion-3.5-large",
+)
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the call and write the three folders."""
@@ -24,11 +32,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--captions", type=Path, help="captions.json, .jsonl or .txt (a caption a line)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random weights (default 0)")
     parser.add_argument("--prediction-type", choices=("epsilon", "v_prediction"), default="epsilon")
-    parser.add_argument("--decoder", choices=("stable-diffusion", "stable-diffusion-1.5", "stable-diffusion-xl", "stable-diffusion-3.5",
-                                                "stable-diffusion-3.5-large"),
-                        default="stable-diffusion", help="the diffusion decoder, in a folder of that name")  # fmt: skip
+    parser.add_argument(
+        "--decoder", choices=DECODERS, default=DECODERS[0], help="the diffusion decoder, in a folder of that name"
+    )
     parser.add_argument("--florence2-layout", choices=("native", "original"), default="native")
     options = parser.parse_args(arguments)
+    if options.prediction_type != "epsilon" and options.decoder != DECODERS[0]:
+        stop(f"--prediction-type {options.prediction_type} is for --decoder {DECODERS[0]} alone", BAD_CALL)
     try:
         sentences = read_sentences(options.captions)
         options.out.mkdir(parents=True, exist_ok=True)

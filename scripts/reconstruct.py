@@ -35,9 +35,10 @@ def run(config: ReconstructConfig) -> None:
     accelerator.print(choice.message)
     dtype = torch_dtype(precision)
     autoencoder = VLVAutoEncoder.from_pretrained(
-        config.ckpt_dir, config.stable_diffusion_model_path, config.florence2_model_path
+        config.ckpt_dir, config.stable_diffusion_model_path, config.florence2_model_path, config.t5_dtype
     )
     autoencoder = autoencoder.set_dtypes(dtype, dtype).to(accelerator.device)
+    t5 = {} if config.t5_dtype is None else {"t5_dtype": config.t5_dtype}
     with explain_out_of_memory(f"set batch_size below {config.batch_size}"):
         report = reconstruct_images(
             autoencoder,
@@ -54,7 +55,7 @@ def run(config: ReconstructConfig) -> None:
             process_index=accelerator.process_index,
             num_processes=accelerator.num_processes,
             wait=accelerator.wait_for_everyone,
-            identity=checkpoint_identity(config.ckpt_dir, precision),
+            identity={**checkpoint_identity(config.ckpt_dir, precision), **t5},
         )
     if accelerator.is_main_process:
         total = len(report.names) + len(report.bad)

@@ -11,7 +11,7 @@ from typing import Any
 
 from vlv.config import ConfigError, Stage1Config
 from vlv.identity import read_json
-from vlv.limits import check_decoder_resolution, check_encoder_resolution, check_queries
+from vlv.limits import T5_ROWS, check_decoder_resolution, check_encoder_resolution, check_queries
 
 
 def check_stage1_sizes(config: Stage1Config) -> None:
@@ -23,6 +23,8 @@ def check_stage1_sizes(config: Stage1Config) -> None:
     decoder, florence2 = Path(config.stable_diffusion_model_path), Path(config.florence2_model_path)
     vision, text = (_config(florence2).get(key, {}) for key in ("vision_config", "text_config"))
     lengths = [_config(folder).get("max_position_embeddings") for folder in decoder.glob("text_encoder*")]
+    if config.conditioning == "direct" and (decoder / "transformer").is_dir():
+        lengths = [length and length + T5_ROWS for length in lengths]  # its states are one space, T5's rows included
     known = [length for length in (*lengths, text.get("max_position_embeddings")) if length is not None]
     if known:
         check_queries(config.num_queries, known)

@@ -276,6 +276,9 @@ class ReconstructConfig(DrawingConfig):
         "auto", "features of FID and KID; auto is inception where it is installed, else the encoder's vision tower"
     )
     inception_weights: str | None = option(None, "local InceptionV3 weights file of torch-fidelity")
+    t5_dtype: Literal["bf16", "int8"] | None = option(
+        None, "number format of SD 3.5's T5 (int8 needs bitsandbytes); null is that of the other weights"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+# Rows of zeros where Stable Diffusion 3.5's T5 is left out, and the most that it is given: as in diffusers' training
+# example (its pipeline draws with 256 unless told otherwise).
+T5_ROWS = 77
+
 
 def check_queries(num_queries: int, positions: Iterable[int]) -> None:
     """Check that there is a learned position for each query.

@@ -8,7 +8,6 @@ import pytest
 from scripts.make_tiny_components import main as make_components
 from tests.integration.conftest import ROOT, metrics, train_tiny_stage1
 
-
 # How make_tiny_components writes each, beside the Stable Diffusion 2.1-base of all other tests.
 MEMBERS = {
     "1.5": ("stable-diffusion-1.5",),
@@ -92,6 +91,7 @@ def test_all_four_launchers_run(launch, train_stage1, other, sample_photos, tmp_
     assert len(json.loads(captions.read_text())) == 4
     done = launch(
         "Image_inference.sh",
+        *(["t5_dtype=bf16"] if name == "3.5-large" else []),
         IMAGE_PATH=sample_photos,
         CKPT_DIR=stage1 / "final",
         OUTPUT_DIR=tmp_path / "drawn",

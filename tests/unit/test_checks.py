@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from scripts.checks import check_call, check_devices
+from scripts.size_check import check_stage1_sizes
 from tests.unit.data.pictures import encode, picture, write_tar
 from vlv.config import CaptionConfig, ReconstructConfig, Stage1Config, Stage2Config
 from vlv.identity import component_identity
@@ -81,6 +82,19 @@ def test_8_bit_weights_are_not_sharded(calls):
     refuse(calls["stage1"], "t5_dtype=int8: 8-bit weights cannot be sharded", t5_dtype="int8", accelerate_config=fsdp)
 
 
+def test_embeddings_that_go_straight_into_joint_attention_have_the_rows_of_t5_too(calls):
+    decoder = {
+        "stable_diffusion_model_path": str(COMPONENTS / "stable-diffusion-3.5-medium"),
+        "florence2_model_path": str(COMPONENTS / "Florence-2-large"),
+        "decoder_resolution": 64,
+    }
+    for conditioning, most in (("text_encoder", 77), ("direct", 154)):
+        config = dataclasses.replace(calls["stage1"], **decoder, conditioning=conditioning)
+        check_stage1_sizes(dataclasses.replace(config, num_queries=most))
+        with pytest.raises(ValueError, match=f"give 1 to {most}"):
+            check_stage1_sizes(dataclasses.replace(config, num_queries=most + 1))
+
+
 @pytest.mark.parametrize("command", ["stage1", "stage2", "caption", "reconstruct"])
 def test_good_calls_pass(calls, command):
     check_call(calls[command])
@@ -91,6 +105,7 @@ def test_nothing_heavy_is_loaded(calls):
     code = f"""
 import sys
 from scripts.checks import check_call
+from scripts.size_check import check_stage1_sizes
 from vlv.config import *
 for config in {list(calls.values())!r}:
     check_call(config)

@@ -22,6 +22,12 @@ def test_libraries_load_every_folder_without_a_missing_weight(tiny_components):
         assert not info["unexpected_keys"]
 
 
+def test_a_prediction_type_that_a_decoder_does_not_have_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--decoder", "stable-diffusion-1.5", "--prediction-type", "v_prediction"])
+    assert "--prediction-type v_prediction is for --decoder stable-diffusion alone" in capsys.readouterr().err
+
+
 def test_language_models_tokenizer_gives_any_text_back(tiny_components):
     tokenizer = AutoTokenizer.from_pretrained(tiny_components / "qwen")
     ids = tokenizer(TEXT, add_special_tokens=False)["input_ids"]

@@ -254,13 +254,19 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, stable_diffusion: str | None = None, florence2: str | None = None, **options: Any
+        cls,
+        folder: str | Path,
+        stable_diffusion: str | None = None,
+        florence2: str | None = None,
+        t5_dtype: str | None = None,
+        **options: Any,
     ) -> VLVAutoEncoder:
         """Load a stage-1 checkpoint onto its frozen bases, in fp32 on the CPU.
 
         Args:
             folder: what `save_pretrained` wrote, or its hub id.
             stable_diffusion, florence2: where the bases lie, if they have moved since training.
+            t5_dtype: see `load_decoder`.
             options: of the hub: `revision`, `token`, ... (see `resolve_checkpoint`).
 
         Raises:
@@ -286,6 +292,7 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
             num_queries=described["num_queries"],
             trained=described["trained"],
             prompt_ids=described["prompt_ids"],
+            t5_dtype=t5_dtype,
             **image_processor.to_dict(),
         )
         model.encoder.config.vocab_rows = described.get("vocab_rows")

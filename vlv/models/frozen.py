@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 ModuleType = TypeVar("ModuleType", bound=nn.Module)
@@ -66,14 +67,28 @@ def restore_dtypes(model: nn.Module) -> None:
 def set_dtypes(model: nn.Module, compute_dtype: torch.dtype, param_dtype: torch.dtype) -> None:
     """Cast trained parameters to `param_dtype` and frozen ones to `compute_dtype`, in place.
 
-    A part that keeps a dtype of its own (`kept_dtypes`) gets that one: a VAE overflows in fp16. Weights that are
-    integers (8 bit) stay as they are.
+    A part that keeps a dtype of its own (`kept_dtypes`) gets that one: a VAE overflows in fp16. So do, in fp16, the
+    layers that transformers keeps in fp32 then (T5's). Weights that are integers (8 bit) stay as they are.
     """
-    kept = {id(parameter): dtype for module, dtype in kept_dtypes(model) for parameter in module.parameters()}
+    parts = kept_dtypes(model)
+    if compute_dtype == torch.float16:
+        parts = [*((module, torch.float32) for module in _overflowing_in_fp16(model)), *parts]
+    kept = {id(parameter): dtype for module, dtype in parts for parameter in module.parameters()}
     for parameter in model.parameters():
         if parameter.is_floating_point():
             dtype = param_dtype if parameter.requires_grad else compute_dtype
             parameter.data = parameter.data.to(kept.get(id(parameter), dtype))
+
+
+def _overflowing_in_fp16(model: nn.Module) -> list[nn.Module]:
+    """The layers that transformers loads in fp32 where the rest is fp16."""
+    return [
+        layer
+        for part in model.modules()
+        if isinstance(part, PreTrainedModel)
+        for name, layer in part.named_modules()
+        if name.rpartition(".")[-1] in (part._keep_in_fp32_modules or ())
+    ]
 
 
 def _eval_frozen(module: nn.Module) -> bool:

@@ -90,7 +90,8 @@ def write_stable_diffusion(
         scheduler = PNDMScheduler(**noise, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1)
         scheduler.register_to_config(clip_sample=False)  # another scheduler's, in the hub's file too
     else:
-        scheduler = DDPMScheduler(**noise, clip_sample=False, steps_offset=1, prediction_type=prediction_type)
+        noise["prediction_type"] = prediction_type
+        scheduler = DDPMScheduler(**noise, clip_sample=False, steps_offset=1)
     folder.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Any] = {"unet": unet, "vae": vae, "text_encoder": text_encoder}
     for name, part in parts.items():

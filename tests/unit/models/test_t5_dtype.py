@@ -19,6 +19,23 @@ def test_t5_may_keep_bf16(folders):
     assert torch.allclose(got.states, expected.states, atol=0.1)
 
 
+def test_in_fp16_the_layers_of_t5_that_overflow_stay_in_fp32(folders):
+    decoder = load_decoder(folders / "3", "text_encoder", 64)
+    whole = {space.name: torch.randn(1, 8, space.width) for space in decoder.conditioner.spaces}
+    t5 = decoder.conditioner.t5
+    with torch.no_grad():
+        for block in t5.encoder.block:
+            block.layer[1].DenseReluDense.wo.weight *= 1e6  # past the largest number in fp16
+    expected = decoder.conditioner(whole).states
+    decoder.set_dtypes(torch.float16)
+    kinds = {name.split(".")[-2] for name, value in t5.named_parameters() if value.dtype == torch.float32}
+    assert kinds == {"wo"}
+    with torch.autocast("cpu", torch.float16):
+        got = decoder.conditioner(whole).states
+    assert got.isfinite().all()
+    assert torch.allclose(got.float(), expected, atol=0.05)
+
+
 @pytest.mark.parametrize(("name", "conditioning"), [("xl", "text_encoder"), ("3", "clip"), ("3", "direct")])
 def test_a_t5_dtype_where_there_is_no_t5_is_refused(folders, name, conditioning):
     with pytest.raises(ValueError, match="t5_dtype=bf16: no T5"):

@@ -16,11 +16,11 @@ from diffusers import (
 from torch import Generator, Tensor
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
+from vlv.limits import T5_ROWS
 from vlv.losses import diffusion_loss
 from vlv.models.decoders.interface import Conditioner, Conditioning, DiffusionDraws
 from vlv.models.decoders.latent import LatentDecoder
 from vlv.models.decoders.three_text_encoders import (
-    T5_ROWS,
     ThreeTextEncodersConditioner,
     build_conditioner,
     encode_empty_prompt,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from diffusers import SD3Transformer2DModel
 from torch import Tensor
 from transformers import BitsAndBytesConfig, CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
+from vlv.limits import T5_ROWS
 from vlv.models.decoders.direct import DirectConditioner, build_direct
 from vlv.models.decoders.interface import Conditioner, Conditioning, EmbeddingSpace
 from vlv.models.frozen import freeze
@@ -20,9 +22,6 @@ from vlv.models.pretrained import load_tokenizer, load_whole
 from vlv.models.text_conditioner import PenultimateTextConditioner
 
 FAMILY = "stable_diffusion_3"
-# Of zeros where T5 is left out, and the most that it is given: as in diffusers' training example (its pipeline
-# draws with 256 unless told otherwise).
-T5_ROWS = 77
 
 
 class ThreeTextEncodersConditioner(Conditioner):
@@ -69,7 +68,8 @@ class ThreeTextEncodersConditioner(Conditioner):
         below = None
         if self.t5 is not None:
             # No attention mask anywhere, as in the pipeline: padding is attended.
-            below = self.t5(inputs_embeds=embeddings["t5"].to(self.t5.dtype)).last_hidden_state
+            with in_own_dtype(embeddings["t5"]):
+                below = self.t5(inputs_embeds=embeddings["t5"].to(self.t5.dtype)).last_hidden_state
         pooled = torch.cat([pooled_left, pooled_right], dim=-1)
         return Conditioning(self.join(torch.cat([left, right], dim=-1), below), pooled)
 
@@ -149,6 +149,12 @@ def _load_t5(folder: Path, dtype: torch.dtype, t5_dtype: str | None) -> T5Encode
     t5: Any = load_whole(T5EncoderModel.from_pretrained, folder, **options)
     t5.kept_dtype = torch.bfloat16
     return t5
+
+
+def in_own_dtype(tensor: Tensor) -> AbstractContextManager[Any]:
+    """T5 computes in its weights' formats, as in the pipeline: autocast would undo the fp32 that fp16 needs."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def transformer_config(folder: Path) -> dict[str, Any]:
