@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The paper's questions on the embedded world: the full recipe, then every row of the table. Resumable. On 2 CPU cores with
-# bf16 stage 1 takes about 4 hours and all that stands on it about 5; --kept takes stage 1 from assets/tiny/trained.
+# The paper's questions on the embedded world: the full recipe, then every row of the table. Resumable. By the times of its
+# runs, each on one of 2 CPU cores with bf16 (AMX): about 4.5 hours with --kept, which takes stage 1 from
+# assets/tiny/trained, and about 6.5 with all of it.
 # Other options: --only ROW, --jobs N (rows side by side, 2), --list, --out FOLDER.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
