@@ -254,13 +254,9 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
 
     @classmethod
     def from_pretrained(
-        cls,
-        folder: str | Path,
-        stable_diffusion: str | None = None,
-        florence2: str | None = None,
-        t5_dtype: str | None = None,
-        **options: Any,
-    ) -> VLVAutoEncoder:
+        cls, folder: str | Path, stable_diffusion: str | None = None, florence2: str | None = None,
+        t5_dtype: str | None = None, **options: Any,
+    ) -> VLVAutoEncoder:  # fmt: skip
         """Load a stage-1 checkpoint onto its frozen bases, in fp32 on the CPU.
 
         Args:
@@ -278,11 +274,10 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         if unknown:
             raise TypeError(f"VLVAutoEncoder.from_pretrained takes no {', '.join(sorted(unknown))}")
         described = read_json(folder / CONFIG_NAME)
+        bases = described["bases"]
         sources = {
-            "decoder": resolve_base(
-                described["bases"]["decoder"], stable_diffusion, "stable_diffusion_model_path", folder
-            ),
-            "florence2": resolve_base(described["bases"]["florence2"], florence2, "florence2_model_path", folder),
+            "decoder": resolve_base(bases["decoder"], stable_diffusion, "stable_diffusion_model_path", folder),
+            "florence2": resolve_base(bases["florence2"], florence2, "florence2_model_path", folder),
         }
         image_processor = VLVImageProcessor.from_pretrained(folder)
         model = cls.from_components(
@@ -297,8 +292,8 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         )
         model.encoder.config.vocab_rows = described.get("vocab_rows")
         for name, given in (("decoder", stable_diffusion), ("florence2", florence2)):
-            if given is None and described["bases"][name]["source"].startswith(OWN_BASES):
-                model.bases[name] = described["bases"][name]  # relative, as it stays when the folder moves
+            if given is None and bases[name]["source"].startswith(OWN_BASES):
+                model.bases[name] = bases[name]  # relative, as it stays when the folder moves
         load_trained(model, folder / WEIGHTS_NAME)
         model.loaded_from = folder
         return model.eval()

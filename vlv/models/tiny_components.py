@@ -62,8 +62,8 @@ def write_stable_diffusion(
     """A diffusers folder of Stable Diffusion 2.x's shape for 64 px; returns parameters by component.
 
     Args:
-        first: of 1.5's shape: CLIP-L's activation, one number of heads for all blocks, projections by convolution, and
-            the scheduler that the hub names for drawing, whose config says nothing of a prediction type.
+        first: of 1.5's shape: one number of heads for all blocks, projections by convolution, and the scheduler that
+            the hub names for drawing, whose config says nothing of a prediction type.
     """
     tokenizer: Any = train_clip_tokenizer(sentences, vocab_size=1000)
     text_encoder = CLIPTextModel._from_config(
@@ -75,7 +75,6 @@ def write_stable_diffusion(
             num_attention_heads=4,
             max_position_embeddings=77,
             projection_dim=_WIDTH,
-            hidden_act="quick_gelu" if first else "gelu",
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
