@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from scripts.entry import BAD_CALL, stop
@@ -57,16 +58,14 @@ def write(options: argparse.Namespace, sentences: list[str]) -> None:
 
     quiet_libraries()
     torch.manual_seed(options.seed)
-    decoder = options.out / options.decoder
-    if options.decoder == tiny.STABLE_DIFFUSION:
-        counts = tiny.write_stable_diffusion(decoder, sentences, options.prediction_type)
-    elif options.decoder == tiny.STABLE_DIFFUSION_1:
-        counts = tiny.write_stable_diffusion(decoder, sentences, first=True)
-    elif options.decoder == tiny_decoders.STABLE_DIFFUSION_XL:
-        counts = tiny_decoders.write_stable_diffusion_xl(decoder, sentences)
-    else:
-        medium = options.decoder == tiny_decoders.STABLE_DIFFUSION_3
-        counts = tiny_decoders.write_stable_diffusion_3(decoder, sentences, dual_attention=medium)
+    write_decoder = {
+        "stable-diffusion": partial(tiny.write_stable_diffusion, prediction_type=options.prediction_type),
+        "stable-diffusion-1.5": partial(tiny.write_stable_diffusion, first=True),
+        "stable-diffusion-xl": tiny_decoders.write_stable_diffusion_xl,
+        "stable-diffusion-3.5": tiny_decoders.write_stable_diffusion_3,
+        "stable-diffusion-3.5-large": partial(tiny_decoders.write_stable_diffusion_3, dual_attention=False),
+    }[options.decoder]
+    counts = write_decoder(options.out / options.decoder, sentences)
     counts |= tiny.write_florence2(options.out / tiny.FLORENCE2, sentences, options.florence2_layout)
     counts |= tiny.write_qwen(options.out / tiny.QWEN, sentences)
     for name in (options.decoder, tiny.FLORENCE2, tiny.QWEN):

@@ -59,15 +59,15 @@ def plan(name: str, conditioning: str, resolution: int, memory_gb: float) -> lis
 
     model = build(COMPONENTS / name, conditioning, resolution)
     trained, frozen = parameter_counts(model)
-    weights = fixed_gib(model)
+    fixed = fixed_gib(model)
     forward, backward = count_flops(model)
-    activations = gib_an_image(model)
+    whole = gib_an_image(model)
     enable_checkpointing(model)
     checkpointed = gib_an_image(model)
-    room = USABLE * memory_gb * 1e9 / 2**30 - weights
-    fits = [str(max(0, int(room / size))) for size in (activations, checkpointed)]
-    sizes = f"{frozen / 1e9:.2f}", f"{trained / 1e6:.0f}", f"{forward:.2f}", f"{backward:.2f}", f"{weights:.1f}"
-    return [name, str(resolution), conditioning, *sizes, f"{activations:.2f}", f"{checkpointed:.2f}", *fits]
+    room = USABLE * memory_gb * 1e9 / 2**30 - fixed
+    fits = [str(max(0, int(room / size))) for size in (whole, checkpointed)]
+    sizes = f"{frozen / 1e9:.2f}", f"{trained / 1e6:.0f}", f"{forward:.2f}", f"{backward:.2f}", f"{fixed:.1f}"
+    return [name, str(resolution), conditioning, *sizes, f"{whole:.2f}", f"{checkpointed:.2f}", *fits]
 
 
 def build(folder: Path, conditioning: str, resolution: int, device: str = "meta") -> Any:

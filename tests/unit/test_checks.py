@@ -105,7 +105,6 @@ def test_nothing_heavy_is_loaded(calls):
     code = f"""
 import sys
 from scripts.checks import check_call
-from scripts.size_check import check_stage1_sizes
 from vlv.config import *
 for config in {list(calls.values())!r}:
     check_call(config)

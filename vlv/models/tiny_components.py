@@ -23,8 +23,7 @@ from transformers import (
 from vlv.models.florence2 import original_config, original_weights
 from vlv.models.tiny_tokenizers import train_clip_tokenizer, train_florence2_tokenizer, train_qwen_tokenizer
 
-STABLE_DIFFUSION, FLORENCE2, QWEN = "stable-diffusion", "florence2", "qwen"
-STABLE_DIFFUSION_1 = "stable-diffusion-1.5"
+FLORENCE2, QWEN = "florence2", "qwen"
 _WIDTH = 64
 VAE: dict[str, Any] = {
     "block_out_channels": (8, 8, 16, 16),

@@ -18,8 +18,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from vlv.models.tiny_components import VAE, name_tokenizer_class
 from vlv.models.tiny_tokenizers import train_clip_tokenizer, train_t5_tokenizer
 
-STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3 = "stable-diffusion-xl", "stable-diffusion-3.5"
-STABLE_DIFFUSION_3_LARGE = "stable-diffusion-3.5-large"
 _WIDTH_L, _WIDTH_G, _WIDTH_T5 = 32, 48, 96
 
 

@@ -1,8 +1,10 @@
-"""What diffusers' own pipelines of SDXL and SD 3.5 say of prompts, for the tests of the decoders."""
+"""Shared by the tests of the decoders: what diffusers' pipelines of SDXL and SD 3.5 say of prompts; overfitting."""
 
+import torch
 from diffusers import StableDiffusionXLPipeline
 
 from vlv.models.tiny_components import SENTENCES
+from vlv.sampling import sample_generators
 
 SHORT = "a red house beside the sea"
 FULL = " ".join(SENTENCES * 3)  # more than 77 tokens: fills every row, the last one with EOS
@@ -29,3 +31,20 @@ def encode(pipeline, prompts):
     if isinstance(pipeline, StableDiffusionXLPipeline):
         return pipeline.encode_prompt(prompts, device="cpu", do_classifier_free_guidance=True)
     return pipeline.encode_prompt(prompts, None, None, device="cpu", max_sequence_length=77)
+
+
+def overfit(decoder):
+    """Losses on fixed noise as embeddings alone train, on three pictures: gradients pass through all that is frozen."""
+    torch.manual_seed(0)
+    latents = torch.randn(3, *decoder.latent_shape)
+    draws = decoder.sample_draws(sample_generators(1, range(3)))
+    embeddings = {s.name: (0.02 * torch.randn(3, 8, s.width)).requires_grad_() for s in decoder.conditioner.spaces}
+    optimizer = torch.optim.AdamW(embeddings.values(), lr=0.02)
+    losses = []
+    for _ in range(15):
+        loss = decoder.denoising_loss(latents, decoder.conditioner(embeddings), draws).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses

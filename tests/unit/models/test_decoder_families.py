@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
-from tests.unit.models.pipelines import FAMILIES, FULL, SHORT, encode, table_rows
+from tests.unit.models.pipelines import FAMILIES, FULL, SHORT, encode, overfit, table_rows
 from vlv.models.decoders import build_conditioner, load_conditioner, load_decoder, load_skeleton
 from vlv.sampling import sample_generators, sample_noise
 
@@ -152,20 +152,7 @@ def test_any_number_of_queries_conditions_and_draws(folders, name, conditioning,
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_few_pictures_can_be_overfitted(families, name):
-    """The loss on fixed noise falls as embeddings alone train: gradients pass through all that is frozen."""
-    decoder = families[name].decoder
-    torch.manual_seed(0)
-    latents = torch.randn(3, *decoder.latent_shape)
-    draws = decoder.sample_draws(sample_generators(1, range(3)))
-    embeddings = {s.name: (0.02 * torch.randn(3, 8, s.width)).requires_grad_() for s in decoder.conditioner.spaces}
-    optimizer = torch.optim.AdamW(embeddings.values(), lr=0.02)
-    losses = []
-    for _ in range(15):
-        loss = decoder.denoising_loss(latents, decoder.conditioner(embeddings), draws).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = overfit(families[name].decoder)
     assert losses[-1] < losses[0] - 1e-3
 
 

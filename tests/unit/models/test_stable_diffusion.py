@@ -5,6 +5,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from tests.unit.models.pipelines import overfit
 from vlv.models.decoders import DiffusionDraws, build_conditioner, load_conditioner, load_decoder
 from vlv.models.frozen import is_frozen
 from vlv.models.text_conditioner import TextConditioner
@@ -150,20 +151,8 @@ def test_velocity_loss_by_hand(decoder):
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_a_few_pictures_can_be_overfitted(decoder, prediction_type):
-    """The loss on fixed noise falls as embeddings alone train: gradients pass through all that is frozen."""
     decoder.noise_scheduler.register_to_config(prediction_type=prediction_type)
-    torch.manual_seed(0)
-    latents = torch.randn(3, *decoder.latent_shape)
-    draws = decoder.sample_draws(sample_generators(1, range(3)))
-    embeddings = (0.02 * torch.randn(3, 8, decoder.conditioner.width)).requires_grad_()
-    optimizer = torch.optim.AdamW([embeddings], lr=0.02)
-    losses = []
-    for _ in range(15):
-        loss = decoder.denoising_loss(latents, decoder.conditioner({"clip": embeddings}), draws).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = overfit(decoder)
     decoder.noise_scheduler.register_to_config(prediction_type="epsilon")
     assert losses[-1] < losses[0] - 1e-3
 
