@@ -10,4 +10,4 @@ checkpoints_dir=${checkpoints_dir:-./pretrained_checkpoints}
 data_dir=${data_dir:-./data}
 
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python}" -m scripts.download_pretrained --dir "$checkpoints_dir" --data-dir "$data_dir" "$@"
+exec "${PYTHON:-python}" -m vlv.cli.download --dir "$checkpoints_dir" --data-dir "$data_dir" "$@"

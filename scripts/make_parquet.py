@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.entry import BAD_CALL, stop
+from vlv.cli.entry import BAD_CALL, stop
 
 if TYPE_CHECKING:
     from vlv.data import FolderSource

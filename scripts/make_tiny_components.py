@@ -11,7 +11,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from scripts.entry import BAD_CALL, stop
+from vlv.cli.entry import BAD_CALL, stop
 
 DECODERS = (
     "stable-diffusion",
@@ -52,9 +52,9 @@ def write(options: argparse.Namespace, sentences: list[str]) -> None:
     """Write the components and print what was written."""
     import torch
 
-    from scripts.entry import quiet_libraries
-    from vlv.models import tiny_components as tiny
-    from vlv.models import tiny_decoders
+    from vlv.cli.entry import quiet_libraries
+    from vlv.testing import components as tiny
+    from vlv.testing import decoders as tiny_decoders
 
     quiet_libraries()
     torch.manual_seed(options.seed)
@@ -80,7 +80,7 @@ def read_sentences(path: Path | None) -> list[str]:
         ValueError: a file that is missing, or holds no caption.
     """
     from vlv.data.caption_file import read_captions
-    from vlv.models.tiny_components import SENTENCES
+    from vlv.testing.components import SENTENCES
 
     if path is None:
         return list(SENTENCES)

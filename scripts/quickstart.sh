@@ -7,4 +7,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
 
 ensure_environment ''
-exec python -m scripts.quickstart "$@"
+exec python -m vlv.shapes.quickstart "$@"

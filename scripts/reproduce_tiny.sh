@@ -8,4 +8,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
 
 ensure_environment '[efficientnet]'
-exec python -m scripts.reproduce_tiny "$@"
+exec python -m scripts.small_world.reproduce "$@"

@@ -224,7 +224,7 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
 
 
 @dataclass(frozen=True)
-class DrawingConfig(ReadingConfig):
+class InferenceConfig(ReadingConfig):
     """What both inferences share: the images, the checkpoint, and how pictures are drawn."""
 
     image_path: str = option("./assets", "an image, a folder (recursive) or a glob")
@@ -246,7 +246,7 @@ class DrawingConfig(ReadingConfig):
 
 
 @dataclass(frozen=True)
-class CaptionConfig(DrawingConfig):
+class CaptionConfig(InferenceConfig):
     """Captions of a set of images, into one JSON file."""
 
     output_path: str = option("./captions.json", "the JSON file that is written")
@@ -264,7 +264,7 @@ class CaptionConfig(DrawingConfig):
 
 
 @dataclass(frozen=True)
-class ReconstructConfig(DrawingConfig):
+class ReconstructConfig(InferenceConfig):
     """Images drawn back from their embeddings, compared and measured."""
 
     output_dir: str = option("./reconstructed_images", "folder of pictures, index.html and metrics.json")

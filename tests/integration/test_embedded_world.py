@@ -11,12 +11,16 @@ import torch
 import yaml
 from transformers import AutoModel
 
-from scripts import quickstart, reproduce_tiny, tiny_keep, tiny_rows, tiny_runs
-from scripts.measure_shapes import measure
-from scripts.tiny_report import write_results
+from scripts.small_world import keep as tiny_keep
+from scripts.small_world import reproduce as reproduce_tiny
+from scripts.small_world import rows as tiny_rows
+from scripts.small_world.report import write_results
 from tests.integration.conftest import ROOT
 from vlv import VLVCaptioner
-from vlv.identity import CheckpointError
+from vlv.checkpoints.identity import CheckpointError
+from vlv.shapes import quickstart
+from vlv.shapes import runs as tiny_runs
+from vlv.shapes.measure_files import measure
 from vlv.shapes.writing import write_scenes
 
 TRAINED = ROOT / "assets" / "tiny" / "trained"

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scripts.import_checkpoint import main
-from vlv.models.conversion import Bases, import_stage1, import_stage2
-from vlv.models.foreign import open_foreign
-from vlv.models.pretrained import load_florence2, load_tokenizer
+from vlv.checkpoints.external_state_dict import open_state_dict
+from vlv.checkpoints.pretrained import load_florence2, load_tokenizer
+from vlv.cli.import_checkpoint import main
+from vlv.published.conversion import Bases, import_stage1, import_stage2
 
 ASSET = Path(__file__).resolve().parents[1] / "assets" / "parity"
 SHARED = "model.language_model.model.shared.weight"
@@ -97,14 +97,14 @@ def padded_florence2(bases, tmp_path_factory):
 @pytest.fixture(scope="session")
 def imported_stage1(stage1_file, component_bases, tmp_path_factory):
     folder = tmp_path_factory.mktemp("imported") / "stage1"
-    import_stage1(open_foreign(stage1_file), folder, component_bases, resolutions=(64, 128))
+    import_stage1(open_state_dict(stage1_file), folder, component_bases, resolutions=(64, 128))
     return folder
 
 
 @pytest.fixture(scope="session")
 def imported_stage2(stage2_file, component_bases, bases, tmp_path_factory):
     folder = tmp_path_factory.mktemp("imported") / "stage2"
-    import_stage2(open_foreign(stage2_file), folder, component_bases, str(bases / "qwen"), resolutions=(64, 128))
+    import_stage2(open_state_dict(stage2_file), folder, component_bases, str(bases / "qwen"), resolutions=(64, 128))
     return folder
 
 

@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
-from vlv.identity import CheckpointError, read_json
-from vlv.inspection import describe_checkpoint
-from vlv.models.bases import Bases
-from vlv.models.conversion import import_stage1, import_stage2
-from vlv.models.foreign import open_foreign
-from vlv.models.stage2 import preview_autoencoder
+from vlv.checkpoints.external_state_dict import open_state_dict
+from vlv.checkpoints.identity import CheckpointError, read_json
+from vlv.checkpoints.inspection import describe_checkpoint
+from vlv.models.from_stage1 import preview_autoencoder
+from vlv.published.bases import Bases
+from vlv.published.conversion import import_stage1, import_stage2
 
 WEIGHTS = {"florence2": "florence2/model", "decoder": "stable-diffusion/text_encoder/model"}
 
@@ -27,7 +27,7 @@ def import_on(stage2_file, bases, tmp_path):
         other = Bases.of(str(tmp_path / "other" / "florence2"), str(tmp_path / "other" / "stable-diffusion"))
         folder, said = tmp_path / "captioner", []
         qwen = str(bases / "qwen")
-        import_stage2(open_foreign(stage2_file), folder, other, qwen, resolutions=(64, 128), say=said.append)
+        import_stage2(open_state_dict(stage2_file), folder, other, qwen, resolutions=(64, 128), say=said.append)
         return folder, [line for line in said if line.startswith("frozen")]
 
     return run
@@ -96,6 +96,6 @@ def test_the_preview_needs_a_stage_1_on_the_captioners_bases(
     weights = {name: value for name, value in load_file(stage1_file).items() if not name.startswith("text_encoder.")}
     save_file(weights, tmp_path / "a.safetensors")
     other = Bases.of(str(tmp_path / "bases" / "florence2"), str(tmp_path / "bases" / "stable-diffusion"))
-    import_stage1(open_foreign(tmp_path / "a.safetensors"), tmp_path / "stage1", other, resolutions=(64, 128))
+    import_stage1(open_state_dict(tmp_path / "a.safetensors"), tmp_path / "stage1", other, resolutions=(64, 128))
     with pytest.raises(CheckpointError, match=r"is not the stage-1 model that .* came from: conditioner.text"):
         preview_autoencoder(imported_stage2, str(tmp_path / "stage1"))

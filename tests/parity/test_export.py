@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scripts.export_reference import main
 from tests.parity.conftest import HEAD, SHARED
 from vlv import VLVAutoEncoder, VLVCaptioner
-from vlv.identity import read_json
-from vlv.models.bases import Bases
-from vlv.models.conversion import import_stage1, import_stage2
-from vlv.models.foreign import open_foreign
-from vlv.models.importing import Skeleton, plan_import
+from vlv.checkpoints.external_state_dict import open_state_dict
+from vlv.checkpoints.identity import read_json
+from vlv.cli.export_checkpoint import main
+from vlv.published.bases import Bases
+from vlv.published.conversion import import_stage1, import_stage2
+from vlv.published.plan import Skeleton, plan_import
 
 BIAS = "model.language_model.final_logits_bias"
 EMBEDDING = "encoder.florence2.language_model.shared.weight"
@@ -33,7 +33,7 @@ def test_stage1_round_trips(imported_stage1, stage1_file, component_bases, tmp_p
     exported = tmp_path / f"stage1.{suffix}"
     main([str(imported_stage1), str(exported)])
     assert "stage1" in capsys.readouterr().out
-    source = open_foreign(exported)
+    source = open_state_dict(exported)
     original = load_file(stage1_file)
     assert set(source.shapes) == original.keys() - {BIAS}
     for name in source:
@@ -47,7 +47,7 @@ def test_stage1_round_trips(imported_stage1, stage1_file, component_bases, tmp_p
 def test_stage2_round_trips(imported_stage2, stage2_file, component_bases, bases, tmp_path):
     exported = tmp_path / "model.safetensors"
     main([str(imported_stage2), str(exported)])
-    source, original = open_foreign(exported), load_file(stage2_file)
+    source, original = open_state_dict(exported), load_file(stage2_file)
     assert set(source.shapes) == original.keys() - {f"VLV_model.{BIAS}"}
     for name in source:
         expected = original[f"VLV_model.{SHARED}"] if name == f"VLV_model.{HEAD}" else original[name]
@@ -66,9 +66,9 @@ def test_a_padded_base_exports_the_published_rows(
 
     def take(source, name, on):
         if stage == "stage1":
-            import_stage1(open_foreign(source), tmp_path / name, on, resolutions=(64, 128))
+            import_stage1(open_state_dict(source), tmp_path / name, on, resolutions=(64, 128))
         else:
-            import_stage2(open_foreign(source), tmp_path / name, on, str(bases / "qwen"), resolutions=(64, 128))
+            import_stage2(open_state_dict(source), tmp_path / name, on, str(bases / "qwen"), resolutions=(64, 128))
         return tensors(tmp_path / name)
 
     ours, original = take(published, "ours", padded), load_file(published)
@@ -174,9 +174,9 @@ def test_every_choice_of_what_trains_exports(trained, bases, tmp_path):
                 value.add_(1)
     model.save_pretrained(tmp_path / "ours")
     main([str(tmp_path / "ours"), str(tmp_path / "out.safetensors")])
-    plan = plan_import(open_foreign(tmp_path / "out.safetensors").shapes, "stage1", Skeleton.of(model))
+    plan = plan_import(open_state_dict(tmp_path / "out.safetensors").shapes, "stage1", Skeleton.of(model))
     for name, value in model.named_parameters():
-        assert torch.equal(plan.tensor(open_foreign(tmp_path / "out.safetensors"), name), value), name
+        assert torch.equal(plan.tensor(open_state_dict(tmp_path / "out.safetensors"), name), value), name
 
 
 def refused(capsys, source, destination):

@@ -15,18 +15,18 @@ from transformers import (
     Florence2ForConditionalGeneration,
 )
 
-from scripts.import_checkpoint import main
 from tests.parity.conftest import ASSET, SHARED
 from vlv import VLVAutoEncoder, VLVCaptioner
-from vlv.models.bases import Bases
-from vlv.models.conversion import captioners_stage1, import_stage1
-from vlv.models.decoders import load_skeleton
-from vlv.models.encoder import VLVEncoder, VLVEncoderConfig
-from vlv.models.foreign import open_foreign
-from vlv.models.importing import Skeleton, plan_import
-from vlv.models.pretrained import load_florence2, load_tokenizer
+from vlv.checkpoints.external_state_dict import open_state_dict
+from vlv.checkpoints.pretrained import load_florence2, load_tokenizer
+from vlv.cli.import_checkpoint import main
+from vlv.decoders import load_skeleton
+from vlv.encoders.florence2 import VLVEncoder, VLVEncoderConfig
 from vlv.models.projector import Projector
-from vlv.models.reference import place, published_names, recognise
+from vlv.published.bases import Bases
+from vlv.published.conversion import captioners_stage1, import_stage1
+from vlv.published.key_mapping import place, published_names, recognise
+from vlv.published.plan import Skeleton, plan_import
 
 
 @pytest.mark.parametrize("form", ["safetensors", "bin", "pt", "wrapped", "legacy", "folder"])
@@ -68,7 +68,7 @@ def test_frozen_weights_that_differ_become_bases_of_the_checkpoint(published, st
         save_file({key: value + 1 for key, value in load_file(path).items()}, path, metadata={"format": "pt"})
     other = Bases.of(str(tmp_path / "other" / "florence2"), str(tmp_path / "other" / "stable-diffusion"))
     said = []
-    import_stage1(open_foreign(stage1_file), tmp_path / "out", other, resolutions=(64, 128), say=said.append)
+    import_stage1(open_state_dict(stage1_file), tmp_path / "out", other, resolutions=(64, 128), say=said.append)
     assert [line.split()[3] for line in said if "differ from the base" in line] == ["decoder", "florence2"]
     shutil.rmtree(tmp_path / "other")
     shutil.move(tmp_path / "out", tmp_path / "moved")
@@ -106,7 +106,7 @@ def test_rows_that_the_base_adds_are_told(bases, stage1_file, tmp_path):
     (padded / "config.json").write_text(json.dumps(config))
     said = []
     grown = Bases.of(str(padded), str(bases / "stable-diffusion"))
-    import_stage1(open_foreign(stage1_file), tmp_path / "out", grown, resolutions=(64, 128), say=said.append)
+    import_stage1(open_state_dict(stage1_file), tmp_path / "out", grown, resolutions=(64, 128), say=said.append)
     name = "encoder.florence2.language_model.shared.weight"
     assert f"    {name}: {rows:,} rows from the file, 39 from the base" in said
     value = load_file(tmp_path / "out" / "model.safetensors")[name]
@@ -125,7 +125,7 @@ def test_stage1_part_of_a_captioner(stage2_file, imported_stage1, call, tmp_path
     call(stage2_file, tmp_path / "out", "--stage1-only")
     expected, got = (load_file(path / "model.safetensors") for path in (imported_stage1, tmp_path / "out"))
     assert all(torch.equal(expected[name], got[name]) for name in expected)
-    assert len(captioners_stage1(open_foreign(stage2_file))) > 300
+    assert len(captioners_stage1(open_state_dict(stage2_file))) > 300
 
 
 def test_a_sharded_captioner_folder(stage2_file, imported_stage2, call, tmp_path):
@@ -141,7 +141,7 @@ def test_a_sharded_captioner_folder(stage2_file, imported_stage2, call, tmp_path
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     (folder / places[names[0]]).unlink()
     with pytest.raises(ValueError, match="is not complete"):
-        open_foreign(folder)
+        open_state_dict(folder)
 
 
 @pytest.mark.parametrize("form", ["beside the pieces", "shards"])

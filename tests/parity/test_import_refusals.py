@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scripts.import_checkpoint import main
 from tests.parity.conftest import COPIES, refused
+from vlv.cli.import_checkpoint import main
 
 
 def test_missing_and_unexpected_weights_are_refused_unless_named(stage1_file, call, tmp_path, capsys):

@@ -8,8 +8,9 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from vlv import VLVAutoEncoder
-from vlv.models import VLVEncoderConfig, VLVImageProcessor
-from vlv.models.decoders import Conditioning, DiffusionDraws
+from vlv.decoders import Conditioning, NoiseAndTimesteps
+from vlv.encoders.florence2 import VLVEncoderConfig
+from vlv.models import VLVImageProcessor
 
 ACTIVATIONS, LOSSES, GENERATION, GUIDANCE = 5e-5, 1e-5, 1e-4, 2.0
 INITIAL = "gen.initial_latents_seed99"
@@ -28,7 +29,7 @@ def pixels(model, values1):
 
 @pytest.fixture(scope="module")
 def draws(values1):
-    return DiffusionDraws(values1["vae.posterior_eps"], values1["unet.timesteps"], values1["noise"])
+    return NoiseAndTimesteps(values1["vae.posterior_eps"], values1["unet.timesteps"], values1["noise"])
 
 
 def distance(got, expected):
@@ -87,41 +88,41 @@ def test_every_step_of_the_encoder(model, pixels, values1, more):
     assert distance(conditioning.states, values1["text_encoder_last_hidden_state"]) < ACTIVATIONS
 
 
-def test_latents_noise_and_prediction(model, pixels, draws, values1, more):
-    latents = model.decoder.encode_images(pixels["decoder_pixels"], draws.posterior_noise)
+def test_latents_noise_and_prediction(model, pixels, sampled, values1, more):
+    latents = model.decoder.encode_images(pixels["decoder_pixels"], sampled.posterior_noise)
     scale = model.decoder.vae.config.scaling_factor
     assert distance(latents / scale, values1["vae.x0_sample"]) < ACTIVATIONS
     posterior = model.decoder.vae.encode(2 * pixels["decoder_pixels"].float() / 255 - 1).latent_dist
     assert distance(posterior.mean, more["vae.posterior_mean"]) < ACTIVATIONS
     assert distance(posterior.logvar, more["vae.posterior_logvar"]) < ACTIVATIONS
-    noisy = model.decoder.noise_scheduler.add_noise(latents, draws.noise, draws.timesteps)
+    noisy = model.decoder.noise_scheduler.add_noise(latents, sampled.noise, sampled.timesteps)
     assert distance(noisy, values1["unet.noised_latent"]) < ACTIVATIONS
     states = Conditioning(values1["text_encoder_last_hidden_state"])
-    assert distance(model.decoder.predict(noisy, draws.timesteps, states, None), values1["pred_noise"]) < ACTIVATIONS
+    assert distance(model.decoder.predict(noisy, sampled.timesteps, states, None), values1["pred_noise"]) < ACTIVATIONS
 
 
-def test_losses(model, pixels, draws, values1):
-    loss = model(pixels["encoder_pixels"], pixels["decoder_pixels"], draws).mean()
+def test_losses(model, pixels, sampled, values1):
+    loss = model(pixels["encoder_pixels"], pixels["decoder_pixels"], sampled).mean()
     assert abs(loss.item() - values1["loss"].item()) < LOSSES
     assert abs(loss.item() - 1.277474) < LOSSES
-    latents = model.decoder.encode_images(pixels["decoder_pixels"], draws.posterior_noise)
-    noisy = model.decoder.noise_scheduler.add_noise(latents, draws.noise, draws.timesteps)
-    ours = model.decoder.predict(noisy, draws.timesteps, model.embed(pixels["encoder_pixels"]), None)
-    l1 = (ours - draws.noise).abs().mean()
+    latents = model.decoder.encode_images(pixels["decoder_pixels"], sampled.posterior_noise)
+    noisy = model.decoder.noise_scheduler.add_noise(latents, sampled.noise, sampled.timesteps)
+    ours = model.decoder.predict(noisy, sampled.timesteps, model.embed(pixels["encoder_pixels"]), None)
+    l1 = (ours - sampled.noise).abs().mean()
     assert abs(l1.item() - values1["loss_l1"].item()) < LOSSES
     assert abs(l1.item() - 0.900606) < LOSSES
 
 
-def test_loss_without_the_text_encoder(model, pixels, draws, values1):
-    latents = model.decoder.encode_images(pixels["decoder_pixels"], draws.posterior_noise)
+def test_loss_without_the_text_encoder(model, pixels, sampled, values1):
+    latents = model.decoder.encode_images(pixels["decoder_pixels"], sampled.posterior_noise)
     direct = Conditioning(model.encoder(pixels["encoder_pixels"])["clip"])
-    loss = model.decoder.denoising_loss(latents, direct, draws).mean()
+    loss = model.decoder.denoising_loss(latents, direct, sampled).mean()
     assert abs(loss.item() - values1["loss_no_text_encoder"].item()) < LOSSES
 
 
-def test_gradients(model, pixels, draws, values1):
+def test_gradients(model, pixels, sampled, values1):
     model.zero_grad()
-    model(pixels["encoder_pixels"], pixels["decoder_pixels"], draws).mean().backward()
+    model(pixels["encoder_pixels"], pixels["decoder_pixels"], sampled).mean().backward()
     for got, name in (
         (model.encoder.query_embed.grad, "grad.query_embed"),
         (model.encoder.language_proj["clip"][2].bias.grad, "grad.language_proj.2.bias"),
@@ -134,7 +135,7 @@ def test_unconditional_states(model, values1):
 
 
 def test_guided_generation(model, pixels, values1, monkeypatch):
-    """`draw_images` with the published initial latents and the published noise at each step."""
+    """`generate_images` with the published initial latents and the published noise at each step."""
     noises = iter(values1["gen.step_noises_seed99"])
     decoded = []
 
@@ -146,7 +147,7 @@ def test_guided_generation(model, pixels, values1, monkeypatch):
         return decoded[0]
 
     vae_decode = model.decoder.vae.decode
-    monkeypatch.setattr("vlv.models.decoders.latent.sample_noise", lambda *_: values1[INITIAL])
+    monkeypatch.setattr("vlv.decoders.latent.sample_noise", lambda *_: values1[INITIAL])
     monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", noise_of_the_step)
     monkeypatch.setattr(model.decoder.vae, "decode", decode)
     images = model.reconstruct_pixels(

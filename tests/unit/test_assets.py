@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts import make_assets
+from scripts.sample_pictures import make as make_assets
 from vlv.data import find_images, open_source
 
 ASSETS = Path(__file__).parents[2] / "assets"

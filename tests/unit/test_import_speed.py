@@ -47,7 +47,7 @@ def test_import_is_light():
 
 
 def test_the_checks_of_a_call_are_light_to_import():
-    assert best_of_three("import scripts.checks, vlv.identity, vlv.config, vlv.evaluation.packages") < 0.5
+    assert best_of_three("import vlv.cli.checks, vlv.checkpoints.identity, vlv.config, vlv.evaluation.packages") < 0.5
 
 
 def test_names_are_loaded_on_use():
@@ -64,6 +64,6 @@ def test_help_is_quick(name):
 
 @pytest.mark.parametrize("command", ["stage1", "stage2", "caption", "reconstruct"])
 def test_help_of_the_launched_commands(command):
-    seconds, text = run(help_of("scripts.launch", command))
+    seconds, text = run(help_of("vlv.cli.launch", command))
     assert "num_gpus=" in text
     assert seconds < 1

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scripts.entry import error_line
+from vlv.cli.entry import error_line
 from vlv.inference.processes import explain_out_of_memory
 from vlv.memory import is_out_of_memory
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlv.identity import fingerprint
+from vlv.checkpoints.identity import fingerprint
 
 
 def checkpoint_identity(folder: str | Path, precision: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ from vlv.models.image_processor import to_images
 _GAP = 8  # white pixels between the pictures of a comparison
 
 
-class Drawer(Protocol):
+class ImageGenerator(Protocol):
     """What drawing needs of a model."""
 
     @property
@@ -87,7 +87,7 @@ class PictureFolder:
         drawn = [self.reconstruction(name, seed) for seed in self.seeds]
         return [self.original(name), *drawn, self.comparison(name)]
 
-    def is_drawn(self, name: str, image_file: Path) -> bool:
+    def is_generated(self, name: str, image_file: Path) -> bool:
         """Whether all pictures are there, and newer than the image's last change."""
         changed = last_change(image_file)
         try:
@@ -130,8 +130,8 @@ def image_generator(seed: int, name: str) -> Generator:
     return Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def draw_pictures(
-    autoencoder: Drawer,
+def generate_pictures(
+    autoencoder: ImageGenerator,
     source: SampleSource,
     indices: Sequence[int],
     pictures: PictureFolder,
@@ -154,13 +154,15 @@ def draw_pictures(
         max_image_pixels=max_image_pixels,
     ):
         if batch.names:
-            _draw_batch(autoencoder, batch, pictures, sampling)
+            _generate_batch(autoencoder, batch, pictures, sampling)
         journal.append("bad", ({"name": name, "reason": reason} for name, reason in batch.bad.items()))
         progress.advance(len(batch.names) + len(batch.bad))
     progress.close()
 
 
-def _draw_batch(autoencoder: Drawer, batch: ImageBatch, pictures: PictureFolder, sampling: Sampling) -> None:
+def _generate_batch(
+    autoencoder: ImageGenerator, batch: ImageBatch, pictures: PictureFolder, sampling: Sampling
+) -> None:
     originals = to_images(batch.decoder_pixels)
     drawn = []
     for seed in sampling.seeds:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from vlv.inference.gallery import write_gallery
-from vlv.inference.pictures import Drawer, Sampling
+from vlv.inference.pictures import ImageGenerator, Sampling
 from vlv.inference.processes import Processes
-from vlv.inference.reconstruction import DrawnSet, draw_image_set, gallery_entry
+from vlv.inference.reconstruction import GeneratedSet, gallery_entry, generate_image_set
 
 
-def draw_previews(
-    autoencoder: Drawer,
+def generate_previews(
+    autoencoder: ImageGenerator,
     image_path: str,
     preview_dir: Path,
     *,
@@ -28,7 +28,7 @@ def draw_previews(
     num_processes: int = 1,
     wait: Callable[[], None] = lambda: None,
     identity: dict[str, Any],
-) -> DrawnSet:
+) -> GeneratedSet:
     """Draw the images of a file, folder or glob into `preview_dir`; what is drawn already stays.
 
     It comes before captioning: an interruption then costs neither pictures nor captions. Every process of
@@ -43,13 +43,15 @@ def draw_previews(
     processes = Processes(process_index, num_processes, wait)
     sampling = Sampling([seed], guidance_scale, num_inference_steps, scheduler)
     reading = {"batch_size": batch_size, "num_workers": num_workers, "max_image_pixels": max_image_pixels}
-    drawn = draw_image_set(autoencoder, image_path, preview_dir, sampling, reading, processes, identity, "preview_dir")
+    drawn = generate_image_set(
+        autoencoder, image_path, preview_dir, sampling, reading, processes, identity, "preview_dir"
+    )
     if processes.is_first:
         drawn.journal.remove()
     return drawn
 
 
-def write_previews(drawn: DrawnSet, captions: dict[str, str]) -> Path:
+def write_previews(drawn: GeneratedSet, captions: dict[str, str]) -> Path:
     """Write the page of originals, reconstructions and captions (by relative name); returns its path."""
     page = drawn.pictures.folder / "index.html"
     entries = [gallery_entry(drawn.pictures, name, captions.get(name)) for name in drawn.names]

@@ -12,7 +12,7 @@ from vlv.inference.gallery import GalleryEntry, write_gallery
 from vlv.inference.images import find_inputs, report_bad_images, require_readable
 from vlv.inference.journal import Journal, read_json, unused_path, write_json
 from vlv.inference.measures import measure_pictures
-from vlv.inference.pictures import Drawer, PictureFolder, Sampling, draw_pictures
+from vlv.inference.pictures import ImageGenerator, PictureFolder, Sampling, generate_pictures
 from vlv.inference.processes import Processes
 
 # What a run writes; of a run with other settings it is set aside.
@@ -36,7 +36,7 @@ class ReconstructionReport:
 
 
 def reconstruct_images(
-    autoencoder: Drawer,
+    autoencoder: ImageGenerator,
     image_path: str,
     output_dir: Path,
     *,
@@ -69,7 +69,7 @@ def reconstruct_images(
     processes = Processes(process_index, num_processes, wait)
     sampling = Sampling(sorted(set(seeds), key=seeds.index), guidance_scale, num_inference_steps, scheduler)
     reading = {"batch_size": batch_size, "num_workers": num_workers, "max_image_pixels": max_image_pixels}
-    drawn = draw_image_set(
+    drawn = generate_image_set(
         autoencoder,
         image_path,
         output_dir,
@@ -97,7 +97,7 @@ def reconstruct_images(
 
 
 @dataclass(frozen=True)
-class DrawnSet:
+class GeneratedSet:
     """Images whose pictures are all there.
 
     names: sorted. num_reused: how many an earlier run had drawn. bad: reasons of the unreadable ones by name.
@@ -112,8 +112,8 @@ class DrawnSet:
     settings: dict[str, Any]
 
 
-def draw_image_set(
-    autoencoder: Drawer,
+def generate_image_set(
+    autoencoder: ImageGenerator,
     image_path: str,
     output_dir: Path,
     sampling: Sampling,
@@ -122,7 +122,7 @@ def draw_image_set(
     identity: dict[str, Any],
     option: str,
     bad_samples: Path | None = None,
-) -> DrawnSet:
+) -> GeneratedSet:
     """Draw what is not there yet, by all processes, and wait for them.
 
     Args:
@@ -141,11 +141,11 @@ def draw_image_set(
     if processes.is_first:
         _prepare(output_dir, settings, journal, option)
     processes.wait()
-    todo = [index for index, name in enumerate(names) if not pictures.is_drawn(name, paths[index])]
+    todo = [index for index, name in enumerate(names) if not pictures.is_generated(name, paths[index])]
     processes.wait()  # nobody draws before everybody has looked, or the shares would differ
     if processes.is_first and len(todo) < len(names):
         print(f"{len(names) - len(todo)} of {len(names)} images are drawn already with these settings; kept")
-    draw_pictures(autoencoder, source, todo, pictures, sampling, journal, processes, **reading)
+    generate_pictures(autoencoder, source, todo, pictures, sampling, journal, processes, **reading)
     processes.wait()
     bad = {record["name"]: record["reason"] for record in journal.records("bad")}
     processes.wait()  # all have read before the journal may go
@@ -158,7 +158,7 @@ def draw_image_set(
     done = sorted(name for name in names if name not in bad)
     if processes.is_first:
         pictures.remove_others(done)
-    return DrawnSet(done, len(names) - len(todo), bad, pictures, journal, settings)
+    return GeneratedSet(done, len(names) - len(todo), bad, pictures, journal, settings)
 
 
 def _prepare(output_dir: Path, settings: dict[str, Any], journal: Journal, option: str) -> None:

@@ -17,7 +17,7 @@ Batch = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Showcase:
+class ValidationSamples:
     """Where the shown images go, and how the processes share them: as they share the validation batches.
 
     folder: each save gets a folder of its own in it.
@@ -47,10 +47,10 @@ class Showcase:
 
 
 @dataclass(frozen=True)
-class DrawnShowcase:
+class ReconstructionSamples:
     """Stage 1: originals beside reconstructions, as PNG."""
 
-    showcase: Showcase
+    validation_samples: ValidationSamples
     autoencoder: Any
     guidance_scale: float
     num_inference_steps: int
@@ -58,8 +58,8 @@ class DrawnShowcase:
 
     def __call__(self, step: int, batches: Iterable[Batch], logger: Any) -> None:
         """Draw this process's share, then show all of them."""
-        folder = self.showcase.step_folder(step)
-        for position, batch, row in self.showcase.rows(batches):
+        folder = self.validation_samples.step_folder(step)
+        for position, batch, row in self.validation_samples.rows(batches):
             name = batch["names"][row]
             drawn = self.autoencoder.reconstruct_pixels(
                 batch["encoder_pixels"][row : row + 1],
@@ -69,33 +69,33 @@ class DrawnShowcase:
             )
             panels = [_picture(batch["decoder_pixels"][row]), _picture(drawn[0])]
             side_by_side(panels).save(folder / f"{position:03d}_{Path(name).stem}.png")
-        self.showcase.wait()
+        self.validation_samples.wait()
         logger.pictures(step, "validation", sorted(folder.glob("*.png")))
 
 
 @dataclass(frozen=True)
-class CaptionedShowcase:
+class CaptionSamples:
     """Stage 2: generated captions beside the true ones, as captions.json."""
 
-    showcase: Showcase
+    validation_samples: ValidationSamples
     captioner: Any
 
     def __call__(self, step: int, batches: Iterable[Batch], logger: Any) -> None:
         """Caption this process's share greedily, then show all of them."""
-        folder = self.showcase.step_folder(step)
-        with (folder / f"process_{self.showcase.process_index}.jsonl").open("w") as handle:
-            for position, batch, row in self.showcase.rows(batches):
+        folder = self.validation_samples.step_folder(step)
+        with (folder / f"process_{self.validation_samples.process_index}.jsonl").open("w") as handle:
+            for position, batch, row in self.validation_samples.rows(batches):
                 caption = self.captioner.caption_pixels(batch["encoder_pixels"][row : row + 1], num_beams=1)[0]
                 reference = self.captioner.tokenizer.decode(batch["input_ids"][row], skip_special_tokens=True)
                 line = {"position": position, "name": batch["names"][row], "caption": caption, "reference": reference}
                 handle.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self.showcase.wait()
-        if self.showcase.process_index == 0:
+        self.validation_samples.wait()
+        if self.validation_samples.process_index == 0:
             rows = _gather(folder)
             (folder / "captions.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
             table = [[row["name"], row["caption"], row["reference"]] for row in rows]
             logger.table(step, "validation", ["image", "caption", "reference"], table)
-        self.showcase.wait()
+        self.validation_samples.wait()
 
 
 def _gather(folder: Path) -> list[dict[str, Any]]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from transformers import AutoConfig, AutoModel
 
+from vlv.encoders.florence2 import VLVEncoder, VLVEncoderConfig
 from vlv.models.autoencoder import VLVAutoEncoder, VLVAutoEncoderConfig
 from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
-from vlv.models.encoder import VLVEncoder, VLVEncoderConfig
+from vlv.models.from_stage1 import preview_autoencoder
 from vlv.models.image_processor import VLVImageProcessor
-from vlv.models.stage2 import preview_autoencoder
 
 __all__ = [
     "VLVAutoEncoder",

@@ -15,13 +15,13 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor
 from transformers import PreTrainedConfig
 
-from vlv.identity import CONFIG_NAME, OWN_BASES, STAGE1_TYPE, WEIGHTS_NAME, component_identity, read_json
-from vlv.models.decoders import Conditioning, DiffusionDecoder, DiffusionDraws, load_decoder
-from vlv.models.encoder import EncoderPart, VLVEncoder, build_encoder
-from vlv.models.frozen import FrozenStaysEval, checkpoint_frozen_layers, set_dtypes
-from vlv.models.hub import HubUpload
+from vlv.checkpoints.hub import HubUpload
+from vlv.checkpoints.identity import CONFIG_NAME, OWN_BASES, STAGE1_TYPE, WEIGHTS_NAME, component_identity, read_json
+from vlv.checkpoints.pretrained import load_trained, resolve_base, resolve_checkpoint, resolve_component
+from vlv.decoders import Conditioning, DiffusionDecoder, NoiseAndTimesteps, load_decoder
+from vlv.encoders.florence2 import EncoderPart, VLVEncoder, build_encoder
+from vlv.frozen import FrozenStaysEval, checkpoint_frozen_layers, set_dtypes
 from vlv.models.image_processor import VLVImageProcessor, to_images
-from vlv.models.pretrained import load_trained, resolve_base, resolve_checkpoint, resolve_component
 from vlv.sampling import mix_seed
 
 _OF_AUTO_MODEL = {"config", "trust_remote_code", "adapter_kwargs"}  # it always gives them; nothing here needs them
@@ -81,7 +81,7 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         return self.decoder.conditioner(self.encoder(encoder_pixels))
 
     def forward(
-        self, encoder_pixels: Tensor, decoder_pixels: Tensor, draws: DiffusionDraws,
+        self, encoder_pixels: Tensor, decoder_pixels: Tensor, sampled: NoiseAndTimesteps,
         dropped: Tensor | None = None, crops: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Denoising loss of each image, [B] fp32, from uint8 pixels [B, 3, E, E] and [B, 3, R, R].
@@ -90,11 +90,11 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
             dropped: [B] bool, images whose conditioning is replaced by the empty prompt's.
             crops: [B, 4], where the decoder's pixels come from (see `VLVImageProcessor`); None: whole images.
         """
-        latents = self.decoder.encode_images(decoder_pixels, draws.posterior_noise)  # [B, C, h, w]
+        latents = self.decoder.encode_images(decoder_pixels, sampled.posterior_noise)  # [B, C, h, w]
         conditioning = self.embed(encoder_pixels)
         if dropped is not None:
             conditioning = self.decoder.unconditional(conditioning).where(dropped, conditioning)
-        return self.decoder.denoising_loss(latents, conditioning, draws, crops)
+        return self.decoder.denoising_loss(latents, conditioning, sampled, crops)
 
     def set_dtypes(self, compute_dtype: torch.dtype, param_dtype: torch.dtype) -> VLVAutoEncoder:
         """Number formats of frozen and of trained weights; the VAE stays in fp32."""
@@ -120,7 +120,7 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         device = next(self.encoder.parameters()).device
         mixed = self.compute_dtype != torch.float32
         with torch.autocast(device.type, self.compute_dtype if mixed else torch.bfloat16, enabled=mixed):
-            return self.decoder.draw_images(
+            return self.decoder.generate_images(
                 self.embed(encoder_pixels.to(device)),
                 guidance_scale=guidance_scale,
                 num_inference_steps=num_inference_steps,

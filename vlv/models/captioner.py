@@ -21,17 +21,17 @@ from transformers import (
 )
 from transformers.configuration_utils import SubConfigSpec
 
-from vlv.identity import STAGE2_TYPE, WEIGHTS_NAME
+from vlv.checkpoints.hub import HubUpload, refuse_upload
+from vlv.checkpoints.identity import STAGE2_TYPE, WEIGHTS_NAME
+from vlv.checkpoints.pretrained import load_tokenizer, load_whole, require_language_model, resolve_checkpoint
+from vlv.decoders import Conditioner, build_conditioner
+from vlv.decoders.interface import Conditioning
+from vlv.encoders.florence2 import VLVEncoder, VLVEncoderConfig
+from vlv.frozen import FrozenStaysEval, checkpoint_frozen_layers, freeze, is_frozen, set_dtypes
 from vlv.losses import caption_loss
-from vlv.models.bases import frozen_weights
-from vlv.models.decoders import Conditioner, build_conditioner
-from vlv.models.decoders.interface import Conditioning
-from vlv.models.encoder import VLVEncoder, VLVEncoderConfig
-from vlv.models.frozen import FrozenStaysEval, checkpoint_frozen_layers, freeze, is_frozen, set_dtypes
-from vlv.models.hub import HubUpload, refuse_upload
 from vlv.models.image_processor import VLVImageProcessor
-from vlv.models.pretrained import load_tokenizer, load_whole, require_language_model, resolve_checkpoint
 from vlv.models.projector import Projector
+from vlv.published.bases import frozen_weights
 
 
 class VLVCaptionerConfig(PreTrainedConfig):
@@ -45,7 +45,7 @@ class VLVCaptionerConfig(PreTrainedConfig):
         origin: the stage-1 model that this one came from, the identities of its components, what
             trained, and whether it draws with its own weights.
         frozen_in_bases: the file holds no weight of vision tower and text encoder: those of the bases that `origin`
-            names are taken. `scripts/tiny_keep.py` writes so.
+            names are taken. `scripts/small_world/keep.py` writes so.
     """
 
     model_type = STAGE2_TYPE
@@ -152,7 +152,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):
 
     def prefix(self, conditioning: Conditioning) -> Tensor:
         """What the language model reads before the caption, [B, Q, H], of states [B, Q, D]."""
-        return self.mlp(self.conditioner.telling(conditioning.states))
+        return self.mlp(self.conditioner.prefix_states(conditioning.states))
 
     def forward(self, conditioning: Conditioning, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy summed over the caption tokens, fp32 scalar.

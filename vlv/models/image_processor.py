@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from vlv.identity import CheckpointError, read_json
+from vlv.checkpoints.identity import CheckpointError, read_json
 
 CONFIG_NAME = "preprocessor_config.json"
 # Of a longer strip the middle alone is resized: 1 x 20,000 pixels would become 384 x 7,680,000.

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlv.decoders import DiffusionDecoder
+from vlv.frozen import FrozenStaysEval
 from vlv.losses import IGNORED, weighted_sum
 from vlv.models.autoencoder import VLVAutoEncoder
 from vlv.models.captioner import VLVCaptioner
-from vlv.models.decoders import DiffusionDecoder
-from vlv.models.frozen import FrozenStaysEval
 from vlv.sampling import sample_generators
 
 Batch = dict[str, Any]
@@ -44,7 +44,7 @@ class DenoisingObjective(FrozenStaysEval):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Sum of the loss over the batch's real samples; the noise of each depends on its position alone."""
         generators = sample_generators(self.seed, batch["positions"])
-        draws = self.model.decoder.sample_draws(generators)
+        sampled = self.model.decoder.sample_noise_and_timesteps(generators)
         weights: Tensor = batch["weights"]
         dropped = None
         if self.conditioning_dropout and self.training:
@@ -52,7 +52,7 @@ class DenoisingObjective(FrozenStaysEval):
             drawn = torch.stack([torch.rand((), generator=generator) for generator in generators])
             dropped = (drawn < self.conditioning_dropout).to(weights.device)
         losses = self.model(
-            batch["encoder_pixels"], batch["decoder_pixels"], draws.to(weights.device), dropped, batch.get("crops")
+            batch["encoder_pixels"], batch["decoder_pixels"], sampled.to(weights.device), dropped, batch.get("crops")
         )
         return {"diffusion": weighted_sum(losses, weights)}
 
@@ -92,8 +92,10 @@ class CaptionObjective(FrozenStaysEval):
         }
         if self.decoder is not None:
             weights: Tensor = batch["weights"]
-            draws = self.decoder.sample_draws(sample_generators(self.seed, batch["positions"])).to(weights.device)
-            latents = self.decoder.encode_images(batch["decoder_pixels"], draws.posterior_noise)
-            losses = self.decoder.denoising_loss(latents, conditioning, draws, batch.get("crops"))
+            sampled = self.decoder.sample_noise_and_timesteps(sample_generators(self.seed, batch["positions"])).to(
+                weights.device
+            )
+            latents = self.decoder.encode_images(batch["decoder_pixels"], sampled.posterior_noise)
+            losses = self.decoder.denoising_loss(latents, conditioning, sampled, batch.get("crops"))
             sums["diffusion"] = weighted_sum(losses, weights)
         return sums

@@ -78,7 +78,7 @@ class MetricLogger:
             self._bar.set_postfix_str(text)
         else:
             remaining = f"  ETA {self._remaining(step)}" if step < self.num_steps else ""
-            self.say(f"step {step}/{self.num_steps}  {text}{remaining}")
+            self.message(f"step {step}/{self.num_steps}  {text}{remaining}")
 
     def pictures(self, step: int, name: str, paths: list[Path]) -> None:
         """Send pictures to W&B; the files themselves are in the run folder."""
@@ -103,7 +103,7 @@ class MetricLogger:
         if self._wandb is not None:
             self._try_wandb(send)
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Print a line without breaking the progress bar."""
         if self.enabled:
             tqdm.write(text, file=sys.stderr)
@@ -126,7 +126,7 @@ class MetricLogger:
         except Exception as error:  # noqa: BLE001 - whatever W&B raises must not end a training
             self._wandb = None
             reason = (str(error).splitlines() or [""])[0]
-            self.say(f"W&B is off from here ({type(error).__name__}: {reason}); metrics go on to {self.path}")
+            self.message(f"W&B is off from here ({type(error).__name__}: {reason}); metrics go on to {self.path}")
 
     def _remaining(self, step: int) -> str:
         done = step - self._first_step

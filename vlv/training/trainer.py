@@ -219,10 +219,10 @@ class Trainer:
         self.objective.train()
         if metrics:
             self.logger.log(self.state.step, metrics)
-        self.logger.say(f"saved {path}")
+        self.logger.message(f"saved {path}")
         good, bad = self._count_samples()
         if bad and self.samples:
-            self.logger.say(f"{bad} of {good + bad} samples could not be used; {self.samples.path} lists them")
+            self.logger.message(f"{bad} of {good + bad} samples could not be used; {self.samples.path} lists them")
         self._window.restart(good)
 
     def _count_samples(self) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from vlv.evaluation.extractors import build_extractor
 from vlv.inference.pictures import image_generator, picture_files
-from vlv.inference.preview import draw_previews, write_previews
+from vlv.inference.preview import generate_previews, write_previews
 from vlv.inference.reconstruction import reconstruct_images
 
 from .stand_ins import FakeDrawer, break_images, write_image
@@ -202,11 +202,11 @@ def test_an_output_that_cannot_be_written_is_named(images, tmp_path):
 
 def test_previews_show_captions(images, tmp_path):
     settings = {key: value for key, value in SETTINGS.items() if key not in ("seeds", "scheduler")}
-    drawn = draw_previews(FakeDrawer(), str(images), tmp_path / "previews", seed=42, **settings)
+    drawn = generate_previews(FakeDrawer(), str(images), tmp_path / "previews", seed=42, **settings)
     page = write_previews(drawn, {"b.png": "a <b>bold</b> caption"}).read_text()
     assert "a &lt;b&gt;bold&lt;/b&gt; caption" in page
     assert page.count("<article") == 7
     drawer = FakeDrawer()
-    draw_previews(drawer, str(images), tmp_path / "previews", seed=42, **settings)
+    generate_previews(drawer, str(images), tmp_path / "previews", seed=42, **settings)
     assert drawer.drawn == 0
     assert drawn.names == sorted(drawn.names)

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from vlv import VLVAutoEncoder
-from vlv.identity import require_checkpoint
-from vlv.models.initial import load_initial
+from vlv.checkpoints.identity import require_checkpoint
+from vlv.checkpoints.initial import load_initial
 from vlv.models.objectives import DenoisingObjective
 from vlv.sampling import sample_generators
 
@@ -177,7 +177,7 @@ def test_a_stage1_folder_is_named_where_a_captioner_is_wanted(model, tmp_path):
 
 
 def test_original_and_native_florence_give_the_same(tiny_components, tmp_path_factory):
-    from vlv.models.florence2 import convert_weights, rename_original
+    from vlv.encoders.florence2_layout import convert_weights, rename_original
 
     assert rename_original("vision_tower.blocks.2.0.spatial_block.window_attn.fn.qkv.bias") == (
         "vision_tower.blocks.2.0.spatial_block.window_attn.qkv.bias"
@@ -213,21 +213,21 @@ def test_conditioning_dropout_trains_on_the_empty_prompt(model, batch):
     assert torch.equal(objective.eval()(batch)["diffusion"], plain.eval()(batch)["diffusion"])
     model.encoder.set_dropout(0.0)
     dropped = objective.train()(batch)["diffusion"]
-    draws = model.decoder.sample_draws(sample_generators(0, batch["positions"]))
-    latents = model.decoder.encode_images(batch["decoder_pixels"], draws.posterior_noise)
+    sampled = model.decoder.sample_noise_and_timesteps(sample_generators(0, batch["positions"]))
+    latents = model.decoder.encode_images(batch["decoder_pixels"], sampled.posterior_noise)
     empty = model.decoder.unconditional(model.embed(batch["encoder_pixels"]))
-    expected = model.decoder.denoising_loss(latents, empty, draws).sum()
+    expected = model.decoder.denoising_loss(latents, empty, sampled).sum()
     assert torch.allclose(dropped, expected, atol=1e-5)
     model.eval()
 
 
 def test_min_snr_weighs_each_sample(model, batch):
-    draws = model.decoder.sample_draws(sample_generators(0, batch["positions"]))
-    plain = model(batch["encoder_pixels"], batch["decoder_pixels"], draws)
+    sampled = model.decoder.sample_noise_and_timesteps(sample_generators(0, batch["positions"]))
+    plain = model(batch["encoder_pixels"], batch["decoder_pixels"], sampled)
     model.decoder.min_snr_gamma = 5.0
-    weighted = model(batch["encoder_pixels"], batch["decoder_pixels"], draws)
+    weighted = model(batch["encoder_pixels"], batch["decoder_pixels"], sampled)
     model.decoder.min_snr_gamma = None
-    signal = model.decoder.noise_scheduler.alphas_cumprod[draws.timesteps]
+    signal = model.decoder.noise_scheduler.alphas_cumprod[sampled.timesteps]
     snr = signal / (1 - signal)
     assert torch.allclose(weighted, plain * torch.minimum(snr, torch.tensor(5.0)) / snr, atol=1e-5)
 

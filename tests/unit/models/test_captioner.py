@@ -4,10 +4,10 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from vlv import VLVAutoEncoder, VLVCaptioner
-from vlv.identity import require_checkpoint
+from vlv.checkpoints.identity import require_checkpoint
 from vlv.losses import IGNORED
+from vlv.models.from_stage1 import captioner_from_stage1, decoder_of, preview_autoencoder
 from vlv.models.objectives import CaptionObjective
-from vlv.models.stage2 import captioner_from_stage1, decoder_of, preview_autoencoder
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +260,7 @@ def test_the_language_models_own_defaults_do_not_reach_captions(stage1, tiny_com
 
 
 def test_both_stages_start_from_a_captioner(captioner, stage1, tiny_components, tmp_path):
-    from vlv.models.initial import load_initial
+    from vlv.checkpoints.initial import load_initial
 
     with torch.no_grad():
         captioner.mlp.layers[0].bias += 1

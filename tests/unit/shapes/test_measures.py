@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from scripts.measure_shapes import main
 from vlv.shapes.describe import describe
+from vlv.shapes.measure_files import main
 from vlv.shapes.measures import facts, faults, measure_descriptions, measure_pictures, wrong_facts
 from vlv.shapes.oracle import read_description
 from vlv.shapes.render import render

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 
+from scripts.small_world.panel import draw_panel
 from vlv.shapes.describe import describe
-from vlv.shapes.panel import draw_panel
 from vlv.shapes.render import render
 from vlv.shapes.report import Example, Table, mark_errors, read_curve, read_joined_curve, write_report
 from vlv.shapes.scene import Item, Scene, make_scene

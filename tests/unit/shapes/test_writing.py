@@ -6,9 +6,9 @@ import json
 import pytest
 from PIL import Image
 
-from scripts.make_shapes import main as make
-from scripts.measure_shapes import main as measure
+from scripts.small_world.make_scenes import main as make
 from vlv.data.index import open_source
+from vlv.shapes.measure_files import main as measure
 from vlv.shapes.scene import make_scene
 from vlv.shapes.writing import caption, named_scene, scene_name, write_scenes
 

@@ -33,7 +33,7 @@ def test_lines_after_the_step_that_a_run_resumes_from_go(tmp_path):
 def test_other_processes_write_nothing(tmp_path):
     logger = MetricLogger(tmp_path / "none", enabled=False, num_steps=2, wandb_mode="online")
     logger.log(1, {"train/loss": 1.0})
-    logger.say("hello")
+    logger.message("hello")
     logger.close()
     assert not (tmp_path / "none").exists()
 

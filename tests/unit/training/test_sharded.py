@@ -8,11 +8,11 @@ import pytest
 import torch
 from accelerate.utils import DistributedType
 
-from scripts.train_stage2 import build_captioner
 from tests.unit.models.test_captioner import pair_batch
 from vlv import VLVAutoEncoder, VLVCaptioner
 from vlv.config import Stage2Config
 from vlv.models.objectives import CaptionObjective
+from vlv.recipes.stage2 import build_captioner
 from vlv.training.checkpoint import Checkpointer
 
 STEPS = 2

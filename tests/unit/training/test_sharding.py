@@ -41,7 +41,8 @@ def train(rank, config, port, sharded):
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
-    from scripts import assembly, train_stage1
+    from vlv.recipes import train_stage1
+    from vlv.recipes import training_run as assembly
 
     distribute = assembly.distribute
 
@@ -73,8 +74,8 @@ def run(config, sharded):
 @pytest.mark.distributed
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 2e-2)])
 def test_a_sharded_decoder_gives_the_losses_of_ddp(tiny_components, sample_photos, tmp_path, precision, tolerance):
-    from vlv.models.tiny_components import SENTENCES
-    from vlv.models.tiny_decoders import write_stable_diffusion_3
+    from vlv.testing.components import SENTENCES
+    from vlv.testing.decoders import write_stable_diffusion_3
 
     torch.manual_seed(0)
     write_stable_diffusion_3(tmp_path / "sd3", list(SENTENCES))

@@ -1,0 +1,140 @@
+"""Keep what `bash scripts/reproduce_tiny.sh` made: checkpoints in assets/tiny/trained, results and logs in docs.
+
+Checkpoints are kept in fp16 and name their bases relative to themselves, so that they work in every clone; what a
+captioner shares with its bases is kept there alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from vlv.cli.entry import BAD_CALL, stop
+from vlv.shapes.runs import ROOT, TRAINED, relative
+
+DOCS = ROOT / "docs" / "embedded_world"
+PAGE = ROOT / "docs" / "embedded_world.md"
+MARKS = ("<!-- table.md -->", "<!-- end of table.md -->")
+SHOWN = (0, 1, 2, 3, 4, 5)  # the first held-out scenes, whatever came out
+LEFT = ("README.md", "config.yaml", "trainer_state.json")  # cards and states that name the run's own paths
+BASES = {"decoder": "../../stable-diffusion", "florence2": "../../florence2", "language_model": "../../qwen"}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the call and keep."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.small_world.keep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "reproduce_tiny", help="of reproduce_tiny.sh")
+    parser.add_argument(
+        "--early", type=Path, metavar="CHECKPOINT", help="keep this stage-1 checkpoint for quickstart.sh"
+    )
+    options = parser.parse_args(arguments)
+    out = options.out.resolve()
+    try:
+        if options.early:
+            keep_checkpoint(options.early, TRAINED / "early")
+        else:
+            keep(out)
+    except OSError as error:
+        stop(str(error), BAD_CALL)
+
+
+def keep(out: Path) -> None:
+    """Copy results and logs, and stage 1, the one encoder's captioner and its picture where they are there."""
+    DOCS.mkdir(parents=True, exist_ok=True)
+    for name in ("results.json", "table.md"):
+        shutil.copy(out / name, DOCS / name)
+    write_table(PAGE, (out / "table.md").read_text())
+    for run in sorted(out.glob("*/stage*")):
+        if (run / "metrics.jsonl").is_file():
+            shutil.copy(run / "metrics.jsonl", DOCS / f"{run.parent.name}_{run.name}.metrics.jsonl")
+    stage1, captioner = (out / "full" / run / "final" for run in ("stage1", "stage2_one_encoder"))
+    if stage1.is_dir() and captioner.is_dir():
+        keep_checkpoints(stage1, captioner, TRAINED)
+    if (sheet := out / "measured" / "composition" / "sheet.png").is_file():
+        shutil.copy(sheet, DOCS / "composition.png")
+    measured = out / "measured" / "one_encoder"
+    if (measured / "captions.json").is_file():
+        keep_picture(out, measured, DOCS / "pictures.png")
+
+
+def write_table(page: Path, table: str) -> None:
+    """Put the tables between the page's two marks."""
+    before, _, rest = page.read_text().partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    page.write_text(f"{before}{MARKS[0]}\n{table}{MARKS[1]}{after}")
+
+
+def keep_checkpoints(stage1: Path, captioner: Path, trained: Path) -> None:
+    """Write both trained models to `trained`, in fp16, with relative bases."""
+    from vlv.checkpoints.identity import WEIGHTS_NAME, file_hash
+
+    keep_checkpoint(stage1, trained / "stage1")
+    origin = {"source": "../stage1", "weights_sha256": file_hash(trained / "stage1" / WEIGHTS_NAME)}
+    keep_checkpoint(captioner, trained / "captioner", origin)
+
+
+def keep_checkpoint(source: Path, target: Path, stage1: dict[str, str] | None = None) -> None:
+    """Write one model.
+
+    Args:
+        stage1: of a captioner, the stage-1 model that it came from.
+    """
+    from vlv.checkpoints.identity import CONFIG_NAME, WEIGHTS_NAME, read_json
+    from vlv.published.bases import FROZEN_IN_CAPTIONERS
+
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors", *LEFT))
+    keep_weights(source / WEIGHTS_NAME, target / WEIGHTS_NAME, without=FROZEN_IN_CAPTIONERS if stage1 else ())
+    config = read_json(target / CONFIG_NAME)
+    identities: dict[str, Any] = config["bases"] if stage1 is None else config["origin"]
+    for base, place in BASES.items():
+        if base in identities:
+            identities[base]["source"] = place
+    if stage1 is not None:
+        identities["stage1"] = stage1
+        config["frozen_in_bases"] = True
+    (target / CONFIG_NAME).write_text(json.dumps(_without_places(config), indent=2) + "\n")
+    print(f"kept: {relative(target)}", file=sys.stderr)
+
+
+def _without_places(config: Any) -> Any:
+    """A config without what transformers notes of where it was read from."""
+    if isinstance(config, dict):
+        return {name: _without_places(value) for name, value in config.items() if name != "_name_or_path"}
+    return [_without_places(value) for value in config] if isinstance(config, list) else config
+
+
+def keep_weights(source: Path, target: Path, without: tuple[str, ...]) -> None:
+    """Write a safetensors file again with its floating-point tensors in fp16, without the names that start so."""
+    from safetensors.torch import load_file, save_file
+
+    kept = {name: value for name, value in load_file(source).items() if not name.startswith(without)}
+    weights = {name: value.half() if value.is_floating_point() else value for name, value in kept.items()}
+    save_file(weights, target, metadata={"format": "pt"})
+    target.chmod(0o644)
+
+
+def keep_picture(out: Path, measured: Path, path: Path) -> None:
+    """Draw the picture of the README."""
+    from scripts.small_world.panel import draw_panel
+    from vlv.shapes.report import Example
+    from vlv.shapes.writing import named_scene
+
+    texts = list(json.loads((measured / "captions.json").read_text()).items())
+    drawn = measured / "pictures" / "reconstructions"
+    chosen = [texts[number] for number in SHOWN]
+    examples = [Example(named_scene(name), out / "data" / "test" / name, drawn / name, text) for name, text in chosen]
+    draw_panel(examples).save(path, optimize=True)
+    print(f"kept: {relative(path)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,90 @@
+"""How good the parts of the family are, each on scenes that it was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from scripts.small_world.pretraining.objectives import CLASSES
+from scripts.small_world.pretraining.samples import Sample, clip_ids, collate, to_pixels
+from vlv.decoders.interface import Conditioning, DiffusionDecoder
+from vlv.models.image_processor import to_images
+from vlv.sampling import sample_generators
+from vlv.shapes.describe import describe
+from vlv.shapes.measures import SceneMeasures, measure_pictures
+from vlv.shapes.render import render
+from vlv.shapes.scene import Split, make_scene
+
+
+@torch.no_grad()
+def vae_round_trip(vae: Any, split: Split, count: int) -> dict[str, float]:
+    """Measures of pictures after the VAE's encoder (mean) and decoder, with their PSNR in dB."""
+    scenes = [make_scene(split, number) for number in range(count)]
+    pictures, errors = [], []
+    for start in range(0, count, 64):
+        numbers = range(start, min(count, start + 64))
+        pixels = torch.stack([to_pixels(render(scenes[number], number)) for number in numbers])
+        latents = vae.encode(2 * pixels.float() / 255 - 1).latent_dist.mean
+        back = ((vae.decode(latents).sample + 1) * 127.5).round().clamp(0, 255)
+        errors.append(((back - pixels.float()) ** 2).mean((1, 2, 3)))
+        pictures += to_images(back.byte())
+    psnr = (10 * torch.log10(255**2 / torch.cat(errors))).mean().item()
+    return {**measure_pictures(pictures, scenes).to_dict(), "psnr_db": psnr}
+
+
+@torch.no_grad()
+def read_out_accuracy(objective: Any, sample: Callable[[int], Sample], count: int) -> dict[str, float]:
+    """Shares of places whose size, colour and shape are read right, of right backgrounds, and of faultless scenes."""
+    batch = collate([{"numbers": number, **sample(number)} for number in range(count)])
+    logits = objective.logits(batch)
+    right = {name: logits[name].argmax(-1) == batch[name] for name in (*CLASSES, "background")}
+    faultless = torch.stack([hits.reshape(count, -1).all(1) for hits in right.values()]).all(0)
+    shares = {f"{name}_accuracy": hits.float().mean().item() for name, hits in right.items()}
+    return {**shares, "faultless": faultless.float().mean().item()}
+
+
+@torch.no_grad()
+def mean_loss(objective: Any, sample: Callable[[int], Sample], count: int) -> dict[str, float]:
+    """The objective's own loss."""
+    batch = collate([{"numbers": number, **sample(number)} for number in range(count)])
+    return {"loss": objective(batch)["loss"].item() / count}
+
+
+@torch.no_grad()
+def drawn_from_sentences(
+    decoder: DiffusionDecoder,
+    text_encoder: Any,
+    tokenizer: Any,
+    split: Split,
+    count: int,
+    guidance_scale: float,
+    num_inference_steps: int,
+    scheduler: str,
+) -> tuple[SceneMeasures, list[Image.Image]]:
+    """Measures of what Stable Diffusion draws from the true descriptions, and the pictures."""
+    scenes = [make_scene(split, number) for number in range(count)]
+    pictures: list[Image.Image] = []
+    for start in range(0, count, 100):
+        numbers = range(start, min(count, start + 100))
+        ids = torch.stack([clip_ids(tokenizer, describe(scenes[number], number)) for number in numbers])
+        states = text_encoder(input_ids=ids).last_hidden_state
+        pictures += draw(decoder, states, numbers, guidance_scale, num_inference_steps, scheduler)
+    return measure_pictures(pictures, scenes), pictures
+
+
+def draw(
+    decoder: DiffusionDecoder, states: Tensor, numbers: Sequence[int], guidance: float, steps: int, scheduler: str
+) -> list[Image.Image]:
+    """Pictures of states [B, L, D]; the noise of each depends on its scene's number."""
+    images = decoder.generate_images(
+        Conditioning(states),
+        guidance_scale=guidance,
+        num_inference_steps=steps,
+        generators=sample_generators(0, numbers),
+        scheduler=scheduler,
+    )
+    return to_images(images)

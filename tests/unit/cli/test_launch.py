@@ -1,0 +1,165 @@
+"""The launcher's own part: what it starts, and what it makes of a failure."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from vlv.checkpoints.identity import CheckpointError, require_checkpoint
+from vlv.cli import entry, launch
+from vlv.cli.checks import check_devices, check_writable
+from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, load_config
+
+
+def test_unknown_command_and_option(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        launch.main(["stage3"])
+    assert stopped.value.code == 2
+    assert "stage1, stage2, caption, reconstruct" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        launch.main(["stage1", "--lr", "3"])
+    assert stopped.value.code == 2
+    assert "--lr is not an option" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("here", "wanted", "fit"), [(4, 8, "num_gpus=4 bash x.sh"), (0, 2, "num_gpus=1 bash x.sh")])
+def test_fewer_gpus_than_asked_names_the_call_that_fits(monkeypatch, here, wanted, fit):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: here > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: here)
+    with pytest.raises(ConfigError, match=fit):
+        check_devices(wanted, None, "num_gpus={} bash x.sh")
+
+
+def test_several_nodes_share_the_processes(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    assert check_devices(16, "configs/accelerate/multi_node.yaml", "{}") is False
+    monkeypatch.setenv("NUM_MACHINES", "4")
+    assert check_devices(32, "configs/accelerate/multi_node.yaml", "{}") is False
+    with pytest.raises(ConfigError, match="8 GPUs are here"):
+        check_devices(64, "configs/accelerate/multi_node.yaml", "{}")
+
+
+def test_cpu_config_takes_any_number(monkeypatch):
+    assert check_devices(5, "configs/accelerate/cpu.yaml", "{}") is True
+
+
+@pytest.mark.parametrize("name", ["eight_gpus", "multi_node", "fsdp", "zero2", "one_gpu"])
+def test_accelerates_own_parser_takes_the_configs(monkeypatch, name):
+    """What would be run on GPUs, up to the start of the processes."""
+    seen = []
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", seen.append)
+    monkeypatch.setenv("MACHINE_RANK", "1")
+    code = launch._run_on_gpus("vlv.recipes.stage1", ["lr=1"], 16, f"configs/accelerate/{name}.yaml")
+    assert code == 0
+    arguments = seen[0]
+    assert arguments.num_processes == 16
+    assert int(arguments.machine_rank) == 1
+    assert arguments.module is True
+    assert arguments.training_script == "vlv.recipes.stage1"
+    assert arguments.training_script_args == ["lr=1"]
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "exit_code"),
+    [
+        (-signal.SIGKILL, "most likely for memory", 1),
+        (130, "resume=latest", 130),
+        (7, "exit code 7", 1),
+    ],
+)
+def test_a_failure_is_one_line(tmp_path, capsys, code, words, exit_code):
+    with pytest.raises(SystemExit) as stopped:
+        launch._finish(code, tmp_path / "none", tmp_path / "error.log")
+    assert stopped.value.code == exit_code
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "place"),
+    [
+        (Stage1Config, "output_dir={}/run", "run/error.log"),
+        (ReconstructConfig, "output_dir={}/pictures", "pictures/error.log"),
+        (CaptionConfig, "output_path={}/captions.json", "captions.error.log"),
+    ],
+)
+def test_the_trace_is_kept_even_before_the_run_folder_is_there(tmp_path, capsys, kind, setting, place):
+    error = tmp_path / "error.txt"
+    error.write_text("no such thing\n\nTraceback (most recent call last): ...")
+    with pytest.raises(SystemExit):
+        launch._finish(1, error, launch._trace_path(load_config(kind, None, [setting.format(tmp_path)])))
+    assert (tmp_path / place).read_text().startswith("Traceback")
+    assert capsys.readouterr().err.strip() == f"error: no such thing (trace: {tmp_path / place})"
+
+
+def test_deepspeed_that_is_not_installed_is_a_bad_call(monkeypatch):
+    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install deepspeed"):
+        launch._check_deepspeed("configs/accelerate/zero2.yaml")
+    launch._check_deepspeed("configs/accelerate/fsdp.yaml")
+    launch._check_deepspeed(None)
+
+
+def test_processes_that_cannot_meet_are_one_line(capsys):
+    def start():
+        raise ConnectionError("port 29500 is in use")
+
+    with pytest.raises(SystemExit) as stopped:
+        launch._run_elastic(start)
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err.strip() == "error: the processes could not be started: port 29500 is in use"
+
+
+def test_guidance_without_previews_is_said(capsys):
+    config = load_config(CaptionConfig, None, [])
+    launch._say_what_has_no_effect(config, ["guidance_scale=3.0", "batch_size=2"])
+    assert "guidance_scale=3.0: no effect" in capsys.readouterr().err
+    launch._say_what_has_no_effect(load_config(CaptionConfig, None, ["preview_dir=x"]), ["guidance_scale=3.0"])
+    launch._say_what_has_no_effect(load_config(Stage1Config, None, []), ["guidance_scale=3.0"])
+    assert capsys.readouterr().err == ""
+
+
+def test_errors_meant_for_the_user_have_no_type(tmp_path):
+    assert entry.error_line(ValueError("a\n b")) == "a b"
+    assert entry.error_line(KeyError("x")).startswith("KeyError: ")
+
+
+def test_an_error_of_a_loader_worker_has_no_trace():
+    class Broken(torch.utils.data.Dataset):
+        def __getitem__(self, index):
+            raise ValueError("the stream broke: pass 2")
+
+        def __len__(self):
+            return 1
+
+    with pytest.raises(ValueError, match="Traceback") as failure:
+        next(iter(torch.utils.data.DataLoader(Broken(), num_workers=1)))
+    assert entry.error_line(failure.value) == "the stream broke: pass 2"
+
+
+def test_unwritable_folders(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is not a folder"):
+        check_writable("output_dir", tmp_path / "file" / "run")
+    check_writable("output_dir", tmp_path / "a" / "b" / "c")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_help_into_a_closed_pipe_leaves_no_trace():
+    reader, writer = os.pipe()
+    os.close(reader)
+    call = [sys.executable, "-m", "vlv.cli.launch", "stage1", "--help"]
+    done = subprocess.run(call, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.stderr == ""
+    assert done.returncode == -signal.SIGPIPE
+
+
+@pytest.mark.parametrize("content", ["[1]", "null", "3"])
+def test_a_config_that_is_no_object_is_one_line(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"config\.json holds a .*, not an object"):
+        require_checkpoint(tmp_path, "stage2")

@@ -1,0 +1,170 @@
+"""What a checkpoint is, read from its files alone: no torch, no weights in memory."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+from vlv.checkpoints.identity import (
+    CONFIG_NAME,
+    STAGE1_TYPE,
+    STAGE2_TYPE,
+    TRAINER_STATE_NAME,
+    WEIGHTS_NAME,
+    CheckpointError,
+    read_json,
+)
+
+_KINDS = {
+    STAGE1_TYPE: "stage 1 (VLVAutoEncoder)",
+    STAGE2_TYPE: "stage 2 (VLVCaptioner)",
+    "vlv_encoder": "the encoder alone (VLVEncoder)",
+}
+# What a config.json must say, or the model cannot be built.
+_NEEDED = {
+    STAGE1_TYPE: ("bases", "conditioning", "trained", "num_queries", "prompt_ids", "spaces"),
+    STAGE2_TYPE: ("encoder_config", "llm_config", "conditioner", "eos_token_id", "pad_token_id"),
+    "vlv_encoder": ("florence2_config", "prompt_ids", "spaces"),
+}
+_RECIPE = ("run_name", "lr", "lr_schedule", "num_steps", "total_steps", "epochs", "global_batch_size", "batch_size")
+_RECIPE += ("train", "precision", "param_dtype", "train_dataset_path", "dataset_path", "diffusion_weight", "seed")
+
+
+def describe_checkpoint(folder: Path) -> dict[str, Any]:
+    """Facts of a checkpoint's folder, in reading order.
+
+    Raises:
+        CheckpointError: not a folder of ours, or one that is not whole.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder: give a checkpoint's")
+    if not (folder / CONFIG_NAME).is_file() and (folder / "final" / CONFIG_NAME).is_file():
+        raise CheckpointError(f"{folder} is the folder of a run: give {folder / 'final'} or one of its checkpoints")
+    state = read_json(folder / TRAINER_STATE_NAME) if (folder / TRAINER_STATE_NAME).is_file() else {}
+    config = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).is_file() else {}
+    model_type = config.get("model_type", "")
+    kind = _KINDS.get(model_type)
+    if kind is None and not state:
+        raise CheckpointError(f"{folder} is no checkpoint of VLV: its config.json names no model of ours")
+    _require(folder / CONFIG_NAME, config, _NEEDED.get(model_type, ()))
+    _require(folder / TRAINER_STATE_NAME, state, ("step", "samples") if state else ())
+    facts: dict[str, Any] = {"kind": kind or "stage 2, for resuming: trained weights alone"}
+    if state:
+        facts |= {"for resuming": True, "step": state["step"], "next sample": state["samples"]}
+    facts |= _weights(folder)
+    facts |= _origin(config, state)
+    facts |= _recipe(folder)
+    facts |= _metrics(folder, state.get("step"))
+    return facts
+
+
+def _require(path: Path, values: dict[str, Any], names: tuple[str, ...]) -> None:
+    absent = [name for name in names if name not in values]
+    if absent:
+        raise CheckpointError(f"{path} is not complete: it lacks {', '.join(absent)}")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a path is a folder that one of our models, or a training of ours, was saved in."""
+    if (path / TRAINER_STATE_NAME).is_file() or (path / "final" / CONFIG_NAME).is_file():
+        return True
+    return (path / CONFIG_NAME).is_file() and read_json(path / CONFIG_NAME).get("model_type") in _KINDS
+
+
+def _weights(folder: Path) -> dict[str, Any]:
+    count, dtypes = 0, set()
+    for path in _weight_files(folder):
+        header = read_header(path)
+        count += sum(math.prod(entry["shape"]) for entry in header.values())
+        dtypes |= {entry["dtype"] for entry in header.values()}
+    return {"parameters": f"{count:,}", "dtype": ", ".join(sorted(dtypes))}
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors that hold a checkpoint's weights: one, or all that the index names.
+
+    Raises:
+        CheckpointError: one of them is not there.
+    """
+    index = folder / f"{WEIGHTS_NAME}.index.json"
+    names = [WEIGHTS_NAME]
+    if index.is_file() and not (folder / WEIGHTS_NAME).is_file():
+        places = read_json(index).get("weight_map")
+        if not isinstance(places, dict):
+            raise CheckpointError(f"{index} is no index of shards: it has no weight_map")
+        names = sorted({str(name) for name in places.values()})
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{folder} is not complete: {', '.join(missing[:3])} is missing")
+    return [folder / name for name in names]
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file: dtype and shape of every tensor.
+
+    Raises:
+        CheckpointError: the file is damaged, or shorter or longer than its header says.
+    """
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (
+        struct.error,
+        ValueError,
+        MemoryError,
+        OverflowError,
+        RecursionError,
+        AttributeError,
+        LookupError,
+        TypeError,
+    ):
+        raise CheckpointError(f"{path} is damaged or not complete") from None
+    if path.stat().st_size != end:
+        raise CheckpointError(f"{path} is damaged or not complete: {path.stat().st_size:,} bytes instead of {end:,}")
+    return header
+
+
+def _origin(config: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+    origin = config.get("origin") or config or state.get("identity", {})
+    names = ("florence2", "decoder", "language_model")
+    bases = origin.get("bases") or {name: origin[name] for name in names if name in origin}
+    unknown = "not known: it was imported, and is not on the one that was given"
+    facts = {f"base {name}": base["source"] if base else unknown for name, base in bases.items()}
+    if origin.get("stage1"):
+        facts["came from stage 1"] = origin["stage1"]["source"]
+    if origin.get("draws_with_own_weights"):
+        facts["draws with"] = "its own weights"
+    elif "draws_with_own_weights" in origin:
+        facts["draws with"] = "its stage-1 model" if origin.get("stage1") else "a stage-1 model, named by stage1_path"
+    for key in ("conditioning", "trained", "num_queries", "max_caption_tokens"):
+        if key in origin or key in config:
+            facts[key] = origin.get(key, config.get(key))
+    return facts
+
+
+def _recipe(folder: Path) -> dict[str, Any]:
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return {"recipe": "not kept: the checkpoint was imported, or saved by hand"}
+    import yaml
+
+    recipe = yaml.safe_load(path.read_text())
+    return {f"recipe {key}": recipe[key] for key in _RECIPE if key in recipe}
+
+
+def _metrics(folder: Path, step: int | None) -> dict[str, Any]:
+    """The last value of each metric, up to the checkpoint's step, of the run that it lies in."""
+    found = [parent / "metrics.jsonl" for parent in list(folder.resolve().parents)[:2]]
+    path = next((path for path in found if path.is_file()), None)
+    last: dict[str, Any] = {}
+    for line in path.read_text().splitlines() if path else []:
+        row = json.loads(line)
+        if step is None or row["step"] <= step:
+            last.update(row)
+    return {f"last {key}": f"{value:.4g}" for key, value in last.items() if key in ("train/loss", "val/loss")}

@@ -1,0 +1,248 @@
+"""Components from a local folder or a hub id, in the hub's own layouts."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Florence2Model,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from vlv.checkpoints.identity import (
+    CheckpointError,
+    ModelKind,
+    is_hub_id,
+    read_json,
+    recorded_place,
+    require_checkpoint,
+    require_same_component,
+)
+from vlv.encoders.florence2_layout import is_original_config, load_original
+
+# What Florence-2's task token <MORE_DETAILED_CAPTION> stands for.
+TASK_PROMPT = "Describe with a paragraph what is shown in the image."
+# What a snapshot needs, without the same weights in other formats beside it.
+_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/*.safetensors", "README.md", "config.yaml"]
+_VOCABULARIES = (
+    ("tokenizer.json",),
+    ("vocab.json", "merges.txt"),
+    ("tokenizer.model",),
+    ("spiece.model",),
+    ("vocab.txt",),
+)
+_DUPLICATES = ["*.fp16.*", "*non_ema*", "safety_checker/*", "onnx/*"]
+_HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
+# In files of other classes or times, and no weight of the model: CLIP's counted positions, Florence-2's language head.
+_NO_WEIGHTS = re.compile(r"position_ids$|^lm_head\.|^(language_model\.)?final_logits_bias$")
+
+
+def resolve_component(source: str, option: str) -> Path:
+    """The local folder of a component: `source` itself, or the hub's snapshot of that id.
+
+    Args:
+        source: a folder, or a hub id such as `Qwen/Qwen2.5-3B`.
+        option: name of the setting, for the message.
+
+    Raises:
+        CheckpointError: no such folder, and no hub id that can be fetched.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if not is_hub_id(source):
+        raise CheckpointError(
+            f"{option}={source} is not there: scripts/download_pretrained.sh fetches the components, or name a folder"
+        )
+    return _fetch(source, f"{option}={source}")
+
+
+def resolve_checkpoint(source: str | Path, wanted: ModelKind, options: dict[str, Any]) -> Path:
+    """The folder of a finished model of ours: `source` itself, or the hub's snapshot of that id.
+
+    Args:
+        options: of `from_pretrained`; those of the hub are taken out of it: revision, token, cache_dir,
+            force_download, local_files_only.
+
+    Raises:
+        CheckpointError: nothing there, or a model of another kind; says what it is.
+    """
+    hub = {name: options.pop(name) for name in _HUB_OPTIONS if name in options}
+    folder = Path(source).expanduser()
+    if not folder.is_dir() and is_hub_id(str(source)):
+        folder = _fetch(str(source), str(source), **hub)
+    return require_checkpoint(folder, wanted)
+
+
+def _fetch(hub_id: str, what: str, **hub: Any) -> Path:
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=_FILES, ignore_patterns=_DUPLICATES, **hub))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{what} is neither a folder nor a hub model that can be fetched ({reason})") from None
+
+
+def load_whole(load: Callable[..., Any], folder: Path, **options: Any) -> Any:
+    """Load with a library's `from_pretrained`; every weight of the model must be in the folder, and nothing else.
+
+    The libraries draw what is missing at random and go on. A weight that is tied to another is not missing.
+
+    Args:
+        load: `from_pretrained` of a class of transformers or diffusers.
+        options: passed on.
+
+    Raises:
+        CheckpointError: weights that are missing, have no place, are of another shape, or cannot be read.
+    """
+    try:
+        with _no_reports():
+            model, report = load(folder, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    except (SafetensorError, OSError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise CheckpointError(f"{folder}: its weights are damaged or not complete ({reason})") from None
+    for name, theirs, ours in sorted(report["mismatched_keys"]):
+        raise CheckpointError(f"{folder}: {name} has shape {tuple(theirs)}, the model wants {tuple(ours)}")
+    unexpected = [name for name in report["unexpected_keys"] if not _NO_WEIGHTS.search(name)]
+    require_same_names(folder, sorted(report["missing_keys"]), sorted(unexpected))
+    return model
+
+
+def require_same_names(place: Path, missing: list[str], unexpected: list[str]) -> None:
+    """Refuse weights that are not exactly a model's.
+
+    Raises:
+        CheckpointError: how many are missing and unexpected, and the first of each.
+    """
+    for names, what in ((missing, "missing"), (unexpected, "unexpected")):
+        if names:
+            raise CheckpointError(
+                f"{place} does not fit the model: {len(names)} weights are {what}, the first is {names[0]}"
+            )
+
+
+@contextmanager
+def _no_reports() -> Iterator[None]:
+    """Keep back the libraries' tables of weights that do not fit: `load_whole` says it in a line."""
+    loggers = [logging.getLogger(f"{library}.modeling_utils") for library in ("transformers", "diffusers.models")]
+    # Not by their level: from warning up, transformers logs what tensor parallelism would leave whole.
+    for logger in loggers:
+        logger.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(_nothing)
+
+
+def _nothing(_: logging.LogRecord) -> bool:
+    return False
+
+
+def load_florence2(folder: Path, dtype: torch.dtype) -> Florence2Model:
+    """Florence-2 without its language head, from the native or the original layout.
+
+    The dtype is always given: the native config says float16, which would be taken otherwise.
+    """
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != "florence2":
+        raise CheckpointError(f"{folder} holds a model of type {config.get('model_type')}, not Florence-2")
+    if is_original_config(config):
+        try:
+            return load_original(folder, config, dtype)
+        except (RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).splitlines()[:2])
+            raise CheckpointError(f"{folder} is damaged, or no original Florence-2 ({reason})") from None
+    return load_whole(Florence2Model.from_pretrained, folder, dtype=dtype)
+
+
+def load_language_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Any causal language model that transformers loads.
+
+    Raises:
+        CheckpointError: a model of another kind, or weights that do not fit.
+    """
+    require_language_model(AutoConfig.from_pretrained(folder), str(folder))
+    return load_whole(AutoModelForCausalLM.from_pretrained, folder, dtype=dtype)
+
+
+def require_language_model(config: PreTrainedConfig, place: str) -> None:
+    """Refuse the config of what is no causal language model.
+
+    Raises:
+        CheckpointError: names the place and the type.
+    """
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise CheckpointError(f"{place} is a model of type {config.model_type}: give a causal language model")
+
+
+def load_tokenizer(folder: Path, option: str) -> PreTrainedTokenizerBase:
+    """The tokenizer in a component's folder.
+
+    Raises:
+        CheckpointError: there is none, or its vocabulary is missing: transformers would make one of the special
+            tokens alone, and go on.
+    """
+    if not any(all((folder / name).is_file() for name in names) for names in _VOCABULARIES):
+        raise CheckpointError(
+            f"{option}: {folder} holds no vocabulary (tokenizer.json, or vocab.json with merges.txt): "
+            "the copy or download is not complete"
+        )
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{option}: the tokenizer in {folder} cannot be read ({error})") from None
+
+
+def resolve_base(identity: dict[str, str], given: str | None, option: str, checkpoint: Path) -> str:
+    """The place of a frozen base: the given one, or where training found it; checked to be the same.
+
+    Raises:
+        CheckpointError: it is not there, or is another component.
+    """
+    source = given or recorded_place(identity["source"], checkpoint)
+    try:
+        folder = resolve_component(source, option)
+    except CheckpointError:
+        if given:
+            raise
+        raise CheckpointError(
+            f"{checkpoint} was trained on {source}, which is not there any more: set {option} to where it lies now"
+        ) from None
+    require_same_component(option.removesuffix("_model_path"), folder, identity, option)
+    return source
+
+
+def load_trained(model: nn.Module, path: Path) -> None:
+    """Fill a model's trained parameters from a safetensors file that holds exactly them.
+
+    Raises:
+        CheckpointError: a name or a shape that does not fit.
+    """
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged or not complete ({error}): copy or download it again") from None
+    wanted = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    require_same_names(path, sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys()))
+    for name, value in wanted.items():
+        if value.shape != weights[name].shape:
+            raise CheckpointError(
+                f"{path}: {name} has shape {tuple(weights[name].shape)}, the model wants {tuple(value.shape)}"
+            )
+        value.data.copy_(weights[name])

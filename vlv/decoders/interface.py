@@ -1,0 +1,168 @@
+"""What a diffusion decoder is to the rest of the code. A new family is one file that fills this in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+
+from vlv.frozen import FrozenStaysEval, set_dtypes
+
+
+@dataclass(frozen=True)
+class EmbeddingSpace:
+    """A space that the encoder has to produce: its name, its width, and how many rows fit."""
+
+    name: str
+    width: int
+    max_length: int
+
+
+class Conditioning(NamedTuple):
+    """What the denoiser is conditioned on.
+
+    states: [B, rows, width], the cross-attention states.
+    pooled: [B, pooled width] where the family has a pooled vector, else None.
+    """
+
+    states: Tensor
+    pooled: Tensor | None = None
+
+    def where(self, chosen: Tensor, other: Conditioning) -> Conditioning:
+        """This one for the samples that are chosen ([B] bool), the other elsewhere; cut to the other's rows."""
+        states = torch.where(chosen[:, None, None], self.states[:, : other.states.shape[1]], other.states)
+        if self.pooled is None or other.pooled is None:
+            return Conditioning(states)
+        return Conditioning(states, torch.where(chosen[:, None], self.pooled, other.pooled))
+
+
+class NoiseAndTimesteps(NamedTuple):
+    """The random numbers of one training step, each row a function of its sample's generator.
+
+    posterior_noise: [B, C, h, w], for the VAE's posterior.
+    timesteps: [B], whatever the family's objective means by it.
+    noise: [B, C, h, w], what is added to the latents.
+    """
+
+    posterior_noise: Tensor
+    timesteps: Tensor
+    noise: Tensor
+
+    def to(self, device: torch.device) -> NoiseAndTimesteps:
+        """Move all three to a device."""
+        return NoiseAndTimesteps(*(value.to(device, non_blocking=True) for value in self))
+
+
+class Conditioner(nn.Module, ABC):
+    """Frozen: turns the encoder's embeddings into conditioning. Stage 2 keeps it without the denoiser."""
+
+    @property
+    @abstractmethod
+    def spaces(self) -> tuple[EmbeddingSpace, ...]:
+        """The embedding spaces that `forward` wants."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Width of `Conditioning.states`."""
+
+    @abstractmethod
+    def forward(self, embeddings: dict[str, Tensor], pooled_at: Tensor | None = None) -> Conditioning:
+        """Conditioning of embeddings [B, Q, width], one for each space by name.
+
+        Args:
+            pooled_at: [B], the row that a pooled vector is taken from, where the family has one; None is the last.
+        """
+
+    def prefix_states(self, states: Tensor) -> Tensor:
+        """The rows of `Conditioning.states` that depend on the embeddings, which a captioner reads: all of them."""
+        return states
+
+    def num_prefix_tokens(self, queries: int) -> int:
+        """How many those are."""
+        return queries
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON description from which `vlv.decoders.build_conditioner` builds the same module."""
+
+
+class DiffusionDecoder(FrozenStaysEval, ABC):
+    """A frozen text-to-image model: the only teacher of stage 1."""
+
+    conditioner: Conditioner
+
+    @property
+    @abstractmethod
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of the latents at the decoder's resolution, from the components' configs."""
+
+    @abstractmethod
+    def encode_images(self, decoder_pixels: Tensor, posterior_noise: Tensor) -> Tensor:
+        """Scaled latents [B, C, h, w] (fp32) of uint8 pixels [B, 3, R, R]."""
+
+    @abstractmethod
+    def sample_noise_and_timesteps(self, generators: Sequence[Generator]) -> NoiseAndTimesteps:
+        """The random numbers of one training step, on the CPU, one generator a sample."""
+
+    @abstractmethod
+    def unconditional(self, like: Conditioning) -> Conditioning:
+        """The conditioning of the empty prompt for the samples of another.
+
+        With as many rows, but where no text encoder makes them and the pipeline's are more.
+        """
+
+    @abstractmethod
+    def denoising_loss(
+        self, latents: Tensor, conditioning: Conditioning, sampled: NoiseAndTimesteps, crops: Tensor | None = None
+    ) -> Tensor:
+        """The family's training loss of each sample, [B] in fp32.
+
+        Args:
+            crops: [B, 4], of each sample the original height and width, and the crop's top and left in the resized
+                image, for families that are told of them; None says that the images are whole.
+        """
+
+    @abstractmethod
+    def set_loss_weights(self, min_snr_gamma: float | None, precondition_outputs: bool) -> None:
+        """Choose how timesteps weigh in the training loss; None and False are plain.
+
+        Args:
+            min_snr_gamma: by min-SNR with this gamma.
+            precondition_outputs: by sigma squared.
+
+        Raises:
+            ValueError: a weighting that does not fit the family's objective.
+        """
+
+    @abstractmethod
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute the denoiser's activations in backward: gradients pass through it to the embeddings."""
+
+    def set_dtypes(self, compute_dtype: torch.dtype) -> None:
+        """Cast the frozen weights; what must stay in fp32 does."""
+        set_dtypes(self, compute_dtype, compute_dtype)
+
+    @abstractmethod
+    def scheduler_name(self, name: str) -> str:
+        """The scheduler that a name stands for; `auto` is the family's own choice.
+
+        Raises:
+            ValueError: none of the family's.
+        """
+
+    @abstractmethod
+    def generate_images(
+        self,
+        conditioning: Conditioning,
+        *,
+        guidance_scale: float,
+        num_inference_steps: int,
+        generators: Sequence[Generator],
+        scheduler: str,
+    ) -> Tensor:
+        """Images uint8 [B, 3, R, R], drawn from noise that each image's CPU generator gives."""

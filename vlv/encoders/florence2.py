@@ -1,0 +1,261 @@
+"""The vision encoder: Florence-2 with learned queries, from image pixels to caption embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import Florence2Config, Florence2Model, PreTrainedConfig, PreTrainedModel
+from transformers.configuration_utils import SubConfigSpec
+
+from vlv.checkpoints.hub import HubUpload, refuse_upload
+from vlv.checkpoints.identity import ENCODER_TYPE
+from vlv.checkpoints.pretrained import TASK_PROMPT, load_florence2, load_tokenizer, load_whole, resolve_checkpoint
+from vlv.decoders.interface import EmbeddingSpace
+from vlv.encoders.florence2_layout import new_florence2
+from vlv.frozen import FrozenStaysEval, is_frozen
+from vlv.limits import check_encoder_resolution, check_queries
+
+_CARD = """---
+library_name: vlv
+pipeline_tag: image-feature-extraction
+tags: [vlv]
+---
+
+# VLV encoder: an image becomes the caption embeddings that a frozen text-to-image model draws from
+
+Florence-2 with learned queries (arXiv 2507.07104), whole: it needs no other folder.
+
+## Use
+```python
+from vlv import VLVEncoder
+
+encoder = VLVEncoder.from_pretrained("PATH")
+embeddings = encoder(pixels)  # uint8 [B, 3, E, E] -> for each embedding space [B, Q, width]
+```
+"""
+
+EncoderPart = Literal["language_model", "decoder_only", "all", "bart", "none"]
+
+
+class VLVEncoderConfig(PreTrainedConfig):
+    """Shape of the encoder.
+
+    Args:
+        florence2_config: the native Florence-2 config.
+        spaces: width of each embedding space that the decoder wants, by name.
+        num_queries: learned queries Q.
+        prompt_ids: token ids of the task prompt, so that no tokenizer is needed.
+        image_mean, image_std: per channel, on pixels in [0, 1].
+        vocab_rows: rows of the embedding in the published checkpoint that this one was imported from, where it has
+            fewer than Florence-2 here; an export writes so many.
+    """
+
+    model_type = ENCODER_TYPE
+    sub_configs_defaults = {"florence2_config": SubConfigSpec(config_class=Florence2Config)}  # noqa: RUF012
+
+    florence2_config: dict | PreTrainedConfig | None = None
+    spaces: dict[str, int] | None = None
+    num_queries: int = 77
+    prompt_ids: list[int] | None = None
+    image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
+    image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
+    vocab_rows: int | None = None
+
+
+class VLVEncoder(HubUpload, FrozenStaysEval, PreTrainedModel):
+    """Florence-2 encodes the image and a fixed prompt; its decoder reads learned queries; a head projects them.
+
+    Shapes: B images, E encoder pixels, N image tokens, P prompt tokens, D Florence-2's width, Q queries.
+    """
+
+    config_class = VLVEncoderConfig
+    config: VLVEncoderConfig
+    base_model_prefix = "encoder"
+    main_input_name = "encoder_pixels"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(self, config: VLVEncoderConfig, florence2: Florence2Model | None = None) -> None:
+        super().__init__(config)
+        assert isinstance(config.florence2_config, Florence2Config)
+        text_config: Any = config.florence2_config.text_config
+        width = text_config.d_model
+        self.florence2 = new_florence2(config.florence2_config) if florence2 is None else florence2
+        self.query_embed = nn.Parameter(torch.randn(1, config.num_queries, width))  # [1, Q, D]
+        self.language_proj = nn.ModuleDict(
+            {
+                name: nn.Sequential(nn.Linear(width, space), nn.GELU(), nn.Linear(space, space))
+                for name, space in (config.spaces or {}).items()
+            }
+        )
+        self._constants: dict[tuple[str, torch.device], Tensor] = {}
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:
+            nn.init.normal_(self.query_embed)
+
+    @property
+    def vision_tower(self) -> nn.Module:
+        """The image part of Florence-2, frozen unless everything trains."""
+        return self.florence2.vision_tower
+
+    def normalize(self, encoder_pixels: Tensor) -> Tensor:
+        """Turn uint8 pixels [B, 3, E, E] into normalised fp32 ones, bit-equal to the Pillow-based processors."""
+        mean = self._constant("image_mean", encoder_pixels.device)[:, None, None]
+        std = self._constant("image_std", encoder_pixels.device)[:, None, None]
+        return (encoder_pixels.float() / 255 - mean) / std
+
+    def _constant(self, name: str, device: torch.device) -> Tensor:
+        """A list of the config as a tensor, copied to a device once: a copy at each step would wait for it."""
+        if (name, device) not in self._constants:
+            self._constants[name, device] = torch.tensor(getattr(self.config, name), device=device)
+        return self._constants[name, device]
+
+    def image_features(self, encoder_pixels: Tensor) -> Tensor:
+        """Image tokens [B, N, D] of uint8 pixels [B, 3, E, E]."""
+        frozen = is_frozen(self.florence2.vision_tower) and is_frozen(self.florence2.multi_modal_projector)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            pixel_values = self.normalize(encoder_pixels).to(next(self.florence2.vision_tower.parameters()).dtype)
+            features: Any = self.florence2.get_image_features(pixel_values)
+            return features.pooler_output
+
+    @torch.no_grad()
+    def vision_features(self, encoder_pixels: Tensor) -> Tensor:
+        """Mean of the vision tower's map, [B, C] fp32: features for distances between sets of images."""
+        pixel_values = self.normalize(encoder_pixels).to(next(self.florence2.vision_tower.parameters()).dtype)
+        return self.florence2.vision_tower(pixel_values).last_hidden_state.float().mean((2, 3))
+
+    def encode(self, image_features: Tensor) -> Tensor:
+        """Encoder states [B, N + P, D] of image tokens [B, N, D] followed by the prompt."""
+        prompt_ids = self._constant("prompt_ids", image_features.device)
+        prompt = self.florence2.language_model.shared(prompt_ids)  # [P, D]
+        prompt = prompt.expand(image_features.shape[0], -1, -1).to(image_features.dtype)
+        inputs_embeds = torch.cat([image_features, prompt], dim=1)  # [B, N + P, D]
+        return self.florence2.language_model.encoder(inputs_embeds=inputs_embeds).last_hidden_state
+
+    def read_queries(self, encoder_states: Tensor) -> Tensor:
+        """Decoder states [B, Q, D]: the queries, read causally, attend to the encoder states [B, N + P, D]."""
+        queries = self.query_embed.expand(encoder_states.shape[0], -1, -1)  # [B, Q, D]
+        decoder = self.florence2.language_model.decoder
+        output = decoder(inputs_embeds=queries, encoder_hidden_states=encoder_states, use_cache=False)
+        return output.last_hidden_state
+
+    def forward(self, encoder_pixels: Tensor) -> dict[str, Tensor]:
+        """Caption embeddings [B, Q, width] for each embedding space, from uint8 pixels [B, 3, E, E]."""
+        states = self.read_queries(self.encode(self.image_features(encoder_pixels)))  # [B, Q, D]
+        return {name: head(states) for name, head in self.language_proj.items()}
+
+    def set_trained(self, part: EncoderPart) -> None:
+        """Choose what trains; the rest is frozen.
+
+        `language_model`: queries, projection and BART; `decoder_only`: queries, projection and BART's
+        decoder; `all`: the vision tower too; `bart`: BART alone (stage 2); `none`.
+        """
+        self.requires_grad_(part == "all")
+        bart = self.florence2.language_model
+        if part in ("language_model", "bart"):
+            bart.requires_grad_(True)
+        elif part == "decoder_only":
+            bart.decoder.requires_grad_(True)
+            bart.shared.requires_grad_(False)  # tied into the decoder, which reads queries, not tokens
+        if part in ("language_model", "decoder_only"):
+            self.query_embed.requires_grad_(True)
+            self.language_proj.requires_grad_(True)
+        self.train(self.training)
+
+    def set_dropout(self, dropout: float) -> None:
+        """Set every dropout and drop-path of the encoder to one share."""
+        for module in self.modules():
+            for name in ("dropout", "attention_dropout", "activation_dropout", "drop_prob", "layerdrop"):
+                if isinstance(getattr(module, name, None), float):
+                    setattr(module, name, dropout)
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+
+    def card(self, folder: Path) -> str:
+        """The model card of an encoder that was saved into a folder."""
+        return _CARD
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+        """Write the whole encoder, its frozen parts too: weights, config and card."""
+        refuse_upload(kwargs)
+        super().save_pretrained(save_directory, **kwargs)
+        if kwargs.get("is_main_process", True):
+            self.save_card(Path(save_directory))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> VLVEncoder:  # type: ignore[override]
+        """Load an encoder saved alone, from a folder or a hub id; fp32 unless `dtype` is given.
+
+        Raises:
+            ValueError: not an encoder's folder, or weights that do not fit; says what it is.
+        """
+        path = resolve_checkpoint(folder, "encoder", kwargs)
+        kwargs.setdefault("dtype", torch.float32)
+        model = load_whole(super().from_pretrained, path, **kwargs)
+        model.loaded_from = path
+        return model.eval()
+
+
+def prompt_token_ids(tokenizer: Any, prompt: str) -> list[int]:
+    """Token ids of the task prompt, with the tokenizer's own begin and end tokens."""
+    return list(tokenizer(prompt)["input_ids"])
+
+
+def check_sizes(
+    florence2: Florence2Config,
+    spaces: tuple[EmbeddingSpace, ...],
+    num_queries: int,
+    encoder_resolution: int,
+    num_prompt_ids: int,
+) -> None:
+    """Check that queries and image tokens fit into the learned positions.
+
+    Raises:
+        ValueError: they do not; names what does.
+    """
+    text: Any = florence2.text_config
+    vision: Any = florence2.vision_config
+    check_queries(num_queries, [text.max_position_embeddings, *(space.max_length for space in spaces)])
+    check_encoder_resolution(
+        encoder_resolution,
+        vision.patch_stride,
+        vision.max_position_embeddings,
+        text.max_position_embeddings,
+        num_prompt_ids,
+    )
+
+
+def build_encoder(
+    florence2_folder: Path,
+    spaces: tuple[EmbeddingSpace, ...],
+    num_queries: int,
+    *,
+    encoder_resolution: int,
+    dtype: torch.dtype = torch.float32,
+    prompt_ids: list[int] | None = None,
+) -> VLVEncoder:
+    """A new encoder on pretrained Florence-2: queries and projection are random, from torch's seed.
+
+    Raises:
+        ValueError: more queries than an embedding space or Florence-2's decoder has positions for, or more
+            image tokens than Florence-2 has positions for.
+    """
+    florence2 = load_florence2(florence2_folder, dtype)
+    if prompt_ids is None:
+        prompt_ids = prompt_token_ids(load_tokenizer(florence2_folder, "florence2_model_path"), TASK_PROMPT)
+    check_sizes(florence2.config, spaces, num_queries, encoder_resolution, len(prompt_ids))
+    config = VLVEncoderConfig(
+        # A copy: a config that holds the loaded model's own would reset its attention implementation.
+        florence2_config=florence2.config.to_dict(),
+        spaces={space.name: space.width for space in spaces},
+        num_queries=num_queries,
+        prompt_ids=prompt_ids,
+    )
+    return VLVEncoder(config, florence2)

@@ -1,0 +1,187 @@
+"""How a captioner comes out of a stage-1 model, and how it finds back to one that sampled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from vlv.checkpoints.external_state_dict import open_state_dict
+from vlv.checkpoints.identity import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    CheckpointError,
+    component_identity,
+    file_hash,
+    preview_stage1,
+    read_json,
+    require_checkpoint,
+)
+from vlv.checkpoints.pretrained import (
+    load_language_model,
+    load_tokenizer,
+    load_trained,
+    resolve_base,
+    resolve_component,
+)
+from vlv.decoders import DiffusionDecoder, load_conditioner, load_decoder
+from vlv.encoders.florence2 import build_encoder
+from vlv.models.autoencoder import VLVAutoEncoder
+from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
+from vlv.models.image_processor import VLVImageProcessor
+from vlv.published.bases import FROZEN_IN_CAPTIONERS
+
+
+def captioner_from_stage1(
+    stage1: str | Path,
+    language_model: str,
+    *,
+    trained: list[str],
+    max_caption_tokens: int,
+    draws_with_own_weights: bool,
+    stable_diffusion: str | None = None,
+    florence2: str | None = None,
+    llm_dtype: torch.dtype = torch.float32,
+) -> VLVCaptioner:
+    """A new captioner on a finished stage 1 and a pretrained language model, on the CPU.
+
+    The encoder's weights are stage 1's, the projector is random from torch's seed. UNet and VAE are not read.
+
+    Raises:
+        ValueError: a folder that is missing or is something else; bases other than stage 1's.
+    """
+    folder = require_checkpoint(stage1, "stage1")
+    config = read_json(folder / CONFIG_NAME)
+    bases = config["bases"]
+    decoder_source = resolve_base(bases["decoder"], stable_diffusion, "stable_diffusion_model_path", folder)
+    florence2_source = resolve_base(bases["florence2"], florence2, "florence2_model_path", folder)
+    llm_folder = resolve_component(language_model, "qwen_model")
+    tokenizer = load_tokenizer(llm_folder, "qwen_model")
+
+    image_processor = VLVImageProcessor.from_pretrained(folder)
+    decoder_folder = resolve_component(decoder_source, "stable_diffusion_model_path")
+    conditioner = load_conditioner(decoder_folder, config["conditioning"], torch.float32)
+    encoder = build_encoder(
+        resolve_component(florence2_source, "florence2_model_path"),
+        conditioner.spaces,
+        config["num_queries"],
+        encoder_resolution=image_processor.encoder_resolution,
+        prompt_ids=config["prompt_ids"],
+    )
+    encoder.config.vocab_rows = config.get("vocab_rows")
+    encoder.set_trained(config["trained"])
+    load_trained(torch.nn.ModuleDict({"encoder": encoder}), folder / WEIGHTS_NAME)
+    llm = load_language_model(llm_folder, llm_dtype)
+    embeddings: Any = llm.get_input_embeddings()
+    rows: int = embeddings.num_embeddings
+    if len(tokenizer) > rows:
+        raise CheckpointError(
+            f"qwen_model: the tokenizer in {llm_folder} has {len(tokenizer):,} tokens, the model {rows:,} rows: "
+            "they are of two models"
+        )
+    positions = getattr(llm.config, "max_position_embeddings", None)
+    prefix = conditioner.num_prefix_tokens(config["num_queries"])
+    if positions is not None and prefix + max_caption_tokens + 1 > positions:
+        raise CheckpointError(
+            f"max_caption_tokens={max_caption_tokens} and {prefix} rows of embeddings do not fit the {positions} "
+            f"positions of {llm_folder}: give at most {positions - prefix - 1}"
+        )
+    eos_token_id, pad_token_id = end_and_pad_ids(tokenizer, llm_folder)
+    captioner_config = VLVCaptionerConfig(
+        # Copies: a config that holds a loaded model's own would reset its attention implementation.
+        encoder_config=encoder.config.to_dict(),
+        llm_config=llm.config.to_dict(),
+        conditioner=conditioner.to_dict(),
+        max_caption_tokens=max_caption_tokens,
+        eos_token_id=eos_token_id,
+        pad_token_id=pad_token_id,
+        tie_word_embeddings=llm.config.tie_word_embeddings,  # type: ignore[call-arg]
+        origin={
+            "stage1": {"source": str(folder.resolve()), "weights_sha256": file_hash(folder / WEIGHTS_NAME)},
+            "decoder": {**bases["decoder"], "source": decoder_source},
+            "florence2": {**bases["florence2"], "source": florence2_source},
+            "language_model": component_identity(llm_folder, language_model),
+            "conditioning": config["conditioning"],
+            "trained": trained,
+            "draws_with_own_weights": draws_with_own_weights,
+        },
+    )
+    captioner = VLVCaptioner(captioner_config, encoder, conditioner, llm)
+    captioner.tokenizer = tokenizer
+    captioner.image_processor = image_processor
+    captioner.set_trained(trained)
+    return captioner.eval()
+
+
+def decoder_of(captioner: VLVCaptioner, stable_diffusion: str | None = None) -> DiffusionDecoder:
+    """The frozen diffusion decoder that a captioner's embeddings belong to, sharing its text encoder."""
+    origin = captioner.origin
+    source = resolve_base(
+        origin["decoder"], stable_diffusion, "stable_diffusion_model_path", Path(captioner.name_or_path or "captioner")
+    )
+    folder = resolve_component(source, "stable_diffusion_model_path")
+    decoder = load_decoder(folder, origin["conditioning"], captioner.image_processor.decoder_resolution)
+    decoder.conditioner = captioner.conditioner
+    return decoder
+
+
+def preview_autoencoder(
+    captioner_dir: str | Path,
+    stage1_path: str | None = None,
+    stable_diffusion: str | None = None,
+    florence2: str | None = None,
+) -> VLVAutoEncoder:
+    """The model that draws a captioner's pictures.
+
+    Captions alone move an encoder out of the decoder's space, so drawing uses the weights of the stage-1
+    model that the captioner came from; one trained with the denoising loss on draws with its own.
+
+    Raises:
+        CheckpointError: the stage-1 model is not there, or is another one, or stands on other frozen bases.
+    """
+    captioner_dir = require_checkpoint(captioner_dir, "stage2")
+    stage1 = preview_stage1(captioner_dir, stage1_path)
+    origin = read_json(captioner_dir / CONFIG_NAME)["origin"]
+    if stage1 is None:
+        captioner = VLVCaptioner.from_pretrained(captioner_dir)
+        decoder = decoder_of(captioner, stable_diffusion)
+        bases = {"florence2": origin["florence2"], "decoder": origin["decoder"]}
+        conditioning: str = origin["conditioning"]
+        return VLVAutoEncoder(captioner.encoder, decoder, captioner.image_processor, bases, conditioning, "none")
+    if origin["stage1"] is not None and file_hash(stage1 / WEIGHTS_NAME) != origin["stage1"]["weights_sha256"]:
+        raise CheckpointError(
+            f"{stage1} is not the stage-1 model that {captioner_dir} came from: its weights differ; "
+            "set stage1_path to that one"
+        )
+    model = VLVAutoEncoder.from_pretrained(stage1, stable_diffusion, florence2)
+    if origin["stage1"] is None:
+        _require_same_frozen(captioner_dir, stage1, model)
+    return model
+
+
+def _require_same_frozen(captioner_dir: Path, stage1: Path, model: VLVAutoEncoder) -> None:
+    """An imported captioner names no stage-1 model, but what stage 2 froze is the same in both."""
+    theirs, ours = open_state_dict(captioner_dir), model.state_dict()
+    for name in theirs:
+        if name.startswith(FROZEN_IN_CAPTIONERS):
+            value, other = theirs[name], ours.get(name if name.startswith("encoder.") else f"decoder.{name}")
+            if other is None or not torch.equal(value, other.to(value.dtype)):
+                raise CheckpointError(
+                    f"{stage1} is not the stage-1 model that {captioner_dir} came from: {name}, which stage 2 does not "
+                    "train, differs; set stage1_path to one on the same Stable Diffusion and Florence-2"
+                )
+
+
+def end_and_pad_ids(tokenizer: PreTrainedTokenizerBase, folder: Path) -> tuple[int, int]:
+    """The end token that captions close with, and the padding token (the end token where there is none).
+
+    Raises:
+        CheckpointError: the tokenizer has no end token.
+    """
+    eos: Any = tokenizer.eos_token_id
+    pad: Any = tokenizer.pad_token_id
+    if eos is None:
+        raise CheckpointError(f"qwen_model: the tokenizer in {folder} has no eos_token, so captions could not end")
+    return int(eos), int(eos if pad is None else pad)

@@ -1,0 +1,245 @@
+"""The frozen bases of a checkpoint: read tensor by tensor to compare with, and written anew where they differ."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import Florence2Config, PreTrainedTokenizerBase
+
+from vlv.checkpoints.external_state_dict import ExternalStateDict, open_state_dict
+from vlv.checkpoints.identity import CONFIG_NAME, WEIGHTS_NAME, CheckpointError, component_identity, read_json
+from vlv.checkpoints.pretrained import load_tokenizer, resolve_base, resolve_component
+from vlv.encoders.florence2_layout import new_florence2, read_config, rename_original
+from vlv.published.plan import ImportPlan, Skeleton, accept, plan_import, table
+
+_SHARD_BYTES = 2 * 2**30
+FLORENCE2 = "encoder.florence2."
+DECODER_PARTS = {
+    "unet": "decoder.unet.",
+    "vae": "decoder.vae.",
+    "text_encoder": "decoder.conditioner.text.text_encoder.",
+}
+_PARTS = {"florence2": FLORENCE2, **DECODER_PARTS}
+# Stage 2 trains Florence-2's BART; these parts of a captioner are still its bases'.
+FROZEN_IN_CAPTIONERS = (f"{FLORENCE2}vision_tower.", f"{FLORENCE2}multi_modal_projector.", "conditioner.")
+
+
+@dataclass(frozen=True)
+class Bases:
+    """The frozen bases that give configs, tokenizers, and the weights that the source is compared with."""
+
+    florence2_source: str
+    decoder_source: str
+    florence2: Path
+    decoder: Path
+
+    @classmethod
+    def of(cls, florence2: str, stable_diffusion: str) -> Bases:
+        """Resolve both (folders or hub ids).
+
+        Raises:
+            CheckpointError: one is not there, or --florence2 is another model.
+        """
+        folder = resolve_component(florence2, "--florence2")
+        # The native config class would read any config.json and fall back to its defaults.
+        kind = read_json(folder / CONFIG_NAME).get("model_type")
+        if kind != "florence2":
+            raise CheckpointError(f"--florence2: {folder} holds a model of type {kind}, not Florence-2")
+        return cls(florence2, stable_diffusion, folder, resolve_component(stable_diffusion, "--stable-diffusion"))
+
+    @classmethod
+    def recorded(
+        cls,
+        identities: dict[str, dict[str, str]],
+        checkpoint: Path,
+        florence2: str | None = None,
+        stable_diffusion: str | None = None,
+    ) -> Bases:
+        """Those that a checkpoint of ours names, checked to be the same.
+
+        Args:
+            florence2, stable_diffusion: where they lie, if they have moved since training.
+
+        Raises:
+            CheckpointError: one is not there, or is another component.
+        """
+        return cls.of(
+            resolve_base(identities["florence2"], florence2, "florence2_model_path", checkpoint),
+            resolve_base(identities["decoder"], stable_diffusion, "stable_diffusion_model_path", checkpoint),
+        )
+
+    def folder(self, part: str) -> Path:
+        """Where the weights of a part lie: florence2, unet, vae, text_encoder."""
+        return self.florence2 if part == "florence2" else self.decoder / part
+
+    def identities(self) -> dict[str, dict[str, str]]:
+        """Of both components."""
+        return {
+            "florence2": component_identity(self.florence2, self.florence2_source),
+            "decoder": component_identity(self.decoder, self.decoder_source),
+        }
+
+    def tensors(self, parts: Iterable[str] = tuple(_PARTS)) -> dict[str, Callable[[], Tensor]]:
+        """Our stage-1 name of every weight of some parts -> a function that reads it."""
+        readers: dict[str, Callable[[], Tensor]] = {}
+        for part in parts:
+            weights = open_state_dict(self.folder(part))
+            for key in weights:
+                name = rename_original(key.removeprefix("model.")) if part == "florence2" else key
+                if name is not None:
+                    readers[_PARTS[part] + name.removeprefix("text_model.")] = _reader(
+                        weights, key, key == "image_projection"
+                    )
+        return readers
+
+
+def frozen_weights(captioner: Path, origin: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights that a captioner was kept without, from the bases that it names: `FROZEN_IN_CAPTIONERS`.
+
+    Raises:
+        CheckpointError: a base that is not there, or is another one.
+    """
+    readers = Bases.recorded(origin, captioner).tensors(("florence2", "text_encoder"))
+    named = ((name.removeprefix("decoder."), read) for name, read in readers.items())
+    return {name: read() for name, read in named if name.startswith(FROZEN_IN_CAPTIONERS)}
+
+
+def changed_components(
+    plan: ImportPlan, source: ExternalStateDict, base: dict[str, Callable[[], Tensor]], names: Iterable[str]
+) -> list[str]:
+    """The components, florence2 or decoder, of which one of these weights in the source is not the base's."""
+    changed: set[str] = set()
+    for name in names:
+        component = "florence2" if name.startswith(FLORENCE2) else "decoder"
+        if component not in changed:
+            value = plan.tensor(source, name)
+            if name not in base or not torch.equal(value, base[name]().to(value.dtype)):
+                changed.add(component)
+    return sorted(changed)
+
+
+def read_weight(
+    plan: ImportPlan, source: ExternalStateDict, base: dict[str, Callable[[], Tensor]], name: str
+) -> Tensor:
+    """Our weight: from the source, or the base's where it is missing; rows beyond the source's are the base's.
+
+    Raises:
+        CheckpointError: it is nowhere, or the source's is not finite.
+    """
+    if (name not in plan.mapped or name in plan.grown) and name not in base:
+        what = "the rest of its rows" if name in plan.grown else "it"
+        raise CheckpointError(f"{source.path}: {name} is not whole in it, and no base that was given has {what}")
+    if name not in plan.mapped:
+        return base[name]().contiguous()
+    value = plan.tensor(source, name)
+    # The extremes tell it without a mask of the weight's size.
+    if value.is_floating_point() and value.numel() and not torch.stack(torch.aminmax(value)).isfinite().all():
+        raise CheckpointError(
+            f"{source.path}: {plan.mapped[name]} holds values that are not finite: its training failed"
+        )
+    if name in plan.grown:
+        value = torch.cat([value, base[name]()[value.shape[0] :].to(value.dtype)])
+    return value.contiguous()
+
+
+def write_florence2(
+    folder: Path, bases: Bases, plan: ImportPlan, source: ExternalStateDict, base: dict[str, Any]
+) -> None:
+    config = read_config(bases.florence2)
+    _write_native(folder, config, load_tokenizer(bases.florence2, "--florence2"), plan, source, base)
+
+
+def import_florence2(source: Path, destination: Path, allow: Iterable[str], log: Callable[[str], None]) -> None:
+    """Write a Florence-2 folder in the original layout as a native one, and say what becomes of its weights.
+
+    Raises:
+        CheckpointError: no tokenizer; weights that are missing, unexpected or of another shape than the config says.
+    """
+    weights = open_state_dict(source)
+    config = read_config(source)
+    plan = plan_import(weights.shapes, "florence2", _florence2_skeleton(config))
+    for line in table(plan):
+        log(line)
+    accept(plan, weights, allow)
+    _write_native(destination, config, load_tokenizer(source, "SRC"), plan, weights, {})
+    for name in ("preprocessor_config.json", "generation_config.json"):
+        if (source / name).is_file():
+            # `auto_map` names code of the original repository, which the native classes replace.
+            values = {key: value for key, value in read_json(source / name).items() if key != "auto_map"}
+            (destination / name).write_text(json.dumps(values, indent=2) + "\n")
+
+
+def _florence2_skeleton(config: Florence2Config) -> Skeleton:
+    holder = nn.ModuleDict({"encoder": nn.Module()})
+    with torch.device("meta"):
+        holder["encoder"].florence2 = new_florence2(config)
+    return Skeleton.of(holder)
+
+
+def _write_native(
+    folder: Path,
+    config: Florence2Config,
+    tokenizer: PreTrainedTokenizerBase,
+    plan: ImportPlan,
+    source: ExternalStateDict,
+    base: dict[str, Any],
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    config.architectures = ["Florence2ForConditionalGeneration"]
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    weights = {
+        "model." + name.removeprefix(FLORENCE2): read_weight(plan, source, base, name)
+        for name in _florence2_skeleton(config).shapes
+    }
+    save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+
+
+def write_decoder(
+    folder: Path, bases: Bases, plan: ImportPlan, source: ExternalStateDict, base: dict[str, Any]
+) -> None:
+    ignored = shutil.ignore_patterns("*.safetensors", "*.bin", "*.ckpt", "*.index.json")
+    shutil.copytree(bases.decoder, folder, ignore=ignored, dirs_exist_ok=True)
+    for part, prefix in DECODER_PARTS.items():
+        names = [name for name in base if name.startswith(prefix)]
+        weights = {name.removeprefix(prefix): read_weight(plan, source, base, name) for name in names}
+        file = WEIGHTS_NAME if part == "text_encoder" else "diffusion_pytorch_model.safetensors"
+        save_file(weights, folder / part / file, metadata={"format": "pt"})
+
+
+def write_shards(folder: Path, names: list[str], read: Callable[[str], Tensor]) -> None:
+    """Write safetensors in shards of about 2 GiB, each read, written and let go."""
+    files: list[Path] = []
+    places: dict[str, Path] = {}
+    shard: dict[str, Tensor] = {}
+    total = size = 0
+    for name in [*names, None]:
+        value = None if name is None else read(name)
+        if shard and (value is None or size + value.nbytes > _SHARD_BYTES):
+            files.append(folder / f"shard-{len(files)}.safetensors")
+            save_file(shard, files[-1], metadata={"format": "pt"})
+            shard, size = {}, 0
+        if name is not None and value is not None:
+            shard[name] = value
+            places[name] = folder / f"shard-{len(files)}.safetensors"
+            size, total = size + value.nbytes, total + value.nbytes
+    if len(files) == 1:
+        files[0].rename(folder / WEIGHTS_NAME)
+        return
+    final = {file: f"model-{n:05d}-of-{len(files):05d}.safetensors" for n, file in enumerate(files, 1)}
+    for file, new in final.items():
+        file.rename(folder / new)
+    index = {"metadata": {"total_size": total}, "weight_map": {name: final[file] for name, file in places.items()}}
+    (folder / f"{WEIGHTS_NAME}.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _reader(weights: ExternalStateDict, key: str, transposed: bool = False) -> Callable[[], Tensor]:
+    return lambda: weights[key].t() if transposed else weights[key]

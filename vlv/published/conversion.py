@@ -1,0 +1,248 @@
+"""Published checkpoints written in our format: tensor by tensor, so that memory stays far below a file's size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from vlv.checkpoints.external_state_dict import ExternalStateDict, holds_weights
+from vlv.checkpoints.identity import (
+    CONFIG_NAME,
+    OWN_BASES,
+    STAGE1_TYPE,
+    WEIGHTS_NAME,
+    CheckpointError,
+    component_hashes,
+    component_identity,
+    read_json,
+)
+from vlv.checkpoints.pretrained import TASK_PROMPT, load_tokenizer, resolve_component
+from vlv.decoders import load_skeleton
+from vlv.encoders.florence2 import VLVEncoder, VLVEncoderConfig, check_sizes, prompt_token_ids
+from vlv.encoders.florence2_layout import read_config
+from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
+from vlv.models.from_stage1 import end_and_pad_ids
+from vlv.models.image_processor import VLVImageProcessor
+from vlv.published.bases import (
+    DECODER_PARTS,
+    FLORENCE2,
+    FROZEN_IN_CAPTIONERS,
+    Bases,
+    changed_components,
+    read_weight,
+    write_decoder,
+    write_florence2,
+    write_shards,
+)
+from vlv.published.key_mapping import strip_wrapper
+from vlv.published.plan import ImportPlan, Skeleton, accept, plan_import, table
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def import_stage1(
+    source: ExternalStateDict,
+    destination: Path,
+    bases: Bases,
+    *,
+    resolutions: tuple[int, int],
+    allow: Iterable[str] = (),
+    log: Callable[[str], None] = _silent,
+) -> None:
+    """Write a published stage-1 checkpoint as ours; frozen components that differ from the base go beside it.
+
+    Args:
+        source: with or without UNet, VAE and text encoder; the base's are taken for those that it lacks wholly.
+        resolutions: the decoder's and the encoder's, in pixels.
+        allow: patterns of missing or unexpected names that are accepted.
+        log: takes each line that tells what becomes of the weights.
+
+    Raises:
+        CheckpointError: weights that do not fit; they were told before.
+    """
+    module, trained, prompt_ids = stage1_skeleton(bases, _num_queries(source, "query_embed"), resolutions[0])
+    _check_sizes(module, resolutions[1])
+    plan = plan_import(source.shapes, "stage1", Skeleton.of(module))
+    plan.take_absent_parts(DECODER_PARTS)
+    _tell_and_accept(plan, source, allow, log)
+    base = bases.tensors()
+    changed = changed_components(plan, source, base, plan.mapped.keys() - set(trained))
+    destination.mkdir(parents=True, exist_ok=True)
+    weights = {name: read_weight(plan, source, base, name) for name in trained}
+    save_file(weights, destination / WEIGHTS_NAME, metadata={"format": "pt"})
+    identities = bases.identities()
+    for component in changed:
+        folder = destination / OWN_BASES / component
+        write = write_florence2 if component == "florence2" else write_decoder
+        write(folder, bases, plan, source, base)
+        identities[component] = {"source": f"{OWN_BASES}{component}", **component_hashes(folder)}
+        log(f"frozen weights of {component} differ from the base: written beside, to {OWN_BASES}{component}")
+    config = {
+        "model_type": STAGE1_TYPE,
+        "trained": "language_model",
+        "conditioning": "text_encoder",
+        "num_queries": module.encoder.config.num_queries,
+        "prompt_ids": prompt_ids,
+        "spaces": module.encoder.config.spaces,
+        "bases": identities,
+        **_vocab_rows(plan, source, Skeleton.of(module)),
+    }
+    (destination / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+    VLVImageProcessor(*resolutions).save_pretrained(destination)
+
+
+def import_stage2(
+    source: ExternalStateDict,
+    destination: Path,
+    bases: Bases,
+    language_model: str,
+    *,
+    resolutions: tuple[int, int],
+    allow: Iterable[str] = (),
+    log: Callable[[str], None] = _silent,
+) -> None:
+    """Write a published stage-2 checkpoint (`model.pt`, or the released captioner) as a captioner of ours.
+
+    The arguments are `import_stage1`'s. Of the bases, only configs and tokenizers are needed; where their
+    weights are there, the captioner's frozen ones are compared with them.
+    """
+    llm_folder = resolve_component(language_model, "--llm")
+    tokenizer = load_tokenizer(llm_folder, "--llm")
+    llm_config = _language_model_config(llm_folder)
+    stage1, _, _ = stage1_skeleton(bases, _num_queries(source, "VLV_model.query_embed"), resolutions[0])
+    _check_sizes(stage1, resolutions[1])
+    eos_token_id, pad_token_id = end_and_pad_ids(tokenizer, llm_folder)
+    config = VLVCaptionerConfig(
+        encoder_config=stage1.encoder.config.to_dict(),
+        llm_config=llm_config.to_dict(),
+        conditioner=stage1.decoder.conditioner.to_dict(),
+        eos_token_id=eos_token_id,
+        pad_token_id=pad_token_id,
+        tie_word_embeddings=llm_config.tie_word_embeddings,  # type: ignore[call-arg]
+    )
+    with torch.device("meta"):
+        captioner = VLVCaptioner(config)
+    skeleton = Skeleton.of(captioner)
+    plan = plan_import(source.shapes, "stage2", skeleton)
+    _tell_and_accept(plan, source, allow, log)
+    parts = [part for part in ("florence2", "text_encoder") if holds_weights(bases.folder(part))]
+    base = {name.removeprefix("decoder."): read for name, read in bases.tensors(parts).items()}
+    config.origin = {
+        "stage1": None,
+        **_confirmed_bases(plan, source, bases, base, log),
+        "language_model": component_identity(llm_folder, language_model),
+        "conditioning": "text_encoder",
+        "trained": ["mlp", "llm", "encoder"],
+        "draws_with_own_weights": False,
+    }
+    destination.mkdir(parents=True, exist_ok=True)
+    write_shards(destination, sorted(skeleton.shapes), lambda name: read_weight(plan, source, base, name))
+    config.encoder_config.update(_vocab_rows(plan, source, skeleton))  # type: ignore[union-attr]
+    config.architectures = ["VLVCaptioner"]
+    config.save_pretrained(destination)
+    captioner.generation_defaults().save_pretrained(destination)
+    tokenizer.save_pretrained(destination)
+    VLVImageProcessor(*resolutions).save_pretrained(destination)
+
+
+def _tell_and_accept(
+    plan: ImportPlan, source: ExternalStateDict, allow: Iterable[str], log: Callable[[str], None]
+) -> None:
+    for line in table(plan):
+        log(line)
+    accept(plan, source, allow)
+
+
+def _confirmed_bases(
+    plan: ImportPlan,
+    source: ExternalStateDict,
+    bases: Bases,
+    base: dict[str, Callable[[], Tensor]],
+    log: Callable[[str], None],
+) -> dict[str, dict[str, str] | None]:
+    """Identities of Florence-2 and decoder; None for one that is not what the captioner was trained on."""
+    identities: dict[str, dict[str, str] | None] = dict(bases.identities())
+    frozen = [name for name in plan.mapped if name.startswith(FROZEN_IN_CAPTIONERS)]
+    for component, folder in (("florence2", bases.folder("florence2")), ("decoder", bases.folder("text_encoder"))):
+        names = [name for name in frozen if name.startswith(FLORENCE2) == (component == "florence2")]
+        if not holds_weights(folder):
+            log(f"frozen weights of {component} are not compared: {folder} holds none")
+        elif changed_components(plan, source, base, names):
+            identities[component] = None
+            log(f"frozen weights of {component} differ from the base: the captioner keeps its own, and names no base")
+    return identities
+
+
+def captioners_stage1(source: ExternalStateDict) -> ExternalStateDict:
+    """The stage-1 part of a published captioner, under stage 1's names; it has no UNet and no VAE."""
+    prefix = "VLV_model."
+    inner = {key.replace(prefix, "", 1): key for key in source if strip_wrapper(key).startswith(prefix)}
+    shapes = {name: source.shapes[key] for name, key in inner.items()}
+    return ExternalStateDict(source.path, shapes, lambda name: source[inner[name]])
+
+
+def stage1_skeleton(bases: Bases, num_queries: int, resolution: int) -> tuple[Any, list[str], list[int]]:
+    """Encoder and decoder without weights, the names that train, and the prompt's token ids."""
+    decoder = load_skeleton(bases.decoder, "text_encoder", resolution)
+    prompt_ids = prompt_token_ids(load_tokenizer(bases.florence2, "--florence2"), TASK_PROMPT)
+    config = VLVEncoderConfig(
+        florence2_config=read_config(bases.florence2).to_dict(),
+        spaces={space.name: space.width for space in decoder.conditioner.spaces},
+        num_queries=num_queries,
+        prompt_ids=prompt_ids,
+    )
+    with torch.device("meta"):
+        encoder = VLVEncoder(config)
+    encoder.set_trained("language_model")
+    module = nn.Module()
+    module.encoder, module.decoder = encoder, decoder
+    return module, [name for name, value in module.named_parameters() if value.requires_grad], prompt_ids
+
+
+def _num_queries(source: ExternalStateDict, key: str) -> int:
+    shape = next((source.shapes[name] for name in (key, f"module.{key}") if name in source.shapes), None)
+    if shape is None:
+        raise CheckpointError(f"{source.path} has no {key}")
+    if len(shape) != 3:
+        raise CheckpointError(f"{source.path}: {key} has shape {shape}, and (1, queries, width) is wanted")
+    return shape[1]
+
+
+def _check_sizes(stage1: Any, encoder_resolution: int) -> None:
+    """Refuse what the model would refuse once it is loaded."""
+    config = stage1.encoder.config
+    spaces = stage1.decoder.conditioner.spaces
+    check_sizes(
+        config.florence2_config, spaces, config.num_queries, encoder_resolution, num_prompt_ids=len(config.prompt_ids)
+    )
+
+
+def _language_model_config(folder: Path) -> PreTrainedConfig:
+    """The config in a folder of --llm.
+
+    Raises:
+        CheckpointError: it is no causal language model.
+    """
+    kind = read_json(folder / CONFIG_NAME).get("model_type")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise CheckpointError(
+            f"--llm: {folder} holds a model of type {kind}, no causal language model: give Qwen's, log"
+        )
+    return AutoConfig.from_pretrained(folder)
+
+
+def _vocab_rows(plan: ImportPlan, source: ExternalStateDict, skeleton: Skeleton) -> dict[str, int]:
+    """The rows of the source's embedding, where the base has more: the export cuts there."""
+    name = f"{FLORENCE2}language_model.shared.weight"
+    rows = source.shapes[plan.mapped[name]][0] if name in plan.mapped else skeleton.shapes[name][0]
+    return {} if rows == skeleton.shapes[name][0] else {"vocab_rows": rows}

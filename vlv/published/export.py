@@ -1,0 +1,145 @@
+"""Our checkpoints written back in the published layout, as one state dict."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vlv.checkpoints.external_state_dict import ExternalStateDict, open_state_dict
+from vlv.checkpoints.identity import CONFIG_NAME, STAGE1_TYPE, CheckpointError, read_json, require_checkpoint
+from vlv.checkpoints.pretrained import require_same_names
+from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
+from vlv.models.image_processor import VLVImageProcessor
+from vlv.published.bases import FLORENCE2, Bases
+from vlv.published.conversion import stage1_skeleton
+from vlv.published.key_mapping import Stage, published_names
+from vlv.published.plan import Skeleton
+
+_TRANSPOSED = f"{FLORENCE2}multi_modal_projector.image_projection.weight"
+_EMBEDDING = f"{FLORENCE2}language_model.shared.weight"
+_SUFFIXES = (".safetensors", ".bin", ".pt")
+
+
+class Export(NamedTuple):
+    """What was written: the stage, how many tensors, and a line for each thing that the layout does not hold."""
+
+    stage: Stage
+    count: int
+    left_out: list[str]
+
+
+def export_checkpoint(
+    folder: Path, destination: Path, stable_diffusion: str | None = None, florence2: str | None = None
+) -> Export:
+    """Write a stage-1 checkpoint or a captioner in the published layout.
+
+    Tied copies are written again under each of their names, and Florence-2's `lm_head` as a copy of the
+    embedding, which is what it is natively. Of an embedding that grew to a padded base at the import, the rows
+    of the published checkpoint are written.
+
+    Args:
+        destination: a .safetensors file, or a .bin or .pt one of torch.save.
+        stable_diffusion, florence2: stage 1's frozen bases, where they have moved.
+
+    Raises:
+        ValueError: no checkpoint of ours, one that is not complete or that the published layout has no place
+            for, or a missing base.
+    """
+    if destination.suffix not in _SUFFIXES:
+        raise CheckpointError(f"{destination}: give a file that ends in {', '.join(_SUFFIXES)}")
+    config = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).is_file() else {}
+    stage: Stage = "stage1" if config.get("model_type") == STAGE1_TYPE else "stage2"
+    require_checkpoint(folder, stage)
+    encoder = config if stage == "stage1" else config["encoder_config"]
+    if list(encoder["spaces"]) != ["clip"]:
+        raise CheckpointError(
+            f"{folder} has embeddings for {', '.join(encoder['spaces'])}; the published layout has one CLIP alone"
+        )
+    if stage == "stage1":
+        weights, left_out = _stage1_weights(folder, stable_diffusion, florence2)
+    else:
+        weights, left_out = _stage2_weights(folder)
+    if encoder.get("vocab_rows"):
+        weights[_EMBEDDING] = weights[_EMBEDDING][: encoder["vocab_rows"]].clone()  # torch.save would keep all rows
+    published: dict[str, Tensor] = {}
+    mapped: set[int] = set()  # weights stay in their mapped files; only what is written twice is copied
+    for name, value in weights.items():
+        value = value.t().contiguous() if name == _TRANSPOSED else value
+        for other in published_names(name, stage):
+            published[other] = value.clone() if value.data_ptr() in mapped else value
+            mapped.add(value.data_ptr())
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    temporary = destination.with_name(f".writing-{destination.name}")
+    if destination.suffix == ".safetensors":
+        save_file(published, temporary, metadata={"format": "pt"})
+    else:
+        torch.save(published, temporary)
+    os.replace(temporary, destination)
+    return Export(stage, len(published), left_out)
+
+
+def _stage1_weights(
+    folder: Path, stable_diffusion: str | None, florence2: str | None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Every weight of a stage-1 model by our name, the trained ones and its bases'; and what is left out."""
+    config, pixels = read_json(folder / CONFIG_NAME), VLVImageProcessor.from_pretrained(folder)
+    bases = Bases.recorded(config["bases"], folder, florence2, stable_diffusion)
+    module, _, prompt_ids = stage1_skeleton(bases, config["num_queries"], pixels.decoder_resolution)
+    module.encoder.set_trained(config["trained"])
+    trained = {name: tuple(value.shape) for name, value in module.named_parameters() if value.requires_grad}
+    source, base = open_state_dict(folder), bases.tensors()
+    _require_fit(source, trained)
+    names = Skeleton.of(module).shapes
+    require_same_names(bases.florence2, sorted(names.keys() - trained.keys() - base.keys()), [])
+    weights = {name: source[name] if name in trained else base[name]() for name in names}
+    left_out = _pixels_left_out(pixels)
+    if config["trained"] != "language_model":
+        left_out.append(f"trained={config['trained']}: an import trains language_model")
+    if config["prompt_ids"] != prompt_ids:
+        left_out.append(f"prompt_ids={config['prompt_ids']}: an import takes those of the task prompt, {prompt_ids}")
+    return weights, left_out
+
+
+def _stage2_weights(folder: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Every weight of a captioner by our name, the language model's under tied names too; and what is left out."""
+    config = VLVCaptionerConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        skeleton = Skeleton.of(VLVCaptioner(config))
+    source = open_state_dict(folder)
+    _require_fit(source, skeleton.shapes)
+    weights = {name: source[name] for name in skeleton.shapes}
+    weights |= {name: weights[first] for name, first in skeleton.aliases.items() if name.startswith("llm.")}
+    left_out = _pixels_left_out(VLVImageProcessor.from_pretrained(folder))
+    left_out.append("prompt_ids, tokenizer, origin, generation settings: an import takes its bases' and its own")
+    return weights, left_out
+
+
+def _require_fit(source: ExternalStateDict, wanted: dict[str, tuple[int, ...]]) -> None:
+    """Refuse a checkpoint of ours that does not hold exactly the wanted weights.
+
+    Raises:
+        CheckpointError: the first that is missing, unexpected, or of another shape.
+    """
+    require_same_names(
+        source.path, sorted(wanted.keys() - source.shapes.keys()), sorted(source.shapes.keys() - wanted.keys())
+    )
+    for name, shape in wanted.items():
+        if source.shapes[name] != shape:
+            raise CheckpointError(f"{source.path}: {name} has shape {source.shapes[name]}, the model wants {shape}")
+
+
+def _pixels_left_out(pixels: VLVImageProcessor) -> list[str]:
+    left_out = []
+    if (pixels.decoder_resolution, pixels.encoder_resolution) != (384, 768):
+        left_out.append(
+            f"decoder_resolution={pixels.decoder_resolution}, encoder_resolution={pixels.encoder_resolution}: "
+            "an import must be told, the published code has 384 and 768"
+        )
+    if pixels.encoder_view_from_original:
+        left_out.append("encoder_view_from_original=true: the published code sees the decoder's crop alone")
+    return left_out

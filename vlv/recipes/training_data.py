@@ -1,0 +1,187 @@
+"""The data of both trainings: batch sizes, opened sources, loaders."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from vlv.cli.checks import check_epochs
+from vlv.config import Stage1Config, Stage2Config
+from vlv.data.bad_samples import BadSampleLog
+from vlv.data.captions import CaptionTokenizer
+from vlv.data.dataset import OrderedDataset, build_loader
+from vlv.data.files import is_stream
+from vlv.data.index import open_source
+from vlv.data.order import (
+    BatchPlan,
+    SampleOrder,
+    largest_micro_batch,
+    training_positions,
+    validation_positions,
+)
+from vlv.data.sample import SampleSource
+from vlv.data.streaming import StreamedDataset, build_stream_loader
+from vlv.training.state import TrainState
+
+TrainingConfig = Stage1Config | Stage2Config
+BAD_SAMPLES = "bad_samples.jsonl"
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """global = micro x accumulation x processes, always."""
+
+    global_batch_size: int
+    micro_batch_size: int
+    num_processes: int
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of one process in one optimizer step."""
+        return self.global_batch_size // (self.micro_batch_size * self.num_processes)
+
+    @classmethod
+    def of(cls, config: TrainingConfig, num_processes: int) -> BatchSizes:
+        """The sizes that a config means on a number of processes.
+
+        Raises:
+            ValueError: the processes do not divide the global batch.
+        """
+        cap = config.max_micro_batch
+        if isinstance(config, Stage2Config):
+            total = config.batch_size * config.accumulation * num_processes
+            cap = min(cap, config.batch_size)
+        else:
+            total = config.global_batch_size
+        return cls(total, largest_micro_batch(total, num_processes, cap), num_processes)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The training data of a run, opened.
+
+    source: None for what can only be streamed. num_steps: where the run ends. num_samples: samples after
+    which only padding comes; None for no limit.
+    """
+
+    path: str
+    source: SampleSource | None
+    num_steps: int
+    num_samples: int | None
+
+    def describe(self) -> str:
+        """How much there is, for the first line of a run."""
+        return "streamed samples" if self.source is None else f"{len(self.source):,} samples"
+
+
+def open_training_data(config: TrainingConfig, accelerator: Accelerator, sizes: BatchSizes) -> Data:
+    """Open the data; the first process of each machine builds an index that the others then read.
+
+    Raises:
+        ValueError: nothing to read, or epochs of a stream, whose length nobody knows.
+    """
+    stage2 = isinstance(config, Stage2Config)
+    path = config.dataset_path if stage2 else config.train_dataset_path
+    if not accelerator.is_local_main_process:
+        logging.getLogger("vlv").setLevel(logging.ERROR)  # one process tells what it finds
+    if is_stream(path):
+        if stage2:
+            check_epochs(config)
+        return Data(path, None, config.total_steps if stage2 else config.num_steps, None)
+    with accelerator.local_main_process_first():
+        source = open_source(
+            path,
+            data_format=config.data_format,
+            captions=stage2,
+            image_column=config.image_column,
+            caption_column=config.caption_column,
+            raw_image_size=(config.raw_image_size[0], config.raw_image_size[1]),
+            pool_samples=config.shuffle_window,
+        )
+    if not stage2:
+        return Data(path, source, config.num_steps, None)
+    if config.epochs is None:
+        return Data(path, source, config.total_steps, None)
+    num_samples = math.ceil(config.epochs * len(source))
+    by_epochs = math.ceil(num_samples / sizes.global_batch_size)
+    return Data(path, source, min(config.total_steps, by_epochs), num_samples)
+
+
+def training_loader(
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    data: Data,
+    sizes: BatchSizes,
+    state: TrainState,
+    image_processor: Any,
+    caption_tokenizer: CaptionTokenizer | None,
+) -> Any:
+    """Micro-batches of this process from `state.samples` on."""
+    plan = BatchPlan(
+        sizes.global_batch_size, accelerator.num_processes, accelerator.process_index, sizes.micro_batch_size
+    )
+    positions = training_positions(plan, state.samples, data.num_steps - state.step)
+    pin_memory = accelerator.device.type == "cuda"
+    if data.source is None:
+        stream = StreamedDataset(
+            data.path,
+            positions,
+            image_processor,
+            seed=config.seed,
+            caption_tokenizer=caption_tokenizer,
+            caption_column=config.caption_column,
+            num_threads=config.num_workers,
+            max_image_pixels=config.max_image_pixels,
+        )
+        return build_stream_loader(stream, pin_memory)
+    dataset = OrderedDataset(
+        data.source,
+        SampleOrder(data.source.shard_sizes, config.seed, config.shuffle_window),
+        image_processor,
+        caption_tokenizer,
+        num_samples=data.num_samples,
+        max_image_pixels=config.max_image_pixels,
+    )
+    return build_loader(dataset, positions, config.num_workers, pin_memory)
+
+
+def validation_batches(
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    sizes: BatchSizes,
+    image_processor: Any,
+    caption_tokenizer: CaptionTokenizer | None,
+) -> Callable[[], Any]:
+    """A function that gives the validation batches of this process anew, each sample once over all processes."""
+    source = open_source(
+        config.val_dataset_path,
+        captions=caption_tokenizer is not None,
+        image_column=config.image_column,
+        caption_column=config.caption_column,
+        raw_image_size=(config.raw_image_size[0], config.raw_image_size[1]),
+    )
+    num_samples = min(len(source), config.val_max_samples)
+    dataset = OrderedDataset(
+        source,
+        SampleOrder(source.shard_sizes, 0, 1, shuffle=False),
+        image_processor,
+        caption_tokenizer,
+        num_samples=num_samples,
+        max_image_pixels=config.max_image_pixels,
+    )
+    log = BadSampleLog(Path(config.output_dir) / BAD_SAMPLES, "validation", accelerator.num_processes, None)
+
+    def batches() -> Any:
+        positions = validation_positions(
+            num_samples, accelerator.num_processes, accelerator.process_index, sizes.micro_batch_size
+        )
+        # Workers would be started anew at each save for a small set; a few are enough.
+        return log.watch(build_loader(dataset, positions, min(config.num_workers, 2), False))
+
+    return batches
