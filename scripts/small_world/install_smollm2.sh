@@ -3,7 +3,7 @@
 # Writes pretrained_checkpoints/SmolLM2-135M, or the folder that is given; then
 #   qwen_model=pretrained_checkpoints/SmolLM2-135M bash train_stage2.sh ...
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 OUT=${1:-pretrained_checkpoints/SmolLM2-135M}
 source scripts/environment.sh
 

@@ -3,7 +3,7 @@
 # (outputs/pretrain_tiny/family). Each part is a resumable run with its log in WORK (outputs/pretrain_tiny); finished ones
 # are skipped. What stands in assets/tiny stays: models trained on it belong to it. docs/embedded_world.md has the times.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source scripts/environment.sh
 WORK=${WORK:-outputs/pretrain_tiny}
 OUT=${OUT:-$WORK/family}

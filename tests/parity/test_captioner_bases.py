@@ -27,7 +27,7 @@ def import_on(stage2_file, bases, tmp_path):
         other = Bases.of(str(tmp_path / "other" / "florence2"), str(tmp_path / "other" / "stable-diffusion"))
         folder, said = tmp_path / "captioner", []
         qwen = str(bases / "qwen")
-        import_stage2(open_state_dict(stage2_file), folder, other, qwen, resolutions=(64, 128), say=said.append)
+        import_stage2(open_state_dict(stage2_file), folder, other, qwen, resolutions=(64, 128), log=said.append)
         return folder, [line for line in said if line.startswith("frozen")]
 
     return run

@@ -68,7 +68,7 @@ def test_frozen_weights_that_differ_become_bases_of_the_checkpoint(published, st
         save_file({key: value + 1 for key, value in load_file(path).items()}, path, metadata={"format": "pt"})
     other = Bases.of(str(tmp_path / "other" / "florence2"), str(tmp_path / "other" / "stable-diffusion"))
     said = []
-    import_stage1(open_state_dict(stage1_file), tmp_path / "out", other, resolutions=(64, 128), say=said.append)
+    import_stage1(open_state_dict(stage1_file), tmp_path / "out", other, resolutions=(64, 128), log=said.append)
     assert [line.split()[3] for line in said if "differ from the base" in line] == ["decoder", "florence2"]
     shutil.rmtree(tmp_path / "other")
     shutil.move(tmp_path / "out", tmp_path / "moved")
@@ -106,7 +106,7 @@ def test_rows_that_the_base_adds_are_told(bases, stage1_file, tmp_path):
     (padded / "config.json").write_text(json.dumps(config))
     said = []
     grown = Bases.of(str(padded), str(bases / "stable-diffusion"))
-    import_stage1(open_state_dict(stage1_file), tmp_path / "out", grown, resolutions=(64, 128), say=said.append)
+    import_stage1(open_state_dict(stage1_file), tmp_path / "out", grown, resolutions=(64, 128), log=said.append)
     name = "encoder.florence2.language_model.shared.weight"
     assert f"    {name}: {rows:,} rows from the file, 39 from the base" in said
     value = load_file(tmp_path / "out" / "model.safetensors")[name]

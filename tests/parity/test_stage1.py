@@ -28,7 +28,7 @@ def pixels(model, values1):
 
 
 @pytest.fixture(scope="module")
-def draws(values1):
+def sampled(values1):
     return NoiseAndTimesteps(values1["vae.posterior_eps"], values1["unet.timesteps"], values1["noise"])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = sorted([*ROOT.glob("*.sh"), *(ROOT / "scripts").glob("*.sh"), ROOT / ".ci" / "run"])
+SCRIPTS = sorted([*ROOT.glob("*.sh"), *(ROOT / "scripts").rglob("*.sh"), ROOT / ".ci" / "run"])
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
@@ -54,7 +54,7 @@ def test_the_family_is_made_two_parts_at_a_time_and_stops_where_one_fails(tmp_pa
     python.write_text(f'#!/bin/sh\necho "$3 $5 ${{OMP_NUM_THREADS:-all}}" >> {calls}; [ "$3" != "{broken}" ]\n')
     python.chmod(0o755)
     variables = {"PATH": "/usr/bin:/bin", "VENV_DIR": str(environment), "WORK": str(tmp_path / "work")}
-    done = subprocess.run(["bash", str(ROOT / "scripts" / "pretrain_tiny.sh")], env=variables, check=False)
+    done = subprocess.run(["bash", str(ROOT / "scripts" / "small_world" / "pretrain.sh")], env=variables, check=False)
     made = [line.split() for line in calls.read_text().splitlines()]
     names = [name for name, _, _ in made]
     assert {out for _, out, _ in made} == {str(tmp_path / "work" / "family")}

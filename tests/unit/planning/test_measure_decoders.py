@@ -58,4 +58,4 @@ def test_without_a_gpu_the_plan_is_named(capsys):
     with pytest.raises(SystemExit) as ended:
         measure_decoders.main([])
     assert ended.value.code == 2
-    assert "plan_decoders plans without one" in capsys.readouterr().err
+    assert "vlv.planning.decoders plans without one" in capsys.readouterr().err

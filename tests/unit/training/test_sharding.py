@@ -41,7 +41,7 @@ def train(rank, config, port, sharded):
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
-    from vlv.recipes import train_stage1
+    from vlv.recipes import stage1 as train_stage1
     from vlv.recipes import training_run as assembly
 
     distribute = assembly.distribute
