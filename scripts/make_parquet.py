@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlv.atomic import whole_file
 from vlv.cli.entry import BAD_CALL, stop
 
 if TYPE_CHECKING:
@@ -67,14 +68,10 @@ def convert(images: Path, out: Path, captions: Path | None = None, row_group_siz
     names, texts, notes = pair(images, captions or _captions_in(images))
     out.parent.mkdir(parents=True, exist_ok=True)
     source, unreadable = FolderSource(str(images), names), []
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")  # hidden: no reader takes it for data
-    try:
+    with whole_file(out) as partial:
         rows = _write(partial, _row_groups(source, texts, row_group_size, unreadable))
         if not rows:
             raise ValueError(f"{images}: not one image with a caption can be read, the first is {unreadable[0]}")
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
     for line in (*notes, _note(unreadable, "images cannot be read and are left out")):
         if line:
             print(line)

@@ -11,7 +11,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from vlv.checkpoints.atomic import finished_folder
+from vlv.atomic import whole_folder
 from vlv.cli.entry import BAD_CALL, quiet_libraries, stop
 
 
@@ -63,7 +63,7 @@ def convert(file: Path, out: Path) -> None:
     config = type(read.config)(**{k: v for k, v in read.config.to_dict().items() if k != "quantization_config"})
     model = AutoModelForCausalLM.from_config(config)
     model.load_state_dict(read.state_dict())
-    with finished_folder(out) as folder:
+    with whole_folder(out) as folder:
         model.half().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     print(f"{out}: {model.num_parameters():,} parameters, {len(tokenizer):,} tokens", file=sys.stderr)

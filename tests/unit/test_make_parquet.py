@@ -58,7 +58,7 @@ def test_row_groups_are_written_before_the_next_images_are_read(folder, tmp_path
         for images, captions in read(*arguments):
             held.append(len(images))
             yield images, captions
-            assert list(tmp_path.glob(".o.parquet.*.partial"))
+            assert list(tmp_path.glob(".*.tmp"))
 
     monkeypatch.setattr(make_parquet, "_row_groups", spy)
     call(folder, tmp_path / "o.parquet", "--row-group-size", 2)

@@ -51,7 +51,7 @@ def convert(options: argparse.Namespace) -> None:
     Raises:
         ValueError: what cannot be converted, and why.
     """
-    from vlv.checkpoints.atomic import finished_folder
+    from vlv.atomic import whole_folder
     from vlv.checkpoints.external_state_dict import open_state_dict
     from vlv.cli.entry import quiet_libraries
     from vlv.published.plan import recognise_layout
@@ -61,7 +61,7 @@ def convert(options: argparse.Namespace) -> None:
     quiet_libraries()
     source = open_state_dict(options.source)
     layout = recognise_layout(source)
-    with finished_folder(options.destination) as folder:
+    with whole_folder(options.destination) as folder:
         if layout == "florence2":
             _convert_florence2(options, folder)
         else:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from vlv.atomic import whole_file
 from vlv.data.files import IMAGE_EXTENSIONS
 
 CAPTION_NONE, CAPTION_TEXT, CAPTION_JSON = 0, 1, 2
@@ -236,9 +236,7 @@ def _save(index: ShardIndex, file: Path, identity: dict[str, object]) -> None:
     table = index.table.replace_schema_metadata({"vlv": json.dumps(facts)})
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=file.parent, suffix=".partial")
-        with os.fdopen(descriptor, "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        with whole_file(file) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
             writer.write_table(table)
-        os.replace(temporary, file)
     except OSError:
         return  # a cache that cannot be written costs the next start some time, and nothing else

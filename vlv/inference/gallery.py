@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from vlv.inference.journal import write_whole
+from vlv.atomic import write_whole
 
 # Names of settings as a reader knows them; others are shown as they are called.
 _LABELS = {"num_inference_steps": "steps", "guidance_scale": "guidance", "checkpoint_fingerprint": "fingerprint"}

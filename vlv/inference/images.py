@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vlv.atomic import write_whole
 from vlv.data import FolderSource, find_images
 from vlv.data.dataset import SamplePreparation, start_worker
 from vlv.data.sample import SampleSource
-from vlv.inference.journal import write_whole
 
 _BAD_IMAGES_PRINTED = 20
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from vlv.atomic import write_whole
 
 _IDENTITY_NAME = "identity.json"
 
@@ -87,16 +88,6 @@ def write_json(path: Path, value: Any) -> None:
     Undecodable bytes of a file name, which Python holds as lone surrogates, become JSON escapes.
     """
     write_whole(path, (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode("utf-8", "backslashreplace"))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside its place and rename it there, so that nobody ever sees a part of it."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def unused_path(path: Path) -> Path:

@@ -13,9 +13,10 @@ from typing import Any, Protocol
 from PIL import Image
 from torch import Generator, Tensor
 
+from vlv.atomic import write_whole
 from vlv.data.sample import SampleSource
 from vlv.inference.images import ImageBatch, last_change, load_images
-from vlv.inference.journal import Journal, write_whole
+from vlv.inference.journal import Journal
 from vlv.inference.processes import Processes
 from vlv.inference.progress import Progress
 from vlv.models.image_processor import to_images

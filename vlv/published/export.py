@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vlv.atomic import whole_file
 from vlv.checkpoints.external_state_dict import ExternalStateDict, open_state_dict
 from vlv.checkpoints.identity import CONFIG_NAME, STAGE1_TYPE, CheckpointError, read_json, require_checkpoint
 from vlv.checkpoints.pretrained import require_same_names
@@ -74,12 +74,11 @@ def export_checkpoint(
             published[other] = value.clone() if value.data_ptr() in mapped else value
             mapped.add(value.data_ptr())
     destination.parent.mkdir(parents=True, exist_ok=True)
-    temporary = destination.with_name(f".writing-{destination.name}")
-    if destination.suffix == ".safetensors":
-        save_file(published, temporary, metadata={"format": "pt"})
-    else:
-        torch.save(published, temporary)
-    os.replace(temporary, destination)
+    with whole_file(destination) as temporary:
+        if destination.suffix == ".safetensors":
+            save_file(published, temporary, metadata={"format": "pt"})
+        else:
+            torch.save(published, temporary)
     return Export(stage, len(published), left_out)
 
 

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch.optim import AdamW
 
-from vlv.checkpoints.atomic import finished_folder
+from vlv.atomic import whole_folder
 from vlv.checkpoints.card import public_place, write_card
 from vlv.cli.dry_run import parameter_counts
 from vlv.config import save_config
@@ -188,7 +188,7 @@ def world_size() -> int:
 def save_final(config: TrainingConfig, data: Data, save: Callable[[Path], None]) -> None:
     """Write the finished model to <output_dir>/final: to a temporary place first, then renamed."""
     final = Path(config.output_dir) / FINAL
-    with finished_folder(final) as folder:
+    with whole_folder(final) as folder:
         save(folder)
         save_config(config, folder / CONFIG)
         write_card(folder, {"data": f"{public_place(data.path)}: {data.describe()}", "steps": f"{data.num_steps:,}"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from vlv.atomic import finish_folder, start_folder, temporary_folder
 from vlv.training.average import WeightAverage
 from vlv.training.state import TrainState
 
@@ -73,12 +73,11 @@ class Checkpointer:
     ) -> Path:
         """Write one checkpoint; every process calls it."""
         target = self.folder / f"step_{state.step:08d}"
-        temporary = self.folder / f".writing-{target.name}"
+        temporary = temporary_folder(target)
         weights = self.trained_state(objective)
         slots = self._optimizer_state(objective, optimizer)
         if self.accelerator.is_main_process:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
+            start_folder(target)
             save_file(weights, temporary / _WEIGHTS, metadata={"format": "pt"})
             if average is not None:
                 save_file(average.state(), temporary / _AVERAGE)
@@ -161,8 +160,7 @@ class Checkpointer:
         scaler = self.accelerator.scaler
         values = {**state.to_dict(), "identity": self.identity, "scaler": scaler.state_dict() if scaler else None}
         (temporary / STATE_NAME).write_text(json.dumps(values, indent=2) + "\n")
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
+        finish_folder(target)
         if self.keep:
             for old in list_checkpoints(self.folder)[: -self.keep]:
                 shutil.rmtree(old)

@@ -11,6 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vlv.atomic import write_whole
+
 
 class MetricLogger:
     """Writes on process 0; on every other process each method does nothing."""
@@ -55,9 +57,7 @@ class MetricLogger:
         lines = self.path.read_text().splitlines(keepends=True)
         kept = [line for line in lines if (found := _step_of(line)) is not None and found <= step]
         if kept != lines:
-            temporary = self.path.with_name(f".writing-{self.path.name}")
-            temporary.write_text("".join(kept))
-            temporary.replace(self.path)
+            write_whole(self.path, "".join(kept).encode())
 
     def advance(self, step: int) -> None:
         """Move the bar to `step`."""

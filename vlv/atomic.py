@@ -1,0 +1,79 @@
+"""Files and folders that appear under their name only when all of their content is written.
+
+Every writer of the project that must never leave a half-written result goes through `_publish`: a temporary place
+beside the final one, on the same file system, then one rename. Standard library alone, so that each part may use it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to write, beside the final one, which it replaces when the block ends without an error.
+
+    Several processes may write the same file at once: the last one to end wins, and none sees a mixture.
+    """
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # not longer than a name that the file system takes
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode & 0o666
+        yield temporary
+        temporary.chmod(mode)  # safetensors and tempfile make files for their owner alone
+        _publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def whole_folder(final: Path) -> Iterator[Path]:
+    """A folder to write into, beside the final one, which it replaces when the block ends without an error."""
+    temporary = start_folder(final)
+    try:
+        yield temporary
+        finish_folder(final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def start_folder(final: Path) -> Path:
+    """Make the empty temporary folder of `final`; what a killed run left in it is removed."""
+    temporary = temporary_folder(final)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    return temporary
+
+
+def temporary_folder(final: Path) -> Path:
+    """Where `final` is written until it is whole: the same place on every process, as several may write into it."""
+    final = final.resolve()
+    return final.with_name(f".writing-{final.name}")
+
+
+def finish_folder(final: Path) -> None:
+    """Replace `final` by its temporary folder."""
+    temporary = temporary_folder(final)
+    # A new folder's mode tells the umask without setting it, which other threads would see.
+    mode = temporary.stat().st_mode & 0o666
+    for path in temporary.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)  # safetensors makes files for their owner alone, and clusters share folders
+    shutil.rmtree(final, ignore_errors=True)
+    _publish(temporary, final.resolve())
+
+
+def _publish(temporary: Path, final: Path) -> None:
+    """Rename: the one step that makes content visible, and the place for whatever must be on disk before it."""
+    os.replace(temporary, final)
