@@ -1,10 +1,12 @@
-"""The losses, as pure functions of tensors.
+"""The losses, as pure functions of tensors, and the options of the denoising loss.
 
-Each returns a sum, not a mean: the mean is taken over the whole global batch, whose size only the
-trainer knows.
+None takes a mean over the batch: the trainer divides sums by their counts over the whole global batch, whose size
+nobody else knows, so that a mean does not depend on how the batch was split over processes and micro-batches.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +15,52 @@ from torch import Tensor
 IGNORED = -100  # the label that cross-entropy skips
 
 
+@dataclass(frozen=True)
+class LossOptions:
+    """How timesteps weigh in the denoising loss; the defaults are the paper's plain mean.
+
+    A new option is a field here with its formula below, the setting of the same name in `vlv.config`, and its use in
+    the decoder family that supports it; every other family refuses it by name.
+
+    min_snr_gamma: weight by min-SNR with this gamma (see `min_snr_weights`).
+    precondition_outputs: rectified flow: weight the velocity's squared error by sigma squared.
+    """
+
+    min_snr_gamma: float | None = None
+    precondition_outputs: bool = False
+
+    @classmethod
+    def of(cls, settings: object) -> LossOptions:
+        """Read the options from a config, in which each is a setting of its name."""
+        return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
+
+    def require_supported(self, supported: frozenset[str]) -> None:
+        """Check that every option that is not at its default is one of `supported`.
+
+        Raises:
+            ValueError: names the first that is not.
+        """
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default and field.name not in supported:
+                default = {None: "null", False: "false"}.get(field.default, field.default)
+                known = f"it supports {', '.join(sorted(supported))}" if supported else "it supports no such option"
+                raise ValueError(
+                    f"{field.name}={str(value).lower()} does not fit this decoder's objective ({known}): "
+                    f"leave {field.name}={default}"
+                )
+
+
 def diffusion_loss(model_pred: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of each sample, in fp32.
 
+    With the noise as target it is the simplified objective of DDPM (arXiv 2006.11239, equation 14), which VLV trains
+    with; with the velocity, that of v-prediction (arXiv 2202.00512, section 4) or of rectified flow (arXiv 2209.03003,
+    equation 1).
+
     Args:
         model_pred: [B, C, h, w], what the denoiser predicts.
-        target: [B, C, h, w], the noise (epsilon) or the velocity (v-prediction).
+        target: [B, C, h, w], the noise (epsilon) or the velocity.
 
     Returns:
         [B], the mean over all elements of a sample.
@@ -28,7 +70,13 @@ def diffusion_loss(model_pred: Tensor, target: Tensor) -> Tensor:
 
 
 def min_snr_weights(signal: Tensor, gamma: float, velocity: bool) -> Tensor:
-    """Min-SNR loss weights of each sample, [B] (arXiv 2303.09556).
+    """Min-SNR loss weights of each sample, [B] (arXiv 2303.09556, section 3.4).
+
+    min(SNR, gamma) weighs a prediction of the clean latents. The same objective in terms of the noise has
+    min(SNR, gamma) / SNR, and in terms of the velocity min(SNR, gamma) / (SNR + 1).
+
+    The formula of `diffusers.training_utils.compute_snr` with the weights of its training scripts; it is written out
+    here because this module needs torch alone, and a test holds that both agree.
 
     Args:
         signal: [B], the scheduler's cumulative alpha at each sample's timestep, in (0, 1).

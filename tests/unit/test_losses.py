@@ -1,8 +1,16 @@
+import dataclasses
 import math
+import types
 
+import pytest
 import torch
+from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_snr
 
-from vlv.losses import IGNORED, caption_loss, diffusion_loss, min_snr_weights, weighted_sum
+from vlv.config import Stage1Config
+from vlv.decoders.stable_diffusion_3 import StableDiffusion3Decoder
+from vlv.decoders.unet import UNetDecoder
+from vlv.losses import IGNORED, LossOptions, caption_loss, diffusion_loss, min_snr_weights, weighted_sum
 
 
 def test_diffusion_loss_by_hand():
@@ -34,3 +42,35 @@ def test_min_snr_weights_by_hand():
     assert torch.allclose(epsilon, torch.tensor([1.0, 5 / 9, 5 / 99]), atol=1e-4)
     velocity = min_snr_weights(signal, gamma=5.0, velocity=True)
     assert torch.allclose(velocity, torch.tensor([1 / 2, 5 / 10, 5 / 100]), atol=1e-4)
+
+
+def test_min_snr_weights_are_those_of_diffusers():
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear")
+    timesteps = torch.arange(1000)
+    snr = compute_snr(scheduler, timesteps)
+    base = torch.stack([snr, 5.0 * torch.ones_like(timesteps)], dim=1).min(dim=1)[0]  # as its training scripts have it
+    signal = scheduler.alphas_cumprod[timesteps]
+    assert torch.allclose(min_snr_weights(signal, 5.0, velocity=False), base / snr, rtol=1e-4)
+    assert torch.allclose(min_snr_weights(signal, 5.0, velocity=True), base / (snr + 1), rtol=1e-4)
+
+
+def test_a_loss_option_is_a_field_a_setting_and_its_use_in_a_decoder():
+    """Three files: no recipe, interface or launcher names an option."""
+    settings = {item.name: item.default for item in dataclasses.fields(Stage1Config)}
+    supported = UNetDecoder.supported_loss_options | StableDiffusion3Decoder.supported_loss_options
+    for option in dataclasses.fields(LossOptions):
+        assert settings[option.name] == option.default
+        assert option.name in supported
+
+    @dataclasses.dataclass(frozen=True)
+    class MoreOptions(LossOptions):
+        huber_delta: float | None = None
+
+    config = types.SimpleNamespace(**settings, huber_delta=0.1)
+    options = MoreOptions.of(config)
+    assert options == MoreOptions(huber_delta=0.1)
+    options.require_supported(frozenset({"huber_delta"}))
+    with pytest.raises(
+        ValueError, match=r"huber_delta=0.1 does not fit .*supports min_snr_gamma.*leave huber_delta=null"
+    ):
+        options.require_supported(frozenset({"min_snr_gamma"}))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
 from vlv.frozen import FrozenStaysEval, set_dtypes
+from vlv.losses import LossOptions
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ class DiffusionDecoder(FrozenStaysEval, ABC):
     """A frozen text-to-image model: the only teacher of stage 1."""
 
     conditioner: Conditioner
+    loss_options = LossOptions()
+    supported_loss_options: ClassVar[frozenset[str]] = frozenset()
 
     @property
     @abstractmethod
@@ -127,17 +130,14 @@ class DiffusionDecoder(FrozenStaysEval, ABC):
                 image, for families that are told of them; None says that the images are whole.
         """
 
-    @abstractmethod
-    def set_loss_weights(self, min_snr_gamma: float | None, precondition_outputs: bool) -> None:
-        """Choose how timesteps weigh in the training loss; None and False are plain.
-
-        Args:
-            min_snr_gamma: by min-SNR with this gamma.
-            precondition_outputs: by sigma squared.
+    def set_loss_options(self, options: LossOptions) -> None:
+        """Choose how timesteps weigh in the training loss.
 
         Raises:
-            ValueError: a weighting that does not fit the family's objective.
+            ValueError: an option that does not fit the family's objective.
         """
+        options.require_supported(self.supported_loss_options)
+        self.loss_options = options
 
     @abstractmethod
     def enable_gradient_checkpointing(self) -> None:

@@ -39,16 +39,13 @@ T5_DTYPES = ("bf16", "int8")  # of `t5_dtype`
 
 
 class StableDiffusion3Decoder(LatentDecoder):
-    """The frozen transformer and VAE with their conditioner.
-
-    precondition_outputs: weigh the velocity's loss by sigma squared, the default of diffusers' training example.
-    """
+    """The frozen transformer and VAE with their conditioner."""
 
     schedulers: ClassVar[dict[str, Any]] = {
         "euler": FlowMatchEulerDiscreteScheduler,
         "heun": FlowMatchHeunDiscreteScheduler,
     }
-    precondition_outputs = False
+    supported_loss_options = frozenset({"precondition_outputs"})
 
     def __init__(
         self,
@@ -111,7 +108,7 @@ class StableDiffusion3Decoder(LatentDecoder):
         noisy_latents = (1 - sigmas) * latents + sigmas * sampled.noise
         velocity = self.predict(noisy_latents, timesteps, conditioning, crops).float()
         losses = diffusion_loss(velocity, sampled.noise - latents)
-        return losses * sigmas.flatten() ** 2 if self.precondition_outputs else losses
+        return losses * sigmas.flatten() ** 2 if self.loss_options.precondition_outputs else losses
 
     def predict(
         self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, crops: Tensor | None
@@ -124,11 +121,6 @@ class StableDiffusion3Decoder(LatentDecoder):
             encoder_hidden_states=conditioning.states.to(dtype),
             pooled_projections=conditioning.pooled.to(dtype),
         ).sample
-
-    def set_loss_weights(self, min_snr_gamma: float | None, precondition_outputs: bool) -> None:
-        if min_snr_gamma is not None:
-            raise ValueError(f"min_snr_gamma={min_snr_gamma} is for UNets: leave it null for rectified flow")
-        self.precondition_outputs = precondition_outputs
 
     def enable_gradient_checkpointing(self) -> None:
         self.transformer.enable_gradient_checkpointing()

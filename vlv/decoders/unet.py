@@ -32,7 +32,7 @@ class UNetDecoder(LatentDecoder):
         "euler": EulerDiscreteScheduler,
     }
 
-    min_snr_gamma: float | None = None
+    supported_loss_options = frozenset({"min_snr_gamma"})
 
     def __init__(
         self,
@@ -71,15 +71,10 @@ class UNetDecoder(LatentDecoder):
         velocity = self.noise_scheduler.config.prediction_type == "v_prediction"
         target = self.noise_scheduler.get_velocity(latents, sampled.noise, timesteps) if velocity else sampled.noise
         losses = diffusion_loss(model_pred, target)
-        if self.min_snr_gamma is None:
+        if self.loss_options.min_snr_gamma is None:
             return losses
         signal = self.noise_scheduler.alphas_cumprod.to(losses.device)[timesteps]
-        return losses * min_snr_weights(signal, self.min_snr_gamma, velocity)
-
-    def set_loss_weights(self, min_snr_gamma: float | None, precondition_outputs: bool) -> None:
-        if precondition_outputs:
-            raise ValueError("precondition_outputs=true is rectified flow's: leave it false for a UNet")
-        self.min_snr_gamma = min_snr_gamma
+        return losses * min_snr_weights(signal, self.loss_options.min_snr_gamma, velocity)
 
     def enable_gradient_checkpointing(self) -> None:
         self.unet.enable_gradient_checkpointing()

@@ -24,6 +24,7 @@ def run(config: Stage1Config) -> None:
     from vlv.checkpoints.initial import load_initial
     from vlv.cli.dry_run import print_dry_run
     from vlv.inference.validation import ReconstructionSamples
+    from vlv.losses import LossOptions
     from vlv.models.autoencoder import VLVAutoEncoder
     from vlv.models.objectives import DenoisingObjective
     from vlv.recipes import training_run as assembly
@@ -47,7 +48,7 @@ def run(config: Stage1Config) -> None:
         model.encoder.set_dropout(config.dropout)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    model.decoder.set_loss_weights(config.min_snr_gamma, config.precondition_outputs)
+    model.decoder.set_loss_options(LossOptions.of(config))
     if config.initial_checkpoint is not None:
         load_initial(model, config.initial_checkpoint)
     objective = DenoisingObjective(model, config.seed, config.conditioning_dropout)

@@ -6,6 +6,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, Flow
 
 from tests.unit.decoders.pipelines import FAMILIES, FULL, SHORT, encode, overfit, table_rows
 from vlv.decoders import build_conditioner, load_conditioner, load_decoder, load_skeleton
+from vlv.losses import LossOptions
 from vlv.sampling import sample_generators, sample_noise
 
 
@@ -159,13 +160,13 @@ def test_a_few_pictures_can_be_overfitted(families, name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("xl", (None, True), "rectified flow's"),
-        ("3", (5.0, False), "is for UNets"),
+        ("xl", LossOptions(precondition_outputs=True), "precondition_outputs=true does not fit .*=false"),
+        ("3", LossOptions(min_snr_gamma=5.0), "min_snr_gamma=5.0 does not fit .*supports precondition_outputs.*=null"),
     ],
 )
 def test_a_weighting_of_another_objective_is_refused(families, name, options, message):
     with pytest.raises(ValueError, match=message):
-        families[name].decoder.set_loss_weights(*options)
+        families[name].decoder.set_loss_options(options)
 
 
 def test_a_scheduler_of_another_objective_is_refused(families):

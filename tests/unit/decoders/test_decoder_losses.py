@@ -6,6 +6,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
 
 from tests.unit.decoders.pipelines import FULL, SHORT, encode, table_rows
+from vlv.losses import LossOptions
 from vlv.sampling import sample_generators
 
 
@@ -57,9 +58,9 @@ def test_sd3_training_loss_is_the_examples(families, name, precondition):
         pred, target = pred * (-sigmas) + noisy, latents
     weighting = compute_loss_weighting_for_sd3("logit_normal", sigmas)
     expected = (weighting.float() * (pred.float() - target.float()) ** 2).flatten(1).mean(1)
-    decoder.precondition_outputs = precondition
+    decoder.set_loss_options(LossOptions(precondition_outputs=precondition))
     got = decoder.denoising_loss(latents, decoder.conditioner(embeddings, end), sampled)
-    decoder.precondition_outputs = False
+    decoder.set_loss_options(LossOptions())
     assert torch.allclose(got, expected, atol=1e-5)
 
 

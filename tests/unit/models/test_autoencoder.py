@@ -9,6 +9,7 @@ from PIL import Image
 from vlv import VLVAutoEncoder
 from vlv.checkpoints.identity import require_checkpoint
 from vlv.checkpoints.initial import load_initial
+from vlv.losses import LossOptions
 from vlv.models.objectives import DenoisingObjective
 from vlv.sampling import sample_generators
 
@@ -224,9 +225,9 @@ def test_conditioning_dropout_trains_on_the_empty_prompt(model, batch):
 def test_min_snr_weighs_each_sample(model, batch):
     sampled = model.decoder.sample_noise_and_timesteps(sample_generators(0, batch["positions"]))
     plain = model(batch["encoder_pixels"], batch["decoder_pixels"], sampled)
-    model.decoder.min_snr_gamma = 5.0
+    model.decoder.set_loss_options(LossOptions(min_snr_gamma=5.0))
     weighted = model(batch["encoder_pixels"], batch["decoder_pixels"], sampled)
-    model.decoder.min_snr_gamma = None
+    model.decoder.set_loss_options(LossOptions())
     signal = model.decoder.noise_scheduler.alphas_cumprod[sampled.timesteps]
     snr = signal / (1 - signal)
     assert torch.allclose(weighted, plain * torch.minimum(snr, torch.tensor(5.0)) / snr, atol=1e-5)
