@@ -24,6 +24,7 @@ from vlv.shapes.runs import (
     SHORT_STAGE2,
     RunError,
     caption,
+    duration,
     make_data,
     pictures_seen,
     reading_run,
@@ -178,7 +179,7 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _format(name: str, value: Any) -> str:
     if name.endswith("seconds"):
-        return "interrupted" if value is None else f"{int(value) // 60} min {int(value) % 60:02d} s"
+        return "interrupted" if value is None else duration(value)
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 

@@ -232,6 +232,11 @@ def relative(value: Any) -> str:
     return str(path.relative_to(ROOT)) if path.is_absolute() and path.is_relative_to(ROOT) else str(value)
 
 
+def duration(seconds: float) -> str:
+    """Seconds as people write them: 7 min 38 s."""
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
 def say(text: str) -> None:
     """Tell what is being done."""
     print(f"== {text}", file=sys.stderr, flush=True)
