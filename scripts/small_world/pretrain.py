@@ -98,7 +98,8 @@ def fit(options: argparse.Namespace, recipe: Recipe, part: Any) -> None:
     from functools import partial
 
     from scripts.small_world.pretraining.samples import scene_loader
-    from vlv.training.checkpoint import Checkpointer, find_checkpoint
+    from vlv.checkpoints.resume import find_checkpoint
+    from vlv.training.checkpoint import Checkpointer
     from vlv.training.metrics import MetricLogger
     from vlv.training.optim import build_optimizer, lr_at
     from vlv.training.processes import fastest_precision, resolve_precision, start_processes

@@ -133,7 +133,7 @@ def test_other_weights_are_refused(imported_stage1, imported_stage2, tmp_path, c
     assert f"{EMBEDDING} has shape (2, 64)" in refused(capsys, tmp_path / "b", tmp_path / "out.pt")
     for model_type in ("vlv_autoencoder", "vlv_captioner"):
         (tmp_path / "b" / "config.json").write_text(json.dumps({"model_type": model_type}))
-        assert "config.json says nothing of" in refused(capsys, tmp_path / "b", tmp_path / "out.pt")
+        assert "config.json is not complete: it lacks" in refused(capsys, tmp_path / "b", tmp_path / "out.pt")
 
 
 def test_what_the_layout_does_not_hold_is_said(imported_stage1, imported_stage2, bases, tmp_path, capsys):

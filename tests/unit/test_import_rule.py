@@ -31,7 +31,7 @@ RULES = {
     ),
     "published": ({"published", "atomic", "models", "encoders", "decoders", "checkpoints", "frozen"}, RUNNERS),
     "data": ({"data", "atomic"}, {"wandb", "accelerate", "diffusers", "transformers"}),
-    "training": ({"training", "memory", "atomic"}, {"diffusers", "transformers"}),
+    "training": ({"training", "memory", "atomic", "checkpoints"}, {"diffusers", "transformers"}),
     "evaluation": ({"evaluation"}, {"wandb", "accelerate", "diffusers", "transformers"}),
     "inference": (
         {"inference", "models", "data", "evaluation", "sampling", "checkpoints", "memory", "atomic"},

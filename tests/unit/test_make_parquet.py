@@ -105,4 +105,4 @@ def test_a_failure_leaves_the_earlier_file(folder, tmp_path, capsys):
             image.write_bytes(b"")
     assert "not one image with a caption can be read" in refused(capsys, folder, out)
     assert out.read_bytes() == b"earlier"
-    assert not list(tmp_path.glob(".*partial"))
+    assert not list(tmp_path.glob(".*.tmp"))

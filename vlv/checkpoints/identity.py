@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -15,25 +15,7 @@ STAGE1_TYPE = "vlv_autoencoder"
 STAGE2_TYPE = "vlv_captioner"
 ENCODER_TYPE = "vlv_encoder"
 
-ModelKind = Literal["stage1", "stage2", "encoder"]
 _BLOCK, _BLOCKS = 1 << 16, 64
-_TYPES: dict[str, ModelKind] = {STAGE1_TYPE: "stage1", STAGE2_TYPE: "stage2", ENCODER_TYPE: "encoder"}
-_WHAT = {
-    "stage1": "a stage-1 checkpoint (VLVAutoEncoder)",
-    "stage2": "a captioner (stage 2, VLVCaptioner)",
-    "encoder": "an encoder alone (VLVEncoder)",
-}
-_WANTED = {
-    "stage1": "a stage-1 checkpoint is needed here: give <output_dir of train_stage1.sh>/final",
-    "stage2": "a captioner is needed here: give <output_dir of train_stage2.sh>/final",
-    "encoder": "an encoder is needed here: give what VLVEncoder.save_pretrained wrote",
-}
-# What a config.json must say for its model to be built; a dot goes into an object.
-_FIELDS = {
-    "stage1": ("conditioning", "num_queries", "trained", "prompt_ids", "spaces", "bases.florence2", "bases.decoder"),
-    "stage2": ("encoder_config", "llm_config", "conditioner.family"),
-    "encoder": ("florence2_config", "spaces", "prompt_ids"),
-}
 # Keys of a config.json that say who wrote it or where it lay, not what the component computes.
 _VOLATILE = {"_name_or_path", "_diffusers_version", "transformers_version", "torch_dtype", "dtype"}
 
@@ -59,80 +41,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def require_checkpoint(folder: str | Path, wanted: ModelKind) -> Path:
-    """Return the folder if it is a finished model of the wanted kind.
-
-    Raises:
-        CheckpointError: anything else; says what the folder is and what to give instead.
-    """
-    folder = Path(folder)
-    need = _WANTED[wanted]
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder; {need}")
-    if (folder / "model_index.json").is_file():
-        raise CheckpointError(f"{folder} is a diffusers model; {need}")
-    if not (folder / CONFIG_NAME).is_file():
-        if (folder / "final" / CONFIG_NAME).is_file():
-            raise CheckpointError(f"{folder} is the folder of a run: give {folder / 'final'}")
-        if (folder / TRAINER_STATE_NAME).is_file():
-            raise CheckpointError(f"{folder} is for resuming stage 2 and holds the trained weights alone; {need}")
-        raise CheckpointError(f"{folder} holds no {CONFIG_NAME}, so it is no VLV checkpoint; {need}")
-    config = read_json(folder / CONFIG_NAME)
-    kind = _TYPES.get(config.get("model_type", ""))
-    if kind is None:
-        raise CheckpointError(f"{folder} is a model of type {config.get('model_type', 'unknown')}; {need}")
-    if kind != wanted:
-        raise CheckpointError(f"{folder} is {_WHAT[kind]}; {need}")
-    lacking = [field for field in _FIELDS[kind] if not _says(config, field)]
-    if lacking:
-        raise CheckpointError(
-            f"{folder / CONFIG_NAME} says nothing of {', '.join(lacking)}: the checkpoint is not complete"
-        )
-    if not any(folder.glob("model*.safetensors")):
-        raise CheckpointError(f"{folder} holds no model.safetensors: the checkpoint is not complete")
-    return folder
-
-
-def _says(config: dict[str, Any], field: str) -> bool:
-    value: Any = config
-    for key in field.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    return value is not None
-
-
 def recorded_place(source: str, checkpoint: Path) -> str:
     """Where something lies that a checkpoint's config.json names: `bases/...` and `../...` are relative to it.
 
     Training records absolute paths and hub ids; relative ones are those of checkpoints that travel with their bases.
     """
     return str((checkpoint / source).resolve()) if source.startswith((OWN_BASES, "../")) else source
-
-
-def preview_stage1(captioner: Path, stage1_path: str | None) -> Path | None:
-    """The stage-1 model that draws a captioner's pictures: the given one, or the one that it came from.
-
-    None where the captioner draws with its own weights.
-
-    Raises:
-        CheckpointError: it is not known, not there, or no stage-1 model.
-    """
-    origin = read_json(captioner / CONFIG_NAME).get("origin")
-    if not origin:
-        raise CheckpointError(f"{captioner} does not say which stage-1 model it came from: set stage1_path")
-    if origin["draws_with_own_weights"] and stage1_path is None:
-        return None
-    if stage1_path is None and origin["stage1"] is None:
-        raise CheckpointError(
-            f"{captioner} was imported and does not know its stage-1 model: set stage1_path to it, or leave "
-            "preview_dir empty"
-        )
-    stage1 = Path(stage1_path or recorded_place(origin["stage1"]["source"], captioner))
-    if not stage1.is_dir():
-        raise CheckpointError(
-            f"{captioner} draws through its stage-1 model, {stage1}, which is not there: "
-            "set stage1_path to where it lies now, or leave preview_dir empty"
-        )
-    return require_checkpoint(stage1, "stage1")
 
 
 def is_hub_id(source: str) -> bool:

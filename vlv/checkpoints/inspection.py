@@ -8,27 +8,9 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from vlv.checkpoints.identity import (
-    CONFIG_NAME,
-    STAGE1_TYPE,
-    STAGE2_TYPE,
-    TRAINER_STATE_NAME,
-    WEIGHTS_NAME,
-    CheckpointError,
-    read_json,
-)
+from vlv.checkpoints.identity import CONFIG_NAME, TRAINER_STATE_NAME, CheckpointError
+from vlv.checkpoints.schema import SCHEMAS, kind_of, read_description, weight_files
 
-_KINDS = {
-    STAGE1_TYPE: "stage 1 (VLVAutoEncoder)",
-    STAGE2_TYPE: "stage 2 (VLVCaptioner)",
-    "vlv_encoder": "the encoder alone (VLVEncoder)",
-}
-# What a config.json must say, or the model cannot be built.
-_NEEDED = {
-    STAGE1_TYPE: ("bases", "conditioning", "trained", "num_queries", "prompt_ids", "spaces"),
-    STAGE2_TYPE: ("encoder_config", "llm_config", "conditioner", "eos_token_id", "pad_token_id"),
-    "vlv_encoder": ("florence2_config", "prompt_ids", "spaces"),
-}
 _RECIPE = ("run_name", "lr", "lr_schedule", "num_steps", "total_steps", "epochs", "global_batch_size", "batch_size")
 _RECIPE += ("train", "precision", "param_dtype", "train_dataset_path", "dataset_path", "diffusion_weight", "seed")
 
@@ -43,15 +25,13 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder} is not a folder: give a checkpoint's")
     if not (folder / CONFIG_NAME).is_file() and (folder / "final" / CONFIG_NAME).is_file():
         raise CheckpointError(f"{folder} is the folder of a run: give {folder / 'final'} or one of its checkpoints")
-    state = read_json(folder / TRAINER_STATE_NAME) if (folder / TRAINER_STATE_NAME).is_file() else {}
-    config = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).is_file() else {}
-    model_type = config.get("model_type", "")
-    kind = _KINDS.get(model_type)
-    if kind is None and not state:
+    kind = kind_of(folder)
+    resumes = (folder / TRAINER_STATE_NAME).is_file()
+    if kind is None and not resumes:
         raise CheckpointError(f"{folder} is no checkpoint of VLV: its config.json names no model of ours")
-    _require(folder / CONFIG_NAME, config, _NEEDED.get(model_type, ()))
-    _require(folder / TRAINER_STATE_NAME, state, ("step", "samples") if state else ())
-    facts: dict[str, Any] = {"kind": kind or "stage 2, for resuming: trained weights alone"}
+    config = read_description(folder, kind) if kind else {}
+    state = read_description(folder, "training") if resumes else {}
+    facts: dict[str, Any] = {"kind": SCHEMAS[kind or "training"].short}
     if state:
         facts |= {"for resuming": True, "step": state["step"], "next sample": state["samples"]}
     facts |= _weights(folder)
@@ -61,45 +41,20 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _require(path: Path, values: dict[str, Any], names: tuple[str, ...]) -> None:
-    absent = [name for name in names if name not in values]
-    if absent:
-        raise CheckpointError(f"{path} is not complete: it lacks {', '.join(absent)}")
-
-
 def is_ours(path: Path) -> bool:
     """Whether a path is a folder that one of our models, or a training of ours, was saved in."""
     if (path / TRAINER_STATE_NAME).is_file() or (path / "final" / CONFIG_NAME).is_file():
         return True
-    return (path / CONFIG_NAME).is_file() and read_json(path / CONFIG_NAME).get("model_type") in _KINDS
+    return kind_of(path) is not None
 
 
 def _weights(folder: Path) -> dict[str, Any]:
     count, dtypes = 0, set()
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         header = read_header(path)
         count += sum(math.prod(entry["shape"]) for entry in header.values())
         dtypes |= {entry["dtype"] for entry in header.values()}
     return {"parameters": f"{count:,}", "dtype": ", ".join(sorted(dtypes))}
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors that hold a checkpoint's weights: one, or all that the index names.
-
-    Raises:
-        CheckpointError: one of them is not there.
-    """
-    index = folder / f"{WEIGHTS_NAME}.index.json"
-    names = [WEIGHTS_NAME]
-    if index.is_file() and not (folder / WEIGHTS_NAME).is_file():
-        places = read_json(index).get("weight_map")
-        if not isinstance(places, dict):
-            raise CheckpointError(f"{index} is no index of shards: it has no weight_map")
-        names = sorted({str(name) for name in places.values()})
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise CheckpointError(f"{folder} is not complete: {', '.join(missing[:3])} is missing")
-    return [folder / name for name in names]
 
 
 def read_header(path: Path) -> dict[str, Any]:

@@ -27,13 +27,12 @@ from transformers import (
 
 from vlv.checkpoints.identity import (
     CheckpointError,
-    ModelKind,
     is_hub_id,
     read_json,
     recorded_place,
-    require_checkpoint,
     require_same_component,
 )
+from vlv.checkpoints.schema import ModelKind, require_checkpoint
 from vlv.encoders.florence2_layout import is_original_config, load_original
 
 # What Florence-2's task token <MORE_DETAILED_CAPTION> stands for.

@@ -10,11 +10,11 @@ from vlv.checkpoints.identity import (
     CONFIG_NAME,
     CheckpointError,
     is_hub_id,
-    preview_stage1,
     read_json,
     recorded_place,
-    require_checkpoint,
 )
+from vlv.checkpoints.origin import preview_stage1
+from vlv.checkpoints.schema import require_checkpoint
 from vlv.cli.resume_check import check_resume
 from vlv.cli.size_check import check_inference_steps, check_stage1_sizes
 from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, Stage2Config

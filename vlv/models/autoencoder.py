@@ -16,8 +16,9 @@ from torch import Generator, Tensor
 from transformers import PreTrainedConfig
 
 from vlv.checkpoints.hub import HubUpload
-from vlv.checkpoints.identity import CONFIG_NAME, OWN_BASES, STAGE1_TYPE, WEIGHTS_NAME, component_identity, read_json
+from vlv.checkpoints.identity import CONFIG_NAME, OWN_BASES, STAGE1_TYPE, WEIGHTS_NAME, component_identity
 from vlv.checkpoints.pretrained import load_trained, resolve_base, resolve_checkpoint, resolve_component
+from vlv.checkpoints.schema import describe, read_description
 from vlv.decoders import Conditioning, DiffusionDecoder, NoiseAndTimesteps, load_decoder
 from vlv.encoders.florence2 import EncoderPart, VLVEncoder, build_encoder
 from vlv.frozen import FrozenStaysEval, checkpoint_frozen_layers, set_dtypes
@@ -204,16 +205,16 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
     def describe(self) -> dict[str, Any]:
         """What config.json says: how the model is built again from its bases."""
         config = self.encoder.config
-        return {
-            "model_type": STAGE1_TYPE,
+        values = {
             "trained": self.trained,
             "conditioning": self.conditioning,
             "num_queries": config.num_queries,
             "prompt_ids": config.prompt_ids,
             "spaces": config.spaces,
             "bases": self.bases,
-            **({} if config.vocab_rows is None else {"vocab_rows": config.vocab_rows}),
+            "vocab_rows": config.vocab_rows,
         }
+        return describe("stage1", values)
 
     @classmethod
     def from_components(
@@ -273,7 +274,7 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         unknown = options.keys() - _OF_AUTO_MODEL
         if unknown:
             raise TypeError(f"VLVAutoEncoder.from_pretrained takes no {', '.join(sorted(unknown))}")
-        described = read_json(folder / CONFIG_NAME)
+        described = read_description(folder, "stage1")
         bases = described["bases"]
         sources = {
             "decoder": resolve_base(bases["decoder"], stable_diffusion, "stable_diffusion_model_path", folder),

@@ -15,10 +15,9 @@ from vlv.checkpoints.identity import (
     CheckpointError,
     component_identity,
     file_hash,
-    preview_stage1,
     read_json,
-    require_checkpoint,
 )
+from vlv.checkpoints.origin import preview_stage1
 from vlv.checkpoints.pretrained import (
     load_language_model,
     load_tokenizer,
@@ -26,6 +25,7 @@ from vlv.checkpoints.pretrained import (
     resolve_base,
     resolve_component,
 )
+from vlv.checkpoints.schema import require_checkpoint
 from vlv.decoders import DiffusionDecoder, load_conditioner, load_decoder
 from vlv.encoders.florence2 import build_encoder
 from vlv.models.autoencoder import VLVAutoEncoder

@@ -17,7 +17,6 @@ from vlv.checkpoints.external_state_dict import ExternalStateDict, holds_weights
 from vlv.checkpoints.identity import (
     CONFIG_NAME,
     OWN_BASES,
-    STAGE1_TYPE,
     WEIGHTS_NAME,
     CheckpointError,
     component_hashes,
@@ -25,6 +24,7 @@ from vlv.checkpoints.identity import (
     read_json,
 )
 from vlv.checkpoints.pretrained import TASK_PROMPT, load_tokenizer, resolve_component
+from vlv.checkpoints.schema import describe
 from vlv.decoders import load_skeleton
 from vlv.encoders.florence2 import VLVEncoder, VLVEncoderConfig, check_sizes, prompt_token_ids
 from vlv.encoders.florence2_layout import read_config
@@ -87,8 +87,7 @@ def import_stage1(
         write(folder, bases, plan, source, base)
         identities[component] = {"source": f"{OWN_BASES}{component}", **component_hashes(folder)}
         log(f"frozen weights of {component} differ from the base: written beside, to {OWN_BASES}{component}")
-    config = {
-        "model_type": STAGE1_TYPE,
+    values = {
         "trained": "language_model",
         "conditioning": "text_encoder",
         "num_queries": module.encoder.config.num_queries,
@@ -97,7 +96,7 @@ def import_stage1(
         "bases": identities,
         **_vocab_rows(plan, source, Skeleton.of(module)),
     }
-    (destination / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+    (destination / CONFIG_NAME).write_text(json.dumps(describe("stage1", values), indent=2) + "\n")
     VLVImageProcessor(*resolutions).save_pretrained(destination)
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from vlv.atomic import whole_file
 from vlv.checkpoints.external_state_dict import ExternalStateDict, open_state_dict
-from vlv.checkpoints.identity import CONFIG_NAME, STAGE1_TYPE, CheckpointError, read_json, require_checkpoint
+from vlv.checkpoints.identity import CONFIG_NAME, STAGE1_TYPE, CheckpointError, read_json
 from vlv.checkpoints.pretrained import require_same_names
+from vlv.checkpoints.schema import require_checkpoint
 from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.published.bases import FLORENCE2, Bases

@@ -19,6 +19,7 @@ from torch.optim import AdamW
 
 from vlv.atomic import whole_folder
 from vlv.checkpoints.card import public_place, write_card
+from vlv.checkpoints.resume import find_checkpoint
 from vlv.cli.dry_run import parameter_counts
 from vlv.config import save_config
 from vlv.data.bad_samples import BadSampleLog
@@ -34,7 +35,7 @@ from vlv.recipes.training_data import (
     validation_batches,
 )
 from vlv.training.average import WeightAverage
-from vlv.training.checkpoint import Checkpointer, find_checkpoint
+from vlv.training.checkpoint import Checkpointer
 from vlv.training.metrics import MetricLogger
 from vlv.training.optim import build_optimizer, lr_at
 from vlv.training.processes import is_sharded

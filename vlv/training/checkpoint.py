@@ -22,12 +22,13 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from vlv.atomic import finish_folder, start_folder, temporary_folder
+from vlv.checkpoints.identity import TRAINER_STATE_NAME, WEIGHTS_NAME
+from vlv.checkpoints.resume import list_checkpoints, require_same_run
+from vlv.checkpoints.schema import AVERAGE_NAME, describe
 from vlv.training.average import WeightAverage
 from vlv.training.state import TrainState
 
-STATE_NAME = "trainer_state.json"
-_WEIGHTS, _OPTIMIZER, _AVERAGE = "model.safetensors", "optimizer.safetensors", "average.safetensors"
-_PLACES = ("source", "revision")  # of a component; its hashes tell it from others
+_OPTIMIZER = "optimizer.safetensors"
 _PREFIX = "model."  # an objective holds its model under this name
 
 
@@ -78,9 +79,9 @@ class Checkpointer:
         slots = self._optimizer_state(objective, optimizer)
         if self.accelerator.is_main_process:
             start_folder(target)
-            save_file(weights, temporary / _WEIGHTS, metadata={"format": "pt"})
+            save_file(weights, temporary / WEIGHTS_NAME, metadata={"format": "pt"})
             if average is not None:
-                save_file(average.state(), temporary / _AVERAGE)
+                save_file(average.state(), temporary / AVERAGE_NAME)
             if slots:
                 save_file(slots, temporary / _OPTIMIZER)
             self.write_extras(temporary)
@@ -101,18 +102,9 @@ class Checkpointer:
         Raises:
             ValueError: a checkpoint that is incomplete, or of another model or other frozen bases.
         """
-        if not (path / STATE_NAME).is_file():
-            raise ValueError(f"resume={path} is no checkpoint of a run: {STATE_NAME} is missing")
-        saved = json.loads((path / STATE_NAME).read_text())
-        theirs, ours = _flat(saved["identity"]), _flat(self.identity)
-        for key in sorted(theirs.keys() | ours.keys()):
-            if theirs.get(key) != ours.get(key):
-                raise ValueError(
-                    f"resume={path} was trained with {key}={theirs.get(key)}, this run has {ours.get(key)}: "
-                    "give the same, or start a run of another name"
-                )
+        saved = require_same_run(path, self.identity, average=average is not None)
         module = self.accelerator.unwrap_model(objective)
-        weights: dict[str, Any] = {f"{_PREFIX}{name}": value for name, value in load_file(path / _WEIGHTS).items()}
+        weights: dict[str, Any] = {f"{_PREFIX}{name}": value for name, value in load_file(path / WEIGHTS_NAME).items()}
         names = {name for name, value in module.named_parameters() if value.requires_grad}
         if names != weights.keys():
             raise ValueError(f"resume={path} does not fit: {len(names ^ weights.keys())} trained weights differ")
@@ -122,9 +114,7 @@ class Checkpointer:
         else:
             self._load_optimizer(path, module, optimizer)
         if average is not None:
-            if not (path / _AVERAGE).is_file():
-                raise ValueError(f"resume={path} was trained without an average: set ema_decay=0, or start anew")
-            average.load(load_file(path / _AVERAGE))
+            average.load(load_file(path / AVERAGE_NAME))
         if saved.get("scaler") and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
         return TrainState(step=saved["step"], samples=saved["samples"])
@@ -159,40 +149,9 @@ class Checkpointer:
     def _finish(self, temporary: Path, target: Path, state: TrainState) -> None:
         scaler = self.accelerator.scaler
         values = {**state.to_dict(), "identity": self.identity, "scaler": scaler.state_dict() if scaler else None}
-        (temporary / STATE_NAME).write_text(json.dumps(values, indent=2) + "\n")
+        # Last: a folder without it is no checkpoint, whatever else was written.
+        (temporary / TRAINER_STATE_NAME).write_text(json.dumps(describe("training", values), indent=2) + "\n")
         finish_folder(target)
         if self.keep:
             for old in list_checkpoints(self.folder)[: -self.keep]:
                 shutil.rmtree(old)
-
-
-def _flat(identity: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """An identity's values by dotted name; without places, as what has moved is still the same."""
-    values: dict[str, Any] = {}
-    for key, value in identity.items():
-        if isinstance(value, dict):
-            values |= _flat(value, f"{prefix}{key}.")
-        elif key not in _PLACES:
-            values[f"{prefix}{key}"] = value
-    return values
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints in a folder, oldest first."""
-    return sorted(path.parent for path in folder.glob(f"step_*/{STATE_NAME}"))
-
-
-def find_checkpoint(resume: str | None, folder: Path) -> Path | None:
-    """The checkpoint that `resume` means: None, the newest in `folder` for `latest`, or the path itself.
-
-    Raises:
-        ValueError: a path that holds no checkpoint.
-    """
-    if resume is None:
-        return None
-    if resume == "latest":
-        return next(iter(reversed(list_checkpoints(folder))), None)
-    path = Path(resume)
-    if not (path / STATE_NAME).is_file():
-        raise ValueError(f"resume={resume} is no checkpoint of a run: give latest, or a folder checkpoints/step_*")
-    return path

@@ -1,8 +1,9 @@
 import pytest
 
 from vlv.checkpoints import pretrained
-from vlv.checkpoints.identity import CheckpointError, config_hash, is_hub_id, require_checkpoint
+from vlv.checkpoints.identity import CheckpointError, config_hash, is_hub_id
 from vlv.checkpoints.pretrained import load_tokenizer, resolve_component
+from vlv.checkpoints.schema import require_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_folders_that_are_no_checkpoint_are_named(tmp_path):
     with pytest.raises(CheckpointError, match="is a model of type qwen2"):
         require_checkpoint(tmp_path, "stage2")
     (tmp_path / "config.json").write_text('{"model_type": "vlv_autoencoder"}')
-    with pytest.raises(CheckpointError, match="the checkpoint is not complete"):
+    with pytest.raises(CheckpointError, match="is not complete: it lacks conditioning"):
         require_checkpoint(tmp_path, "stage1")
     (tmp_path / "config.json").write_text("{broken")
     with pytest.raises(CheckpointError, match="not valid JSON"):

@@ -162,7 +162,7 @@ def test_a_config_that_lacks_fields_is_named(saved, tmp_path, name, fields, said
     folder = shutil.copytree(saved / name, tmp_path / "copy")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({key: config[key] for key in config if key not in fields}))
-    assert f"config.json says nothing of {said}: the checkpoint is not complete" in refused(LOADERS[name], folder)
+    assert f"config.json is not complete: it lacks {said}" in refused(LOADERS[name], folder)
 
 
 def test_a_captioner_of_no_language_model_is_named(saved, tmp_path):

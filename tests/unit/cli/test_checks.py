@@ -43,6 +43,7 @@ def checkpoints(tmp_path):
     origin = {"stage1": {"source": str(stage1)}, "draws_with_own_weights": False, **BASES}
     built = {"conditioning": "text_encoder", "num_queries": 77, "trained": "language_model", "prompt_ids": [0, 2]}
     parts = {"encoder_config": {}, "llm_config": {}, "conditioner": {"family": "stable_diffusion"}}
+    parts |= {"eos_token_id": 0, "pad_token_id": 0}
     for folder, config in (
         (stage1, {"model_type": "vlv_autoencoder", "bases": BASES, "spaces": {"clip": 1024}, **built}),
         (captioner, {"model_type": "vlv_captioner", "origin": origin, **parts}),
@@ -238,8 +239,8 @@ def test_a_resume_that_does_not_fit(calls, tmp_path):
     identity = {"trained": "language_model", "conditioning": "text_encoder", "num_queries": 77, "bases": BASES}
     path = write_state(tmp_path / "out", identity)
     check_call(config)
-    refuse(config, "was trained with num_queries=77, this call has 16: give the same num_queries", num_queries=16)
-    refuse(config, "trained=language_model, this call has all: give the same train", train="all")
+    refuse(config, "was trained with num_queries=77, this run has 16: give the same num_queries", num_queries=16)
+    refuse(config, "trained=language_model, this run has all: give the same train", train="all")
     refuse(config, "without an average: set ema_decay=0", ema_decay=0.9)
     refuse(config, "is no checkpoint", resume=str(tmp_path))
     identity["bases"] = {**BASES, "decoder": {**BASES["decoder"], "config_sha256": "other"}}

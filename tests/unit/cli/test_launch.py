@@ -8,7 +8,8 @@ import sys
 import pytest
 import torch
 
-from vlv.checkpoints.identity import CheckpointError, require_checkpoint
+from vlv.checkpoints.identity import CheckpointError
+from vlv.checkpoints.schema import require_checkpoint
 from vlv.cli import entry, launch
 from vlv.cli.checks import check_devices, check_writable
 from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, load_config

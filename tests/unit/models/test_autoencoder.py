@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from vlv import VLVAutoEncoder
-from vlv.checkpoints.identity import require_checkpoint
 from vlv.checkpoints.initial import load_initial
+from vlv.checkpoints.schema import require_checkpoint
 from vlv.losses import LossOptions
 from vlv.models.objectives import DenoisingObjective
 from vlv.sampling import sample_generators

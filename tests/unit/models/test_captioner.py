@@ -4,7 +4,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from vlv import VLVAutoEncoder, VLVCaptioner
-from vlv.checkpoints.identity import require_checkpoint
+from vlv.checkpoints.schema import require_checkpoint
 from vlv.losses import IGNORED
 from vlv.models.from_stage1 import captioner_from_stage1, decoder_of, preview_autoencoder
 from vlv.models.objectives import CaptionObjective
@@ -177,7 +177,7 @@ def test_preview_says_when_the_stage1_is_missing_or_another(captioner, stage1, t
     config = json.loads(config_file.read_text())
     config["origin"]["stage1"]["source"] = "/nowhere/stage1"
     config_file.write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"draws through its stage-1 model, /nowhere/stage1, which is not there"):
+    with pytest.raises(ValueError, match=r"generates images through its stage-1 model, /nowhere/stage1, which"):
         preview_autoencoder(tmp_path / "captioner")
     config["origin"]["stage1"] = {"source": str(stage1), "weights_sha256": "0" * 64}
     config_file.write_text(json.dumps(config))

@@ -8,8 +8,9 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
+from vlv.checkpoints.resume import find_checkpoint, list_checkpoints
 from vlv.training.average import WeightAverage
-from vlv.training.checkpoint import Checkpointer, find_checkpoint, list_checkpoints
+from vlv.training.checkpoint import Checkpointer
 from vlv.training.metrics import MetricLogger
 from vlv.training.optim import build_optimizer
 from vlv.training.state import TrainState

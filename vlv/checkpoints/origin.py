@@ -1,0 +1,35 @@
+"""Where a captioner came from, and so which stage-1 model generates its images. JSON alone: quick, no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vlv.checkpoints.identity import CONFIG_NAME, CheckpointError, read_json, recorded_place
+from vlv.checkpoints.schema import require_checkpoint
+
+
+def preview_stage1(captioner: Path, stage1_path: str | None) -> Path | None:
+    """The stage-1 model that generates a captioner's images: the given one, or the one that it came from.
+
+    None where the captioner's own weights generate them.
+
+    Raises:
+        CheckpointError: it is not known, not there, or no stage-1 model.
+    """
+    origin = read_json(captioner / CONFIG_NAME).get("origin")
+    if not origin:
+        raise CheckpointError(f"{captioner} does not name the stage-1 model that it came from: set stage1_path")
+    if origin["draws_with_own_weights"] and stage1_path is None:
+        return None
+    if stage1_path is None and origin["stage1"] is None:
+        raise CheckpointError(
+            f"{captioner} was imported and does not know its stage-1 model: set stage1_path to it, or leave "
+            "preview_dir empty"
+        )
+    stage1 = Path(stage1_path or recorded_place(origin["stage1"]["source"], captioner))
+    if not stage1.is_dir():
+        raise CheckpointError(
+            f"{captioner} generates images through its stage-1 model, {stage1}, which is not there: "
+            "set stage1_path to where it lies now, or leave preview_dir empty"
+        )
+    return require_checkpoint(stage1, "stage1")
