@@ -28,4 +28,4 @@ for pair in image_path=IMAGE_PATH ckpt_dir=CKPT_DIR output_path=OUTPUT_DIR guida
   [[ -z ${!name:-} ]] || settings+=("${pair%%=*}=${!name}")
 done
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python}" -m vlv.cli.launch caption --config "$CONFIG" "${settings[@]}" "$@"
+exec "${PYTHON:-python}" -m vlv caption --config "$CONFIG" "${settings[@]}" "$@"

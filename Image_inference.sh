@@ -27,4 +27,4 @@ for pair in image_path=IMAGE_PATH ckpt_dir=CKPT_DIR output_dir=OUTPUT_DIR guidan
   [[ -z ${!name:-} ]] || settings+=("${pair%%=*}=${!name}")
 done
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python}" -m vlv.cli.launch reconstruct --config "$CONFIG" "${settings[@]}" "$@"
+exec "${PYTHON:-python}" -m vlv reconstruct --config "$CONFIG" "${settings[@]}" "$@"

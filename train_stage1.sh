@@ -28,4 +28,4 @@ for name in train_dataset_path val_dataset_path run_name lr num_steps save_step 
 done
 [[ -z $ACCELERATE_CONFIG ]] || settings+=("accelerate_config=$ACCELERATE_CONFIG")
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python}" -m vlv.cli.launch stage1 --config "$CONFIG" "${settings[@]}" "$@"
+exec "${PYTHON:-python}" -m vlv stage1 --config "$CONFIG" "${settings[@]}" "$@"

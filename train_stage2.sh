@@ -30,4 +30,4 @@ for name in dataset_path val_dataset_path qwen_model diffusion_model_path run_na
 done
 [[ -z $ACCELERATE_CONFIG ]] || settings+=("accelerate_config=$ACCELERATE_CONFIG")
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python}" -m vlv.cli.launch stage2 --config "$CONFIG" "${settings[@]}" "$@"
+exec "${PYTHON:-python}" -m vlv stage2 --config "$CONFIG" "${settings[@]}" "$@"

@@ -113,9 +113,9 @@ def call(bases):
     """The import command with the tiny bases."""
 
     def run(source, destination, *more, llm=True):
-        arguments = [str(source), str(destination), "--decoder-resolution", "64", "--encoder-resolution", "128"]
-        arguments += ["--florence2", str(bases / "florence2"), "--stable-diffusion", str(bases / "stable-diffusion")]
-        main(arguments + (["--llm", str(bases / "qwen")] if llm else []) + list(more))
+        arguments = [str(source), str(destination), "decoder_resolution=64", "encoder_resolution=128"]
+        arguments += [f"florence2={bases / 'florence2'}", f"stable_diffusion={bases / 'stable-diffusion'}"]
+        main(arguments + ([f"llm={bases / 'qwen'}"] if llm else []) + list(more))
 
     return run
 

@@ -122,7 +122,7 @@ def test_imported_files_can_be_read_by_others(stage1_file, call, tmp_path):
 
 
 def test_stage1_part_of_a_captioner(stage2_file, imported_stage1, call, tmp_path):
-    call(stage2_file, tmp_path / "out", "--stage1-only")
+    call(stage2_file, tmp_path / "out", "stage1_only=true")
     expected, got = (load_file(path / "model.safetensors") for path in (imported_stage1, tmp_path / "out"))
     assert all(torch.equal(expected[name], got[name]) for name in expected)
     assert len(captioners_stage1(open_state_dict(stage2_file))) > 300

@@ -18,7 +18,7 @@ def test_missing_and_unexpected_weights_are_refused_unless_named(stage1_file, ca
     save_file(weights, tmp_path / "a.safetensors")
     line = refused(capsys, lambda: call(tmp_path / "a.safetensors", tmp_path / "out", llm=False))
     assert "1 weights are unexpected, the first is extra.weight" in line
-    call(tmp_path / "a.safetensors", tmp_path / "out", "--allow", "extra.*", llm=False)
+    call(tmp_path / "a.safetensors", tmp_path / "out", "allow=extra.*", llm=False)
     del weights["extra.weight"], weights["text_encoder.text_model.final_layer_norm.bias"]
     save_file(weights, tmp_path / "b.safetensors")
     line = refused(capsys, lambda: call(tmp_path / "b.safetensors", tmp_path / "out2", llm=False))
@@ -139,7 +139,7 @@ def test_a_captioners_doubled_weights_are_refused(stage2_file, call, tmp_path, c
     weights = load_file(stage2_file)
     weights["module.VLV_model.query_embed"] = weights["VLV_model.query_embed"] + 1
     save_file(weights, tmp_path / "a.safetensors")
-    for more in ([], ["--stage1-only"]):
+    for more in ([], ["stage1_only=true"]):
         line = refused(capsys, lambda more=more: call(tmp_path / "a.safetensors", tmp_path / "out", *more))
         assert "are one weight in VLV" in line
 
@@ -147,10 +147,10 @@ def test_a_captioners_doubled_weights_are_refused(stage2_file, call, tmp_path, c
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        (["--encoder-resolution", "4096"], "encoder_resolution=4096"),
-        (["--encoder-resolution", "0"], "encoder_resolution=0"),
-        (["--decoder-resolution", "0"], "decoder_resolution=0"),
-        (["--decoder-resolution", "63"], "decoder_resolution=63"),
+        (["encoder_resolution=4096"], "encoder_resolution=4096"),
+        (["encoder_resolution=0"], "encoder_resolution=0"),
+        (["decoder_resolution=0"], "decoder_resolution=0"),
+        (["decoder_resolution=63"], "decoder_resolution=63"),
     ],
 )
 def test_resolutions_that_could_not_be_loaded_are_refused(stage1_file, call, tmp_path, capsys, option, words):
@@ -158,10 +158,10 @@ def test_resolutions_that_could_not_be_loaded_are_refused(stage1_file, call, tmp
 
 
 @pytest.mark.parametrize(
-    ("option", "name", "kind"), [("--llm", "florence2", "florence2"), ("--florence2", "qwen", "qwen2")]
+    ("option", "name", "kind"), [("llm", "florence2", "florence2"), ("florence2", "qwen", "qwen2")]
 )
 def test_a_base_of_another_kind_is_named(stage2_file, bases, call, tmp_path, capsys, option, name, kind):
-    line = refused(capsys, lambda: call(stage2_file, tmp_path / "out", option, str(bases / name)))
+    line = refused(capsys, lambda: call(stage2_file, tmp_path / "out", f"{option}={bases / name}"))
     assert f"{option}: {bases / name} holds a model of type {kind}" in line
 
 
@@ -226,4 +226,4 @@ def test_faults_of_an_original_florence2_are_refused(bases, call, tmp_path, caps
 
 def test_bases_are_asked_for_by_name(stage2_file, tmp_path, capsys):
     line = refused(capsys, lambda: main([str(stage2_file), str(tmp_path / "out")]))
-    assert "--stable-diffusion, --florence2, --llm" in line
+    assert "stable_diffusion=FOLDER, florence2=FOLDER, llm=FOLDER" in line

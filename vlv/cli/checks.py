@@ -216,19 +216,19 @@ def check_writable(option: str, folder: Path) -> None:
         raise ConfigError(f"{option}={folder} cannot be written: {error.strerror} in {nearest}") from None
 
 
-def check_devices(num_gpus: int, accelerate_config: str | None, launcher: str, precision: str = "auto") -> bool:
+def check_devices(num_gpus: int, accelerate_config: str | None, precision: str = "auto") -> bool:
     """Whether the processes run on the CPU.
 
     Raises:
-        ConfigError: more GPUs are asked for than there are (names the command that fits), or fp16 on the CPU.
+        ConfigError: more GPUs are asked for than there are (names the number that fits), or fp16 on the CPU.
     """
-    on_cpu = _run_on_cpu(num_gpus, accelerate_config, launcher)
+    on_cpu = _run_on_cpu(num_gpus, accelerate_config)
     if on_cpu and precision == "fp16":
         raise ConfigError("precision=fp16 needs a GPU: set precision=bf16 or fp32")
     return on_cpu
 
 
-def _run_on_cpu(num_gpus: int, accelerate_config: str | None, launcher: str) -> bool:
+def _run_on_cpu(num_gpus: int, accelerate_config: str | None) -> bool:
     import torch
 
     settings = read_accelerate_config(accelerate_config)
@@ -241,11 +241,11 @@ def _run_on_cpu(num_gpus: int, accelerate_config: str | None, launcher: str) -> 
         return True
     if here == 0:
         raise ConfigError(
-            f"num_gpus={num_gpus} but this machine has no GPU: {launcher.format(1)} runs on the CPU, and with "
-            f"ACCELERATE_CONFIG=configs/accelerate/cpu.yaml num_gpus is the number of CPU processes"
+            f"num_gpus={num_gpus} but this machine has no GPU: num_gpus=1 runs on the CPU, and with "
+            f"accelerate_config=configs/accelerate/cpu.yaml num_gpus is the number of CPU processes"
         )
     if wanted > here:
-        raise ConfigError(f"num_gpus={num_gpus} but {here} GPUs are here: {launcher.format(here)} fits")
+        raise ConfigError(f"num_gpus={num_gpus} but {here} GPUs are here: set num_gpus={here}")
     return False
 
 

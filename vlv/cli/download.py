@@ -1,6 +1,7 @@
 """Fetch the pretrained components from a model hub and check what arrived.
 
-A call again goes on where the last one stopped. HF_ENDPOINT names another hub, HF_TOKEN an account.
+PARTS are some of these, or all (the default: sd florence2 qwen captioner). A repeated call resumes where the last one
+stopped. HF_ENDPOINT names another hub, HF_TOKEN an account.
 
   sd         Stable Diffusion 2.1-base, the frozen decoder
   florence2  Florence-2-large, the encoder
@@ -13,14 +14,14 @@ A call again goes on where the last one stopped. HF_ENDPOINT names another hub, 
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from vlv.checkpoints.folder_check import State, check_model, check_parquet
-from vlv.cli.entry import BAD_CALL, FAILED_RUN, INTERRUPTED, stop
+from vlv.cli.entry import FAILED_RUN, INTERRUPTED, Call, parse, stop
+from vlv.settings import ConfigError, option
 
 MODEL_FILES = ("*.json", "*.txt", "*.safetensors")
 
@@ -102,31 +103,36 @@ COMPONENTS = {
 ALL = ("sd", "florence2", "qwen", "captioner")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Read the call, fetch, check, and say how each component stands."""
-    parser = argparse.ArgumentParser(
-        prog="bash scripts/download_pretrained.sh",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=f"all (the default: {' '.join(ALL)}) or names of parts"
-    )
-    parser.add_argument("--check", action="store_true", help="fetch nothing, only check what is there")
-    parser.add_argument("--dir", type=Path, default=Path("pretrained_checkpoints"), help="folder of the components")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the training set")
-    options = parser.parse_args(arguments)
-    parts = dict.fromkeys(name for part in options.parts or ["all"] for name in (ALL if part == "all" else [part]))
-    unknown = [part for part in parts if part not in COMPONENTS]
-    if unknown:
-        stop(f"unknown part {unknown[0]!r}: give some of all, {', '.join(COMPONENTS)}", BAD_CALL)
-    folders = {part: _folder(COMPONENTS[part], options) for part in parts}
+@dataclass(frozen=True)
+class DownloadConfig:
+    """What is fetched, and where it goes."""
+
+    parts: list[str] = option(["all"], f"some of all, {', '.join(COMPONENTS)}")
+    check: bool = option(False, "fetch nothing, only check what is there")
+    dir: str = option("./pretrained_checkpoints", "folder of the components")
+    data_dir: str = option("./data", "folder of the training set")
+
+    def __post_init__(self) -> None:
+        unknown = [part for part in self.parts if part != "all" and part not in COMPONENTS]
+        if unknown or not self.parts:
+            raise ConfigError(f"unknown part {' '.join(unknown)!r}: give some of all, {', '.join(COMPONENTS)}")
+
+    def folders(self) -> dict[str, Path]:
+        """Where each part goes."""
+        names = dict.fromkeys(name for part in self.parts for name in (ALL if part == "all" else [part]))
+        places = {name: self.data_dir if COMPONENTS[name].is_dataset else self.dir for name in names}
+        return {name: Path(place).expanduser() / COMPONENTS[name].folder for name, place in places.items()}
+
+
+def main(arguments: list[str]) -> None:
+    """Read the call, fetch, check, and print how each component stands."""
+    config = parse(DownloadConfig, Call("vlv download", __doc__ or "", ("parts",)), arguments)
+    folders = config.folders()
     try:
-        reasons = {} if options.check else {part: fetch(COMPONENTS[part], folders[part]) for part in parts}
-        states = {part: check(COMPONENTS[part], folders[part]) for part in parts}
+        reasons = {} if config.check else {part: fetch(COMPONENTS[part], folder) for part, folder in folders.items()}
+        states = {part: check(COMPONENTS[part], folder) for part, folder in folders.items()}
     except KeyboardInterrupt:
-        stop("interrupted; the same command goes on where it stopped", INTERRUPTED)
-        raise  # not reached: stop exits
+        stop("interrupted; the same command resumes where it stopped", INTERRUPTED)
     report(folders, states, reasons)
     if not all(state.ok for state in states.values()) or any(reasons.values()):
         raise SystemExit(FAILED_RUN)
@@ -181,10 +187,10 @@ def report(folders: dict[str, Path], states: dict[str, State], reasons: dict[str
 def import_command(captioner: Path) -> str:
     """The call that turns the released captioner into what Caption_inference.sh takes by default."""
     bases = " ".join(
-        f"{option} {captioner.parent / COMPONENTS[part].folder}"
-        for option, part in (("--stable-diffusion", "sd"), ("--florence2", "florence2"), ("--llm", "qwen"))
+        f"{option}={captioner.parent / COMPONENTS[part].folder}"
+        for option, part in (("stable_diffusion", "sd"), ("florence2", "florence2"), ("llm", "qwen"))
     )
-    return f"python -m vlv.cli.import_checkpoint {captioner} {captioner.parent / 'VLV-captioner'} {bases}"
+    return f"vlv import {captioner} {captioner.parent / 'VLV-captioner'} {bases}"
 
 
 def address(component: Component) -> str:
@@ -197,17 +203,13 @@ def _endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
-def _folder(component: Component, options: argparse.Namespace) -> Path:
-    return (options.data_dir if component.is_dataset else options.dir).expanduser() / component.folder
-
-
 def _download(component: Component, repository: str, folder: Path, only: tuple[str, ...] = ()) -> str | None:
     """One call of the hub's client; returns its failure in a few words.
 
     Args:
         component: names the files.
         repository: hub id.
-        folder: gets the files; the client keeps its notes in .cache there, by which it goes on.
+        folder: gets the files; the client keeps its notes in .cache there, by which it resumes.
         only: these files alone, anew.
     """
     import huggingface_hub
@@ -246,7 +248,3 @@ def _in_words(error: BaseException) -> str:
         return f"{error.filename or 'the folder'}: {error.strerror}"
     lines = str(causes[-1]).splitlines()
     return f"{names[-1]}: {lines[0][:160]}" if lines else names[-1]
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

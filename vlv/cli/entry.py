@@ -1,100 +1,133 @@
-"""What every Python entry point does around its own work: `--help`, the config, and failure in one line."""
+"""What every command does around its own work: `--help`, the settings, and a failure in one line.
+
+Imports nothing that is heavy, and nothing at all that may be missing from the environment before it is needed.
+"""
 
 from __future__ import annotations
 
-import os
+import dataclasses
+import re
 import signal
 import sys
-import traceback
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
-from vlv.config import ConfigError, describe, load_config
 from vlv.memory import is_out_of_memory
+from vlv.resources import find_recipe
 
 Config = TypeVar("Config")
 
 BAD_CALL, FAILED_RUN, INTERRUPTED = 2, 1, 130
-ERROR_FILE_VARIABLE = "VLV_ERROR_FILE"  # set by the launcher, which then prints the one line itself
 
 
-def parse(kind: type[Config], program: str, doc: str, arguments: list[str]) -> Config:
-    """Read `--config FILE key=value ...`; prints the help, or one line, and exits where that is all.
+@dataclass(frozen=True)
+class Call:
+    """How a command is called.
+
+    Args:
+        program: as the user types it, `vlv stage1`.
+        doc: what it does, for `--help`.
+        positional: settings that may be given by place instead of `key=value`, in order; a list takes all the rest.
+        recipe: read where no `--config` is given.
+    """
+
+    program: str
+    doc: str
+    positional: tuple[str, ...] = ()
+    recipe: Path | None = None
+
+
+def parse(kind: type[Config], call: Call, arguments: list[str]) -> Config:
+    """Read `[PATH ...] [--config FILE] [key=value ...]`; prints the help, or one line, and exits where that is all.
 
     Args:
         kind: the config dataclass.
-        program: how the command is called, for the help.
-        doc: what it does.
     """
+    from vlv.config import ConfigError, describe, load_config
+
     if "-h" in arguments or "--help" in arguments:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it as it ends any other command
-        print(f"usage: {program} [--config FILE] [key=value ...]\n\n{doc.strip()}\n\nsettings:\n{describe(kind)}")
+        places = "".join(f" [{name.upper()}]" for name in call.positional)
+        usage = f"usage: {call.program}{places} [--config FILE] [key=value ...]"
+        print(f"{usage}\n\n{call.doc.strip()}\n\nsettings:\n{describe(kind)}")
         raise SystemExit(0)
-    path, overrides, rest = None, [], list(arguments)
-    while rest:
-        item = rest.pop(0)
-        if item == "--config" and rest:
-            path = rest.pop(0)
-        elif item.startswith("--config="):
-            path = item.removeprefix("--config=")
-        elif item.startswith("-"):
-            stop(f"{item} is not an option: give --config FILE and key=value settings", BAD_CALL)
-        else:
-            overrides.append(item)
     try:
-        return load_config(kind, path, overrides)
+        path, settings = _split(kind, call, arguments)
+        return load_config(kind, path, settings)
     except ConfigError as error:
         stop(str(error), BAD_CALL)
-        raise  # not reached: stop exits
 
 
-def stop(message: str, code: int) -> None:
+def _split(kind: type, call: Call, arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """The config file of a call, and its settings as `key=value`, those given by place first."""
+    from vlv.config import ConfigError
+
+    path, places, settings, rest = call.recipe, [], [], list(arguments)
+    while rest:
+        item = rest.pop(0)
+        if item == "--config":
+            if not rest:
+                raise ConfigError("--config needs a file: give --config FILE")
+            path = find_recipe(rest.pop(0))
+        elif item.startswith("--config="):
+            path = find_recipe(item.removeprefix("--config="))
+        elif item.startswith("-"):
+            raise ConfigError(f"{item} is not an option: settings are key=value, {call.program} --help lists them")
+        elif re.match(r"\w+=", item):  # a path with = in it has a slash or a dot before, or is given as key=value
+            settings.append(item)
+        else:
+            places.append(item)
+    return path, [*_by_place(kind, call, places), *settings]
+
+
+def _by_place(kind: type, call: Call, places: list[str]) -> list[str]:
+    from vlv.config import ConfigError
+
+    types = {item.name: str(item.type) for item in dataclasses.fields(kind)}
+    names = list(call.positional)
+    if names and types.get(names[-1], "").startswith("list") and len(places) >= len(names):
+        *single, many = names
+        listed = ",".join(places[len(single) :])
+        return [*(f"{name}={value}" for name, value in zip(single, places, strict=False)), f"{many}=[{listed}]"]
+    if len(places) > len(names):
+        takes = f"it takes {' '.join(name.upper() for name in names)}" if names else "settings are key=value"
+        raise ConfigError(f"{places[len(names)]!r} has no meaning for {call.program}: {takes}")
+    return [f"{name}={value}" for name, value in zip(names, places, strict=False)]
+
+
+def stop(message: str, code: int) -> NoReturn:
     """Print one line and exit."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(code)
 
 
-def run_process(run: Callable[[Config], None], config: Config) -> None:
-    """Do the work of one process; a failure leaves its trace in a file and one line on the terminal."""
-    _end_with_parent()
-    quiet_libraries()
-    try:
-        run(config)
-    except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
-    except Exception as error:  # noqa: BLE001 - the last line of defence: any failure becomes one line and a file
-        _report(error)
-        sys.stdout.flush()
-        os._exit(FAILED_RUN)  # other threads and process groups may be stuck in a collective
+def explain_missing_package(error: ModuleNotFoundError) -> str | None:
+    """The fix for a package that the environment lacks; None where the module is one of this project's."""
+    name = (error.name or "").partition(".")[0]
+    if not name or name == "vlv":
+        return None
+    return (
+        f"the Python package {name} is not installed in {sys.executable}: pip install -r requirements.txt in a clone, "
+        "or pip install vlv"
+    )
 
 
 def error_line(error: BaseException) -> str:
     """The message of an error that is meant for the user; the type too where it is not."""
     meant = isinstance(error, (ValueError, OSError)) or type(error).__name__ == "TrainingError"
     text = str(error).strip()
-    if is_out_of_memory(error):  # while loading, say: where a batch is at hand, it was explained already
+    if is_out_of_memory(error):  # while loading; where a batch is at hand, the trainer has explained it already
         return (
             f"out of memory before the first batch ({text.partition('. ')[0].strip() or type(error).__name__}): set "
             "precision=bf16 or param_dtype=bf16, or take fewer num_workers"
         )
+    if isinstance(error, ModuleNotFoundError) and (explanation := explain_missing_package(error)) is not None:
+        return explanation
     if text.startswith("Caught ") and " in DataLoader worker " in text.partition("\n")[0]:
         text = text.splitlines()[-1].removeprefix(f"{type(error).__name__}: ")  # torch puts the worker's trace first
     text = " ".join(text.split()) or "no message"
     return text if meant else f"{type(error).__name__}: {text}"
-
-
-def _report(error: Exception) -> None:
-    line, trace = error_line(error), traceback.format_exc()
-    path = os.environ.get(ERROR_FILE_VARIABLE)
-    if path is None:
-        print(f"error: {line}", file=sys.stderr)
-        return
-    try:
-        with Path(path).open("x") as handle:  # the first process to fail tells why
-            handle.write(f"{line}\n\n{trace}")
-    except FileExistsError:
-        return
 
 
 def quiet_libraries() -> None:
@@ -106,11 +139,3 @@ def quiet_libraries() -> None:
     quiet_diffusers()
     quiet_transformers()
     quiet_hub()
-
-
-def _end_with_parent() -> None:
-    """Let the kernel end this process when its launcher is killed, so that nothing runs on unseen."""
-    if ERROR_FILE_VARIABLE in os.environ and sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -1,43 +1,44 @@
 """Write a checkpoint of this project back in the published layout, as one state dict.
 
-SRC is a stage-1 folder or a captioner's folder; DST a .safetensors, .bin or .pt file.
+SOURCE is a stage-1 folder or a captioner's folder; DESTINATION a .safetensors, .bin or .pt file.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from vlv.cli.entry import BAD_CALL, stop
+from vlv.cli.entry import BAD_CALL, Call, parse, quiet_libraries, stop
+from vlv.settings import ConfigError, option
 
 
-def main(arguments: list[str] | None = None) -> None:
+@dataclass(frozen=True)
+class ExportConfig:
+    """What is written, and where."""
+
+    source: str = option("", "folder of a stage-1 model or of a captioner")
+    destination: str = option("", "the .safetensors, .bin or .pt file that is written")
+    stable_diffusion: str | None = option(None, "stage 1's Stable Diffusion, where it has moved")
+    florence2: str | None = option(None, "stage 1's Florence-2, where it has moved")
+
+    def __post_init__(self) -> None:
+        if not self.source or not self.destination:
+            raise ConfigError("vlv export needs a checkpoint and a file: vlv export SOURCE DESTINATION")
+
+
+def main(arguments: list[str]) -> None:
     """Read the call and write the file."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vlv.cli.export_checkpoint",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("source", type=Path, metavar="SRC")
-    parser.add_argument("destination", type=Path, metavar="DST")
-    parser.add_argument("--stable-diffusion", metavar="P", help="stage 1's Stable Diffusion, where it has moved")
-    parser.add_argument("--florence2", metavar="P", help="stage 1's Florence-2, where it has moved")
-    options = parser.parse_args(arguments)
-    from vlv.cli.entry import quiet_libraries
+    config = parse(ExportConfig, Call("vlv export", __doc__ or "", ("source", "destination")), arguments)
     from vlv.published.export import export_checkpoint
 
     quiet_libraries()
     try:
-        export = export_checkpoint(options.source, options.destination, options.stable_diffusion, options.florence2)
+        export = export_checkpoint(
+            Path(config.source), Path(config.destination), config.stable_diffusion, config.florence2
+        )
     except (OSError, ValueError) as error:
         stop(str(error), BAD_CALL)
-        return
-    print(f"written: {options.destination} ({export.stage}, {export.count:,} tensors)")
+    print(f"written: {config.destination} ({export.stage}, {export.count:,} tensors)")
     print("lm_head of Florence-2 is a copy of its embedding, to which it is tied; final_logits_bias is left out")
     for line in export.left_out:
         print(f"not in the layout: {line}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -1,36 +1,52 @@
-"""Say what a checkpoint is: stage, step, bases, parameters, dtype, recipe, metrics."""
+"""Describe a checkpoint: stage, step, bases, parameters, dtype, recipe, metrics.
+
+Reads headers and configs alone, no weights.
+"""
 
 from __future__ import annotations
 
-import argparse
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from vlv.cli.entry import BAD_CALL, stop
+from vlv.cli.entry import BAD_CALL, Call, parse, stop
+from vlv.settings import ConfigError, option
 
 
-def main(arguments: list[str] | None = None) -> None:
+@dataclass(frozen=True)
+class InspectConfig:
+    """What is described."""
+
+    path: str = option("", "folder of a checkpoint, or a published file")
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ConfigError("vlv inspect needs a checkpoint: vlv inspect PATH")
+
+
+def main(arguments: list[str]) -> None:
     """Read the call and print a line for each fact."""
-    parser = argparse.ArgumentParser(prog="python -m vlv.cli.inspect_checkpoint", description=__doc__)
-    parser.add_argument("path", type=Path, metavar="PATH", help="folder of a checkpoint, or a published file")
-    path = parser.parse_args(arguments).path
-    from vlv.checkpoints.inspection import describe_checkpoint, is_ours
-
+    path = Path(parse(InspectConfig, Call("vlv inspect", __doc__ or "", ("path",)), arguments).path)
     try:
-        if is_ours(path):
-            facts = describe_checkpoint(path)
-        else:
-            from vlv.published.plan import describe_published  # reads pickles too, so it needs torch
-
-            facts = describe_published(path)
+        facts = describe(path)
     except (OSError, ValueError) as error:
         stop(str(error), BAD_CALL)
-        return
     width = max(map(len, facts))
     print(path)
     for name, value in facts.items():
         print(f"  {name:<{width}}  {value}")
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def describe(path: Path) -> dict[str, str]:
+    """The facts of a checkpoint of this project or of a published one, by name.
+
+    Raises:
+        ValueError: it is neither.
+        OSError: it cannot be read.
+    """
+    from vlv.checkpoints.inspection import describe_checkpoint, is_ours
+
+    if is_ours(path):
+        return describe_checkpoint(path)
+    from vlv.published.plan import describe_published  # reads pickles too, so it needs torch
+
+    return describe_published(path)

@@ -12,46 +12,72 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vlv.cli.checks import check_call, check_devices, read_accelerate_config
-from vlv.cli.entry import BAD_CALL, ERROR_FILE_VARIABLE, FAILED_RUN, INTERRUPTED, parse, stop
-from vlv.config import CaptionConfig, ReconstructConfig, Stage1Config, Stage2Config
+from vlv.cli.entry import BAD_CALL, FAILED_RUN, INTERRUPTED, Call, parse, stop
+from vlv.cli.worker import ERROR_FILE_VARIABLE, write_resolved
+from vlv.config import (
+    CaptionConfig,
+    InferenceConfig,
+    ReconstructConfig,
+    RunConfig,
+    Stage1Config,
+    Stage2Config,
+)
+from vlv.resources import recipes_folder
 
-# command -> config, module that does the work, how the user called it
-COMMANDS: dict[str, tuple[type, str, str]] = {
-    "stage1": (Stage1Config, "vlv.recipes.stage1", "num_gpus={} bash train_stage1.sh"),
-    "stage2": (Stage2Config, "vlv.recipes.stage2", "num_gpus={} bash train_stage2.sh"),
-    "caption": (CaptionConfig, "vlv.recipes.caption", "NUM_GPUS={} bash Caption_inference.sh"),
-    "reconstruct": (ReconstructConfig, "vlv.recipes.reconstruct", "NUM_GPUS={} bash Image_inference.sh"),
+WORKER = "vlv.cli.worker"
+
+LaunchConfig = Stage1Config | Stage2Config | CaptionConfig | ReconstructConfig
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A command that runs in processes of its own.
+
+    Args:
+        kind: its settings.
+        module, function: the recipe that each process calls with the settings.
+        recipe: file of the recipes' folder that is read where no `--config` is given.
+    """
+
+    kind: type[LaunchConfig]
+    module: str
+    function: str
+    recipe: str
+
+
+LAUNCHED = {
+    "stage1": Launched(Stage1Config, "vlv.recipes.stage1", "train", "stage1.yaml"),
+    "stage2": Launched(Stage2Config, "vlv.recipes.stage2", "train", "stage2.yaml"),
+    "caption": Launched(CaptionConfig, "vlv.recipes.caption", "run", "caption.yaml"),
+    "reconstruct": Launched(ReconstructConfig, "vlv.recipes.reconstruct", "run", "reconstruct.yaml"),
 }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Check, start, and report."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] not in COMMANDS:
-        if arguments and arguments[0] not in ("-h", "--help"):
-            stop(f"unknown command {arguments[0]!r}: give one of {', '.join(COMMANDS)}", BAD_CALL)
-        print(f"usage: python -m vlv.cli.launch {{{','.join(COMMANDS)}}} [--config FILE] [key=value ...]\n\n{__doc__}")
-        raise SystemExit(0 if arguments else BAD_CALL)
-    kind, module, launcher = COMMANDS[arguments[0]]
-    call = arguments[1:]
-    config: Any = parse(kind, f"python -m vlv.cli.launch {arguments[0]}", sys.modules[__name__].__doc__ or "", call)
-    dry_run = getattr(config, "dry_run", False)
+def main(arguments: list[str]) -> None:
+    """Check the call of a command, whose name comes first, start its processes, and report."""
+    name, *arguments = arguments
+    command = LAUNCHED[name]
+    positional = ("image_path",) if issubclass(command.kind, InferenceConfig) else ()
+    call = Call(f"vlv {name}", command.kind.__doc__ or "", positional, recipes_folder() / command.recipe)
+    config: LaunchConfig = parse(command.kind, call, arguments)
+    dry_run = isinstance(config, RunConfig) and config.dry_run
     try:
         check_call(config)
-        on_cpu = dry_run or check_devices(config.num_gpus, config.accelerate_config, launcher, config.precision)
+        on_cpu = dry_run or check_devices(config.num_gpus, config.accelerate_config, config.precision)
         _check_deepspeed(config.accelerate_config)
     except (ValueError, OSError) as error:
         stop(str(error), BAD_CALL)
-        raise  # not reached: stop exits
-    _say_what_has_no_effect(config, call)
+    _warn_of_unused(config, arguments)
     with tempfile.TemporaryDirectory() as folder:
-        error_file = Path(folder) / "error.txt"
+        error_file, config_file = Path(folder) / "error.txt", Path(folder) / "config.json"
         os.environ[ERROR_FILE_VARIABLE] = str(error_file)
-        code = _start(module, call, config, on_cpu, dry_run)
+        write_resolved(config, config_file)
+        code = _start([name, str(config_file)], config, on_cpu, dry_run)
         _finish(code, error_file, _trace_path(config))
 
 
@@ -61,23 +87,23 @@ def _check_deepspeed(accelerate_config: str | None) -> None:
         raise ValueError(f"accelerate_config={accelerate_config} needs DeepSpeed: pip install deepspeed")
 
 
-def _say_what_has_no_effect(config: Any, call: list[str]) -> None:
-    drawing = [item for item in call if item.startswith(("guidance_scale=", "num_inference_steps="))]
-    if isinstance(config, CaptionConfig) and not config.preview_dir and drawing:
-        print(f"{' '.join(drawing)}: no effect, as no pictures are drawn without PREVIEW_DIR", file=sys.stderr)
+def _warn_of_unused(config: LaunchConfig, call: list[str]) -> None:
+    sampling = [item for item in call if item.startswith(("guidance_scale=", "num_inference_steps="))]
+    if isinstance(config, CaptionConfig) and not config.preview_dir and sampling:
+        print(f"{' '.join(sampling)}: no effect, as no previews are generated without preview_dir", file=sys.stderr)
 
 
-def _start(module: str, call: list[str], config: Any, on_cpu: bool, dry_run: bool) -> int:
+def _start(call: list[str], config: LaunchConfig, on_cpu: bool, dry_run: bool) -> int:
     """Run the processes to their end; returns an exit code, negative for a signal."""
     if dry_run or (config.num_gpus == 1 and not read_accelerate_config(config.accelerate_config)):
-        return _run_one(module, call)
+        return _run_one(call)
     if on_cpu:
-        return _run_on_cpu(module, call, config.num_gpus)
-    return _run_on_gpus(module, call, config.num_gpus, config.accelerate_config)
+        return _run_on_cpu(call, config.num_gpus)
+    return _run_on_gpus(call, config.num_gpus, config.accelerate_config)
 
 
-def _run_one(module: str, call: list[str]) -> int:
-    process = subprocess.Popen([sys.executable, "-m", module, *call])
+def _run_one(call: list[str]) -> int:
+    process = subprocess.Popen([sys.executable, "-m", WORKER, *call])
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     while True:
         try:
@@ -86,18 +112,18 @@ def _run_one(module: str, call: list[str]) -> int:
             continue
 
 
-def _run_on_cpu(module: str, call: list[str], num_processes: int) -> int:
+def _run_on_cpu(call: list[str], num_processes: int) -> int:
     """Several CPU processes by torchrun: Accelerate's own launcher was seen to start one that knows no other."""
     from torch.distributed import run as torchrun
 
     os.environ["ACCELERATE_USE_CPU"] = "true"
     # torchrun sets 1 thread a process where nothing is said.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
-    arguments = ["--standalone", f"--nproc-per-node={num_processes}", "-m", module, *call]
+    arguments = ["--standalone", f"--nproc-per-node={num_processes}", "-m", WORKER, *call]
     return _run_elastic(lambda: torchrun.run(torchrun.parse_args(arguments)))
 
 
-def _run_on_gpus(module: str, call: list[str], num_processes: int, accelerate_config: str | None) -> int:
+def _run_on_gpus(call: list[str], num_processes: int, accelerate_config: str | None) -> int:
     from accelerate.commands.launch import launch_command, launch_command_parser
 
     arguments = [f"--num_processes={num_processes}"]
@@ -112,11 +138,11 @@ def _run_on_gpus(module: str, call: list[str], num_processes: int, accelerate_co
     ):  # fmt: skip
         if variable in os.environ:
             arguments.append(f"--{option}={os.environ[variable]}")
-    arguments += ["-m", module, *call]
+    arguments += ["-m", WORKER, *call]
     return _run_elastic(lambda: launch_command(launch_command_parser().parse_args(arguments)))
 
 
-def _run_elastic(start: Any) -> int:
+def _run_elastic(start: Callable[[], object]) -> int:
     """Run torch's elastic agent in this process, so that its failure comes back as an exception."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -137,7 +163,7 @@ def _run_elastic(start: Any) -> int:
     return 0
 
 
-def _trace_path(config: Any) -> Path:
+def _trace_path(config: LaunchConfig) -> Path:
     """Where the trace of a failure is kept: in the run's folder, or beside the caption file."""
     if isinstance(config, CaptionConfig):
         return Path(config.output_path).with_suffix(".error.log")
@@ -153,7 +179,7 @@ def _finish(code: int, error_file: Path, trace_path: Path) -> None:
         kept = _keep_trace(trace, trace_path)
         stop(f"{line}{f' (trace: {trace_path})' if kept else ''}", FAILED_RUN)
     if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
-        stop("interrupted; a training goes on with resume=latest, captioning with the same command", INTERRUPTED)
+        stop("interrupted; training resumes with resume=latest, captioning with the same command", INTERRUPTED)
     if code == -signal.SIGKILL:
         stop("a process was killed, most likely for memory: set a smaller max_micro_batch or batch_size", FAILED_RUN)
     stop(f"a process ended with exit code {code}", FAILED_RUN)
@@ -166,7 +192,3 @@ def _keep_trace(trace: str, path: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-if __name__ == "__main__":
-    main()

@@ -46,14 +46,14 @@ class Bases:
         """Resolve both (folders or hub ids).
 
         Raises:
-            CheckpointError: one is not there, or --florence2 is another model.
+            CheckpointError: one is not there, or florence2 is another model.
         """
-        folder = resolve_component(florence2, "--florence2")
+        folder = resolve_component(florence2, "florence2")
         # The native config class would read any config.json and fall back to its defaults.
         kind = read_json(folder / CONFIG_NAME).get("model_type")
         if kind != "florence2":
-            raise CheckpointError(f"--florence2: {folder} holds a model of type {kind}, not Florence-2")
-        return cls(florence2, stable_diffusion, folder, resolve_component(stable_diffusion, "--stable-diffusion"))
+            raise CheckpointError(f"florence2: {folder} holds a model of type {kind}, not Florence-2")
+        return cls(florence2, stable_diffusion, folder, resolve_component(stable_diffusion, "stable_diffusion"))
 
     @classmethod
     def recorded(
@@ -154,7 +154,7 @@ def write_florence2(
     folder: Path, bases: Bases, plan: ImportPlan, source: ExternalStateDict, base: dict[str, Any]
 ) -> None:
     config = read_config(bases.florence2)
-    _write_native(folder, config, load_tokenizer(bases.florence2, "--florence2"), plan, source, base)
+    _write_native(folder, config, load_tokenizer(bases.florence2, "florence2"), plan, source, base)
 
 
 def import_florence2(source: Path, destination: Path, allow: Iterable[str], log: Callable[[str], None]) -> None:

@@ -115,8 +115,8 @@ def import_stage2(
     The arguments are `import_stage1`'s. Of the bases, only configs and tokenizers are needed; where their
     weights are there, the captioner's frozen ones are compared with them.
     """
-    llm_folder = resolve_component(language_model, "--llm")
-    tokenizer = load_tokenizer(llm_folder, "--llm")
+    llm_folder = resolve_component(language_model, "llm")
+    tokenizer = load_tokenizer(llm_folder, "llm")
     llm_config = _language_model_config(llm_folder)
     stage1, _, _ = stage1_skeleton(bases, _num_queries(source, "VLV_model.query_embed"), resolutions[0])
     _check_sizes(stage1, resolutions[1])
@@ -193,7 +193,7 @@ def captioners_stage1(source: ExternalStateDict) -> ExternalStateDict:
 def stage1_skeleton(bases: Bases, num_queries: int, resolution: int) -> tuple[Any, list[str], list[int]]:
     """Encoder and decoder without weights, the names that train, and the prompt's token ids."""
     decoder = load_skeleton(bases.decoder, "text_encoder", resolution)
-    prompt_ids = prompt_token_ids(load_tokenizer(bases.florence2, "--florence2"), TASK_PROMPT)
+    prompt_ids = prompt_token_ids(load_tokenizer(bases.florence2, "florence2"), TASK_PROMPT)
     config = VLVEncoderConfig(
         florence2_config=read_config(bases.florence2).to_dict(),
         spaces={space.name: space.width for space in decoder.conditioner.spaces},
@@ -227,16 +227,14 @@ def _check_sizes(stage1: Any, encoder_resolution: int) -> None:
 
 
 def _language_model_config(folder: Path) -> PreTrainedConfig:
-    """The config in a folder of --llm.
+    """The config in a folder of llm=.
 
     Raises:
         CheckpointError: it is no causal language model.
     """
     kind = read_json(folder / CONFIG_NAME).get("model_type")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise CheckpointError(
-            f"--llm: {folder} holds a model of type {kind}, no causal language model: give Qwen's, log"
-        )
+        raise CheckpointError(f"llm: {folder} holds a model of type {kind}, no causal language model: give Qwen's, log")
     return AutoConfig.from_pretrained(folder)
 
 

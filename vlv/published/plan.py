@@ -101,7 +101,7 @@ def describe_published(path: Path) -> dict[str, str]:
         "kind": _PUBLISHED[recognise_layout(source)],
         "weights": f"{len(source):,}",
         "parameters": f"{sum(map(math.prod, source.shapes.values())):,}",
-        "to use it": "python -m vlv.cli.import_checkpoint converts it",
+        "to use it": "vlv import converts it",
     }
 
 
@@ -166,7 +166,7 @@ def accept(plan: ImportPlan, source: ExternalStateDict, allow: Iterable[str]) ->
         if left:
             raise CheckpointError(
                 f"{source.path}: {len(left)} weights are {kind}, the first is {left[0]}; "
-                f"--allow '{left[0]}' (patterns may be given) imports without"
+                f"allow='{left[0]}' (patterns may be given) imports without"
             )
     for name, (theirs, ours) in plan.misshapen.items():
         raise CheckpointError(

@@ -1,26 +1,18 @@
 """Captions of an image, a folder of images or a glob, into one JSON file.
 
-`bash Caption_inference.sh` checks the call and starts the processes; this is the work of one of them.
+`bash Caption_inference.sh` and `vlv caption` check the call and start the processes; this is the work of one of them.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
-from vlv.cli.entry import parse, run_process
 from vlv.config import CaptionConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from vlv.inference.reconstruction import GeneratedSet
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Read the call and caption."""
-    config = parse(CaptionConfig, "python -m vlv.recipes.caption", __doc__ or "", arguments or sys.argv[1:])
-    run_process(run, config)
 
 
 def run(config: CaptionConfig) -> None:
@@ -96,7 +88,3 @@ def _draw(config: CaptionConfig, precision: str, accelerator: Accelerator) -> Ge
             wait=accelerator.wait_for_everyone,
             identity=checkpoint_identity(config.ckpt_dir, precision),
         )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,20 +1,11 @@
 """Images drawn back from their embeddings: pictures, comparisons, a page, and FID and KID.
 
-`bash Image_inference.sh` checks the call and starts the processes; this is the work of one of them.
+`bash Image_inference.sh` and `vlv reconstruct` check the call and start the processes; this is the work of one of them.
 """
 
 from __future__ import annotations
 
-import sys
-
-from vlv.cli.entry import parse, run_process
 from vlv.config import ReconstructConfig
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Read the call and draw."""
-    config = parse(ReconstructConfig, "python -m vlv.recipes.reconstruct", __doc__ or "", arguments or sys.argv[1:])
-    run_process(run, config)
 
 
 def run(config: ReconstructConfig) -> None:
@@ -64,7 +55,3 @@ def run(config: ReconstructConfig) -> None:
             values = ", ".join(f"{key} {value:.4g}" for key, value in entry.items() if key in report.measured)
             print(f"seed {entry['seed']}: {values} (n {entry['n']})")
     accelerator.end_training()
-
-
-if __name__ == "__main__":
-    main()

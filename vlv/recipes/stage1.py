@@ -1,23 +1,14 @@
 """Stage 1: the vision encoder learns, from images alone, to drive a frozen text-to-image model.
 
-`bash train_stage1.sh` checks the call and starts the processes; this is the work of one of them.
+`bash train_stage1.sh` and `vlv stage1` check the call and start the processes; this is the work of one of them.
 """
 
 from __future__ import annotations
 
-import sys
-
-from vlv.cli.entry import parse, run_process
 from vlv.config import Stage1Config
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Read the call and train."""
-    config = parse(Stage1Config, "python -m vlv.recipes.stage1", __doc__ or "", arguments or sys.argv[1:])
-    run_process(run, config)
-
-
-def run(config: Stage1Config) -> None:
+def train(config: Stage1Config) -> None:
     """Build the parts and fit."""
     import torch
 
@@ -83,7 +74,3 @@ def run(config: Stage1Config) -> None:
         assembly.save_final(config, data, lambda folder: model.save_pretrained(folder, weights))
     accelerator.end_training()
     return None
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,13 @@
 """Stage 2: a projector and a causal language model learn to read stage 1's embeddings as captions.
 
-`bash train_stage2.sh` checks the call and starts the processes; this is the work of one of them.
+`bash train_stage2.sh` and `vlv stage2` check the call and start the processes; this is the work of one of them.
 """
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vlv.cli.entry import parse, run_process
 from vlv.config import Stage2Config
 
 if TYPE_CHECKING:
@@ -23,13 +21,7 @@ if TYPE_CHECKING:
 PROJECTOR_SAMPLES = 1024  # that projector_init=whitened looks at
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Read the call and train."""
-    config = parse(Stage2Config, "python -m vlv.recipes.stage2", __doc__ or "", arguments or sys.argv[1:])
-    run_process(run, config)
-
-
-def run(config: Stage2Config) -> None:
+def train(config: Stage2Config) -> None:
     """Build the parts and fit."""
     import torch
 
@@ -149,7 +141,3 @@ def start_projector(model: VLVCaptioner, accelerator: Accelerator, loader: Itera
     model.mlp.start_whitened(mean, covariance, model.llm.get_input_embeddings().weight.float().std().item())
     for part in read:
         part.to("cpu")  # the accelerator places or shards the whole of it
-
-
-if __name__ == "__main__":
-    main()

@@ -158,7 +158,7 @@ def test_published_checkpoints_are_recognised(tmp_path, capsys, names, kind, for
     main([str(tmp_path if form == "folder" else path)])
     printed = capsys.readouterr().out
     assert kind in printed
-    assert "import_checkpoint converts it" in printed
+    assert "vlv import converts it" in printed
     assert f"parameters  {3 * len(names)}" in printed
 
 

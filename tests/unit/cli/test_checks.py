@@ -187,7 +187,7 @@ def test_images(calls, pairs, command, path, match):
 
 def test_fp16_without_a_gpu():
     with pytest.raises(ValueError, match="precision=fp16 needs a GPU: set precision=bf16 or fp32"):
-        check_devices(2, "configs/accelerate/cpu.yaml", "{}", "fp16")
+        check_devices(2, "configs/accelerate/cpu.yaml", "fp16")
 
 
 def test_extractors_that_are_not_installed(calls, monkeypatch, tmp_path):

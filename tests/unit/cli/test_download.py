@@ -13,6 +13,8 @@ from safetensors.numpy import save_file
 
 from vlv.checkpoints.folder_check import check_model, check_parquet
 from vlv.cli import download
+from vlv.cli.entry import Call, parse
+from vlv.cli.import_checkpoint import ImportConfig
 from vlv.config import Stage1Config, load_config
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -73,7 +75,7 @@ def hub(monkeypatch):
 def run(tmp_path, *arguments):
     """The exit code of a call that puts everything under tmp_path."""
     try:
-        download.main(["--dir", str(tmp_path / "models"), "--data-dir", str(tmp_path / "data"), *arguments])
+        download.main([f"dir={tmp_path / 'models'}", f"data_dir={tmp_path / 'data'}", *arguments])
     except SystemExit as stopped:
         return stopped.code
     return 0
@@ -93,7 +95,7 @@ def test_all_is_everything_but_the_pairs(hub, tmp_path, capsys):
     assert {settings["local_dir"].parent for _, settings in hub.calls} == {tmp_path / "models"}
     printed, _, advice = capsys.readouterr().out.partition("\nto caption with it, once:\n")
     table = printed.splitlines()[-5:]
-    assert advice.strip().startswith("python -m vlv.cli.import_checkpoint")
+    assert advice.strip().startswith("vlv import ")
     assert [line.split()[0] for line in table] == ["component", "sd", "florence2", "qwen", "captioner"]
     assert all(line.endswith("  ok") for line in table[1:])
     hub.calls.clear()
@@ -184,7 +186,7 @@ def test_no_hub_is_a_line_for_each_component(hub, tmp_path, capsys, monkeypatch)
 
 def test_offline_without_a_stand_in(tmp_path):
     """HF_HUB_OFFLINE, the real client, in a process of its own."""
-    call = [sys.executable, "-m", "vlv.cli.download", "qwen", "--dir", str(tmp_path)]
+    call = [sys.executable, "-m", "vlv", "download", "qwen", f"dir={tmp_path}"]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
@@ -196,7 +198,7 @@ def test_a_damaged_file_is_fetched_anew(hub, tmp_path, capsys):
     write_qwen(folder)
     whole = (folder / QWEN_WEIGHTS[1]).read_bytes()
     (folder / QWEN_WEIGHTS[1]).write_bytes(whole[:-7])
-    assert run(tmp_path, "qwen", "--check") == 1
+    assert run(tmp_path, "qwen", "check=true") == 1
     printed = capsys.readouterr()
     assert f"damaged: {QWEN_WEIGHTS[1]} (its length is not what its header says)" in printed.out
     assert printed.err.startswith("qwen: by hand: put ")
@@ -239,7 +241,7 @@ def test_parquet_files_are_counted_and_opened(hub, tmp_path, capsys):
     (folder / "data" / "train-00001-of-00003.parquet").write_bytes(b"PAR1")
     assert "data/train-00001-of-00003.parquet (no parquet footer" in str(check_parquet(folder))
     write_pairs(folder / "data" / "train-00001-of-00003.parquet")
-    assert run(tmp_path, "pairs", "--check") == 0
+    assert run(tmp_path, "pairs", "check=true") == 0
     assert run(tmp_path, "pairs") == 1  # whole as far as names tell, but the hub was not asked
     assert "pairs: not fetched" in capsys.readouterr().err
 
@@ -262,9 +264,10 @@ def test_unknown_part_and_help(capsys, tmp_path):
 def test_the_way_from_the_released_captioner_to_captions_is_named(tmp_path):
     """It writes what Caption_inference.sh reads by default."""
     call = download.import_command(tmp_path / "VLV-captioner-released").split()
-    assert call[:3] == ["python", "-m", "vlv.cli.import_checkpoint"]
-    assert call[3:5] == [str(tmp_path / "VLV-captioner-released"), str(tmp_path / "VLV-captioner")]
-    assert call[call.index("--llm") + 1] == str(tmp_path / "Qwen2.5-3B")
-    assert {"--stable-diffusion", "--florence2"} < set(call)
+    assert call[:2] == ["vlv", "import"]
+    assert call[2:4] == [str(tmp_path / "VLV-captioner-released"), str(tmp_path / "VLV-captioner")]
+    assert [word.partition("=")[0] for word in call[4:]] == ["stable_diffusion", "florence2", "llm"]
+    assert call[-1] == f"llm={tmp_path / 'Qwen2.5-3B'}"
+    parse(ImportConfig, Call("vlv import", "", ("source", "destination")), call[2:])  # it is a call that is taken
     launcher = (Path(__file__).parents[3] / "Caption_inference.sh").read_text()
     assert "pretrained_checkpoints/VLV-captioner}" in launcher

@@ -1,0 +1,86 @@
+"""The command `vlv`: a table of sub-commands, each of which is loaded when it is called.
+
+usage: vlv COMMAND [PATH ...] [--config FILE] [key=value ...]
+
+{commands}
+
+vlv COMMAND --help lists a command's settings. --config reads settings from a YAML file, or from a shipped recipe by
+name (--config stage1_sdxl); what is given as key=value wins over it. --version prints the version.
+Exit codes: 0 done, 1 a failed run, 2 a call that cannot work, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import signal
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+
+from vlv import __version__
+from vlv.cli.entry import BAD_CALL, INTERRUPTED, explain_missing_package, stop
+
+
+@dataclass(frozen=True)
+class Command:
+    """A sub-command.
+
+    Args:
+        module: its `main(arguments)` does the work; imported when the command is called.
+        summary: one line for `vlv --help`.
+        with_name: the arguments begin with the command's name, where several commands share a module.
+    """
+
+    module: str
+    summary: str
+    with_name: bool = False
+
+
+def _launched(summary: str) -> Command:
+    return Command("vlv.cli.launch", summary, with_name=True)
+
+
+COMMANDS = {
+    "stage1": _launched("train caption embeddings from images, with a frozen text-to-image model"),
+    "stage2": _launched("train a language model to read the embeddings as captions"),
+    "caption": _launched("caption an image, a folder of images or a glob"),
+    "reconstruct": _launched("generate images from their embeddings, compare and measure"),
+    "import": Command("vlv.cli.import_checkpoint", "convert a published checkpoint to this project's format"),
+    "export": Command("vlv.cli.export_checkpoint", "write a checkpoint in the published layout"),
+    "inspect": Command("vlv.cli.inspect_checkpoint", "describe a checkpoint from its headers and configs"),
+    "download": Command("vlv.cli.download", "fetch the pretrained components and check what arrived"),
+    "quickstart": Command("vlv.cli.quickstart", "try everything on the small world, in minutes on a CPU"),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Find the sub-command and run it; `--help` and `--version` are answered here."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help", "help"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it as it ends any other command
+        print(usage())
+        raise SystemExit(0 if arguments else BAD_CALL)
+    if name == "--version":
+        print(f"vlv {__version__}")
+        raise SystemExit(0)
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(COMMANDS)}"
+        stop(f"unknown command {name!r}: {hint}", BAD_CALL)
+    try:
+        command = COMMANDS[name]
+        import_module(command.module).main(arguments if command.with_name else arguments[1:])
+    except ModuleNotFoundError as error:
+        if (explanation := explain_missing_package(error)) is None:
+            raise  # a module of our own: a defect, whose trace is wanted
+        stop(explanation, BAD_CALL)
+    except KeyboardInterrupt:
+        stop("interrupted", INTERRUPTED)
+
+
+def usage() -> str:
+    """What `vlv --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
+    return (__doc__ or "").strip().format(commands=lines)

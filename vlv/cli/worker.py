@@ -1,0 +1,89 @@
+"""One process of a run: `python -m vlv.cli.worker COMMAND CONFIG_FILE`, as `vlv.cli.launch` starts it.
+
+The call was parsed and checked by the launcher, which hands on the resolved settings as JSON: every key with its value,
+so nothing is merged or checked against recipes a second time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from vlv.cli.entry import FAILED_RUN, INTERRUPTED, error_line, quiet_libraries
+
+ERROR_FILE_VARIABLE = "VLV_ERROR_FILE"  # set by the launcher, which then prints the one line itself
+Config = TypeVar("Config")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the settings and do one process's share of the work."""
+    from vlv.cli.launch import LAUNCHED
+
+    name, path = sys.argv[1:] if arguments is None else arguments
+    command = LAUNCHED[name]
+    config = read_resolved(command.kind, Path(path))
+    run_process(lambda: getattr(import_module(command.module), command.function)(config))
+
+
+def write_resolved(config: object, path: Path) -> None:
+    """Write every setting of a config dataclass, for `read_resolved`."""
+    path.write_text(json.dumps(dataclasses.asdict(config)))  # type: ignore[call-overload]
+
+
+def read_resolved(kind: type[Config], path: Path) -> Config:
+    """The config that `write_resolved` wrote; equal to it, as JSON keeps every float."""
+    return kind(**json.loads(path.read_text()))
+
+
+def run_process(work: Callable[[], None]) -> None:
+    """Do the work of one process; a failure leaves its trace in a file and one line on the terminal."""
+    _end_with_parent()
+    try:
+        quiet_libraries()
+        work()
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+    except Exception as error:  # noqa: BLE001 - the last line of defence: any failure becomes one line and a file
+        _report(error)
+        _exit_at_once(FAILED_RUN)
+
+
+def _exit_at_once(code: int) -> NoReturn:
+    """Exit without waiting: other threads and process groups may be stuck in a collective."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _report(error: Exception) -> None:
+    line, trace = error_line(error), traceback.format_exc()
+    path = os.environ.get(ERROR_FILE_VARIABLE)
+    if path is None:
+        print(f"error: {line}", file=sys.stderr)
+        return
+    try:
+        # "x": of several processes the first to fail knows the reason; the others fail because it is gone.
+        with Path(path).open("x") as handle:
+            handle.write(f"{line}\n\n{trace}")
+    except FileExistsError:
+        return
+
+
+def _end_with_parent() -> None:
+    """Let the kernel end this process when its launcher is killed, so that nothing runs on unseen."""
+    if ERROR_FILE_VARIABLE in os.environ and sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+if __name__ == "__main__":
+    main()
