@@ -48,7 +48,7 @@ def test_import_is_light():
 
 
 def test_the_checks_of_a_call_are_light_to_import():
-    assert best_of_three("import vlv.cli.checks, vlv.checkpoints.identity, vlv.config, vlv.evaluation.packages") < 0.5
+    assert best_of_three("import vlv.cli.checks, vlv.checkpoints.identity, vlv.config, vlv.evaluation.extractors") < 0.5
 
 
 def test_names_are_loaded_on_use():

@@ -94,18 +94,14 @@ def _check_captioning(config: CaptionConfig) -> None:
 
 
 def _check_drawing(config: ReconstructConfig) -> None:
-    from vlv.evaluation.packages import efficientnet_problem, inception_problem
+    from vlv.evaluation.extractors import extractor_problem
 
     stage1 = require_checkpoint(config.ckpt_dir, "stage1")
     _check_base(stage1, "florence2", "florence2_model_path", config)
     _check_sampler(stage1, config)
     _check_images(config.image_path)
     check_writable("output_dir", Path(config.output_dir))
-    problem = None
-    if config.extractor == "inception" or (config.extractor == "auto" and config.inception_weights is not None):
-        problem = inception_problem(config.inception_weights, may_download=True)
-    elif config.extractor == "efficientnet_lite0":
-        problem = efficientnet_problem()
+    problem = extractor_problem(config.extractor, config.inception_weights)
     if problem is not None:
         raise ConfigError(problem)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image
 from torch import Tensor
@@ -15,8 +16,25 @@ from vlv.atomic import write_whole
 from vlv.data import FolderSource, find_images
 from vlv.data.dataset import SamplePreparation, start_worker
 from vlv.data.sample import SampleSource
+from vlv.data.transforms import MAX_IMAGE_PIXELS
 
 _BAD_IMAGES_PRINTED = 20
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class ReadSettings:
+    """How images are read; none of it changes a result.
+
+    batch_size: images that a process takes at once.
+    num_workers: loader workers of a process; 0 reads in the process itself.
+    max_image_pixels: images with more pixels are left out as unreadable.
+    """
+
+    batch_size: int = 8
+    num_workers: int = 0
+    max_image_pixels: int = MAX_IMAGE_PIXELS
 
 
 class ImageBatch(NamedTuple):
@@ -80,7 +98,10 @@ def find_inputs(image_path: str, output_dir: Path | None, option: str) -> InputI
 
 
 def last_change(image_file: Path) -> int | None:
-    """When an image was last written or put in its place, in ns; None where it is gone. A replaced one differs."""
+    """When an image was last written or put in its place, in ns; None where it is gone.
+
+    A file that is moved over another keeps its old time of writing; the time of its status change shows the move.
+    """
     try:
         status = image_file.stat()
     except OSError:
@@ -92,17 +113,15 @@ def load_images(
     source: SampleSource,
     indices: Sequence[int],
     image_processor: Callable[[Image.Image], dict[str, Tensor]],
-    *,
-    batch_size: int,
-    num_workers: int,
-    max_image_pixels: int,
+    reading: ReadSettings,
 ) -> Iterator[ImageBatch]:
     """Yield the images at `indices`, in their order."""
-    batches = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
+    size = reading.batch_size
+    batches = [list(indices[start : start + size]) for start in range(0, len(indices), size)]
     if not batches:
         return
-    dataset = ImageDataset(source, image_processor, max_image_pixels)
-    for batch in forked_loader(dataset, batches, dataset.collate, num_workers):
+    dataset = ImageDataset(source, image_processor, reading.max_image_pixels)
+    for batch in forked_loader(dataset, batches, dataset.collate, reading.num_workers):
         readable = batch["weights"] > 0
         places = list(zip(batch["names"], batch["errors"], strict=True))
         yield ImageBatch(
@@ -114,8 +133,8 @@ def load_images(
 
 
 def forked_loader(
-    dataset: Dataset, batches: list[list[int]], collate: Callable[[list[Any]], Any], num_workers: int
-) -> DataLoader:
+    dataset: Dataset[Item], batches: list[list[int]], collate: Callable[[list[Item]], object], num_workers: int
+) -> DataLoader[Item]:
     """Load the given batches in order, with no more workers than there are batches."""
     workers = min(num_workers, len(batches))
     return DataLoader(
@@ -124,6 +143,7 @@ def forked_loader(
         collate_fn=collate,
         num_workers=workers,
         worker_init_fn=start_worker,
+        # A forked worker shares the index of a large source; spawned ones would each get a pickled copy.
         multiprocessing_context="fork" if workers else None,
     )
 

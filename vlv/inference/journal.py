@@ -1,4 +1,4 @@
-"""What several processes have finished, kept on disk as it comes, so that an interrupted run can go on."""
+"""What several processes have finished, kept on disk as it comes, so that an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeAlias
 
 from vlv.atomic import write_whole
 
 _IDENTITY_NAME = "identity.json"
 
+JsonObject: TypeAlias = dict[str, Any]  # a JSON object; its values are what JSON can hold
+
 
 class Journal:
     """A folder with one file of JSON lines a process and kind of record.
 
-    Any number of processes can go on with what another number has written: all read all files, and each
+    Any number of processes can resume what another number has written: all read all files, and each
     appends to its own.
     """
 
@@ -26,7 +28,7 @@ class Journal:
         self.folder = folder
         self._process_index = process_index
 
-    def prepare(self, identity: dict[str, Any]) -> Path | None:
+    def prepare(self, identity: JsonObject) -> Path | None:
         """Make the folder, or take the one that a run of the same identity left. One process calls this.
 
         Returns:
@@ -40,7 +42,7 @@ class Journal:
         write_json(self.folder / _IDENTITY_NAME, identity)
         return moved
 
-    def append(self, kind: str, records: Iterable[dict[str, Any]]) -> None:
+    def append(self, kind: str, records: Iterable[JsonObject]) -> None:
         """Add records to this process's file, in one write."""
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         if not text:
@@ -50,7 +52,7 @@ class Journal:
                 text = "\n" + text  # the run was killed within a line; that line stays alone and is skipped
             file.write(text.encode("utf-8", "backslashreplace"))
 
-    def records(self, kind: str) -> Iterator[dict[str, Any]]:
+    def records(self, kind: str) -> Iterator[JsonObject]:
         """Records of all processes, without lines that were torn."""
         for path in sorted(self.folder.glob(f"{kind}_*.jsonl")):
             for line in path.read_bytes().splitlines():
@@ -74,7 +76,7 @@ class Journal:
         return self.folder / f"{kind}_{self._process_index}.jsonl"
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> object:
     """Read a JSON file; None where it is missing or broken."""
     try:
         return json.loads(path.read_bytes())
@@ -82,7 +84,7 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write readable UTF-8 JSON, whole or not at all.
 
     Undecodable bytes of a file name, which Python holds as lone surrogates, become JSON escapes.
@@ -98,10 +100,10 @@ def unused_path(path: Path) -> Path:
     return candidate
 
 
-def _as_json(value: Any) -> Any:
+def _as_json(value: object) -> object:
     return json.loads(json.dumps(value))
 
 
-def _ends_with_newline(file: Any) -> bool:
+def _ends_with_newline(file: IO[bytes]) -> bool:
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"

@@ -1,4 +1,4 @@
-"""Pictures drawn from the embeddings of images: where they lie, their noise, and the drawing itself."""
+"""Pictures generated from the embeddings of images: where they lie, their noise, and the generation itself."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Protocol
 
 from PIL import Image
 from torch import Generator, Tensor
 
 from vlv.atomic import write_whole
 from vlv.data.sample import SampleSource
-from vlv.inference.images import ImageBatch, last_change, load_images
+from vlv.inference.comparison import comparison, reconstruction_labels
+from vlv.inference.images import ImageBatch, ReadSettings, last_change, load_images
 from vlv.inference.journal import Journal
 from vlv.inference.processes import Processes
 from vlv.inference.progress import Progress
-from vlv.models.image_processor import to_images
-
-_GAP = 8  # white pixels between the pictures of a comparison
+from vlv.models.image_processor import VLVImageProcessor, to_images
 
 
 class ImageGenerator(Protocol):
-    """What drawing needs of a model."""
+    """What generating pictures needs of a model."""
 
     @property
-    def image_processor(self) -> Any:
+    def image_processor(self) -> VLVImageProcessor:
         """Turns a PIL image into pixels."""
         ...
 
@@ -46,8 +45,14 @@ class ImageGenerator(Protocol):
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How pictures are drawn; with the checkpoint, it decides every pixel."""
+class SamplingSettings:
+    """How pictures are generated; with the checkpoint, it decides every pixel.
+
+    seeds: each gives a picture of every image.
+    guidance_scale: of classifier-free guidance; 1 switches it off.
+    num_inference_steps: denoising steps.
+    scheduler: auto, ddpm, ddim, dpm++, euler, heun.
+    """
 
     seeds: list[int]
     guidance_scale: float = 2.0
@@ -75,7 +80,7 @@ class PictureFolder:
         return self.folder / "originals" / self._files[name]
 
     def reconstruction(self, name: str, seed: int) -> Path:
-        """The picture that was drawn from a seed."""
+        """The picture that was generated from a seed."""
         below = [f"seed_{seed}"] if len(self.seeds) > 1 else []
         return self.folder.joinpath("reconstructions", *below, self._files[name])
 
@@ -83,10 +88,14 @@ class PictureFolder:
         """The original and the picture of each seed, side by side."""
         return self.folder / "comparisons" / self._files[name]
 
+    def panels(self, name: str) -> dict[str, Path]:
+        """The original and the picture of each seed, by the labels that readers see."""
+        paths = [self.original(name), *(self.reconstruction(name, seed) for seed in self.seeds)]
+        return dict(zip(reconstruction_labels(self.seeds), paths, strict=True))
+
     def all_of(self, name: str) -> list[Path]:
         """Every picture of an image, in the order in which they are written."""
-        drawn = [self.reconstruction(name, seed) for seed in self.seeds]
-        return [self.original(name), *drawn, self.comparison(name)]
+        return [*self.panels(name).values(), self.comparison(name)]
 
     def is_generated(self, name: str, image_file: Path) -> bool:
         """Whether all pictures are there, and newer than the image's last change."""
@@ -95,6 +104,7 @@ class PictureFolder:
             oldest = min(path.stat().st_mtime_ns for path in self.all_of(name))
         except OSError:
             return False
+        # Equal times are no proof on a file system of coarse times: such a picture is generated again.
         return changed is not None and oldest > changed
 
     def remove_others(self, names: Sequence[str]) -> None:
@@ -126,9 +136,12 @@ def picture_files(names: Sequence[str]) -> dict[str, str]:
 
 
 def image_generator(seed: int, name: str) -> Generator:
-    """CPU generator of an image's noise, a function of the seed and of its relative file name alone."""
+    """CPU generator of an image's noise, a function of the seed and of its relative file name alone.
+
+    So the picture of an image is the same in any folder, batch and number of processes.
+    """
     digest = hashlib.sha256(f"{seed}/".encode() + _bytes(name)).digest()
-    return Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)  # torch takes seeds below 2**63
 
 
 def generate_pictures(
@@ -136,24 +149,14 @@ def generate_pictures(
     source: SampleSource,
     indices: Sequence[int],
     pictures: PictureFolder,
-    sampling: Sampling,
+    sampling: SamplingSettings,
+    reading: ReadSettings,
     journal: Journal,
     processes: Processes,
-    *,
-    batch_size: int,
-    num_workers: int,
-    max_image_pixels: int,
 ) -> None:
-    """Draw this process's share of the images at `indices`; unreadable ones go into the journal as `bad`."""
+    """Generate this process's share of the images at `indices`; unreadable ones go into the journal as `bad`."""
     progress = Progress("reconstructions", len(indices), processes)
-    for batch in load_images(
-        source,
-        processes.share(indices),
-        autoencoder.image_processor,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        max_image_pixels=max_image_pixels,
-    ):
+    for batch in load_images(source, processes.share(indices), autoencoder.image_processor, reading):
         if batch.names:
             _generate_batch(autoencoder, batch, pictures, sampling)
         journal.append("bad", ({"name": name, "reason": reason} for name, reason in batch.bad.items()))
@@ -162,10 +165,9 @@ def generate_pictures(
 
 
 def _generate_batch(
-    autoencoder: ImageGenerator, batch: ImageBatch, pictures: PictureFolder, sampling: Sampling
+    autoencoder: ImageGenerator, batch: ImageBatch, pictures: PictureFolder, sampling: SamplingSettings
 ) -> None:
-    originals = to_images(batch.decoder_pixels)
-    drawn = []
+    columns = [to_images(batch.decoder_pixels)]  # the originals, then the pictures of each seed
     for seed in sampling.seeds:
         pixels = autoencoder.reconstruct_pixels(
             batch.encoder_pixels,
@@ -174,20 +176,22 @@ def _generate_batch(
             generators=[image_generator(seed, name) for name in batch.names],
             scheduler=sampling.scheduler,
         )
-        drawn.append(to_images(pixels))
-    for row, name in enumerate(batch.names):
-        row_pictures = [originals[row], *(seed_pictures[row] for seed_pictures in drawn)]
-        for path, picture in zip(pictures.all_of(name), [*row_pictures, side_by_side(row_pictures)], strict=True):
-            write_png(path, picture)
+        columns.append(to_images(pixels))
+    for name, row in zip(batch.names, zip(*columns, strict=True), strict=True):
+        panels = dict(zip(pictures.panels(name), row, strict=True))
+        for label, path in pictures.panels(name).items():
+            write_png(path, panels[label])
+        # Last: `is_generated` takes an image for done when the comparison is there with all the others.
+        write_png(pictures.comparison(name), comparison(panels))
 
 
-def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Put pictures of one size in a row, with a white gap between them."""
-    width, height = pictures[0].size
-    row = Image.new("RGB", (len(pictures) * (width + _GAP) - _GAP, height), "white")
-    for place, picture in enumerate(pictures):
-        row.paste(picture, (place * (width + _GAP), 0))
-    return row
+def write_caption_below(pictures: PictureFolder, name: str, caption: str) -> None:
+    """Write an image's comparison anew, with the caption below its pictures."""
+    panels = {}
+    for label, path in pictures.panels(name).items():
+        with Image.open(path) as picture:
+            panels[label] = picture.convert("RGB")
+    write_png(pictures.comparison(name), comparison(panels, caption))
 
 
 def write_png(path: Path, picture: Image.Image) -> None:

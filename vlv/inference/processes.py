@@ -28,8 +28,14 @@ class Processes(NamedTuple):
         return self.index == 0
 
     def share(self, items: Sequence[Item]) -> list[Item]:
-        """Return every count-th item from this process's index on: together the processes take each item once."""
+        """Return every count-th item from this process's index on: together the processes take each item once.
+
+        Interleaved and not in blocks, so that no process gets all of a folder of large images.
+        """
         return list(items[self.index :: self.count])
+
+
+ALONE = Processes()  # one process without others
 
 
 @contextmanager

@@ -1,19 +1,70 @@
-"""What a training run shows at each save: the first validation images, drawn back or captioned."""
+"""What a training run shows at each save: the first validation images, reconstructed or captioned."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
-from PIL import Image
-from torch import Tensor
+from torch import Generator, Tensor
 
-from vlv.inference.pictures import image_generator, side_by_side
+from vlv.evaluation.registry import caption_measures
+from vlv.inference.comparison import comparison, reconstruction_labels
+from vlv.inference.journal import JsonObject, write_json
+from vlv.inference.pictures import image_generator, write_png
+from vlv.models.image_processor import to_images
 
-Batch = dict[str, Any]
+Batch: TypeAlias = dict[str, Any]  # see `vlv.data.dataset.SamplePreparation.collate`
+
+
+class Reconstructor(Protocol):
+    """What showing reconstructions needs of a model."""
+
+    def reconstruct_pixels(
+        self,
+        encoder_pixels: Tensor,
+        *,
+        guidance_scale: float,
+        num_inference_steps: int,
+        generators: Sequence[Generator],
+    ) -> Tensor:
+        """Pictures uint8 [B, 3, R, R] of uint8 pixels [B, 3, E, E], one CPU generator an image."""
+        ...
+
+
+class TokenDecoder(Protocol):
+    """What reading a reference caption needs of a tokenizer."""
+
+    def decode(self, token_ids: Tensor, skip_special_tokens: bool = False) -> str | list[str]:
+        """The text of token ids [L]."""
+        ...
+
+
+class Captioner(Protocol):
+    """What showing captions needs of a model."""
+
+    @property
+    def tokenizer(self) -> TokenDecoder:
+        """The language model's tokenizer."""
+        ...
+
+    def caption_pixels(self, encoder_pixels: Tensor, num_beams: int | None = None) -> list[str]:
+        """Captions of uint8 pixels [B, 3, E, E]."""
+        ...
+
+
+class SampleLogger(Protocol):
+    """Where the samples are shown beside the run's folder."""
+
+    def pictures(self, step: int, name: str, paths: list[Path]) -> None:
+        """Show pictures."""
+        ...
+
+    def table(self, step: int, name: str, columns: list[str], rows: list[list[str]]) -> None:
+        """Show a table."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -51,36 +102,38 @@ class ReconstructionSamples:
     """Stage 1: originals beside reconstructions, as PNG."""
 
     validation_samples: ValidationSamples
-    autoencoder: Any
+    autoencoder: Reconstructor
     guidance_scale: float
     num_inference_steps: int
     seed: int
 
-    def __call__(self, step: int, batches: Iterable[Batch], logger: Any) -> None:
-        """Draw this process's share, then show all of them."""
+    def __call__(self, step: int, batches: Iterable[Batch], logger: SampleLogger) -> None:
+        """Reconstruct this process's share, then show all of them."""
         folder = self.validation_samples.step_folder(step)
         for position, batch, row in self.validation_samples.rows(batches):
             name = batch["names"][row]
-            drawn = self.autoencoder.reconstruct_pixels(
+            generated = self.autoencoder.reconstruct_pixels(
                 batch["encoder_pixels"][row : row + 1],
                 guidance_scale=self.guidance_scale,
                 num_inference_steps=self.num_inference_steps,
+                # By name and not by batch: the picture of an image differs between saves by training alone.
                 generators=[image_generator(self.seed, name)],
             )
-            panels = [_picture(batch["decoder_pixels"][row]), _picture(drawn[0])]
-            side_by_side(panels).save(folder / f"{position:03d}_{Path(name).stem}.png")
+            pictures = [*to_images(batch["decoder_pixels"][row : row + 1]), *to_images(generated)]
+            panels = dict(zip(reconstruction_labels([self.seed]), pictures, strict=True))
+            write_png(folder / f"{position:03d}_{Path(name).stem}.png", comparison(panels))
         self.validation_samples.wait()
         logger.pictures(step, "validation", sorted(folder.glob("*.png")))
 
 
 @dataclass(frozen=True)
 class CaptionSamples:
-    """Stage 2: generated captions beside the true ones, as captions.json."""
+    """Stage 2: generated captions beside the true ones, as captions.json, and their measures as metrics.json."""
 
     validation_samples: ValidationSamples
-    captioner: Any
+    captioner: Captioner
 
-    def __call__(self, step: int, batches: Iterable[Batch], logger: Any) -> None:
+    def __call__(self, step: int, batches: Iterable[Batch], logger: SampleLogger) -> None:
         """Caption this process's share greedily, then show all of them."""
         folder = self.validation_samples.step_folder(step)
         with (folder / f"process_{self.validation_samples.process_index}.jsonl").open("w") as handle:
@@ -92,20 +145,25 @@ class CaptionSamples:
         self.validation_samples.wait()
         if self.validation_samples.process_index == 0:
             rows = _gather(folder)
-            (folder / "captions.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+            write_json(folder / "captions.json", rows)
+            write_json(folder / "metrics.json", measure_captions(rows))
             table = [[row["name"], row["caption"], row["reference"]] for row in rows]
             logger.table(step, "validation", ["image", "caption", "reference"], table)
         self.validation_samples.wait()
 
 
-def _gather(folder: Path) -> list[dict[str, Any]]:
+def measure_captions(rows: Sequence[JsonObject]) -> JsonObject:
+    """Every measure of captions over rows with `caption` and `reference`, and how each is explained."""
+    captions, references = [row["caption"] for row in rows], [row["reference"] for row in rows]
+    measures = [measure for measure in caption_measures() if measure.minimum <= len(rows)]
+    values = {measure.name: measure.compute(captions, references) for measure in measures}
+    return {"measures": {measure.name: measure.legend() for measure in measures}, **values, "n": len(rows)}
+
+
+def _gather(folder: Path) -> list[JsonObject]:
     """Read the parts that the processes wrote, and remove them."""
     rows = []
     for part in sorted(folder.glob("process_*.jsonl")):
         rows += [json.loads(line) for line in part.read_text().splitlines()]
         part.unlink()
     return sorted(rows, key=lambda row: row["position"])
-
-
-def _picture(pixels: Tensor) -> Image.Image:
-    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())

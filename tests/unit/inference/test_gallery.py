@@ -33,16 +33,32 @@ def test_everything_is_escaped_and_links_are_relative(tmp_path):
 def test_measures_of_several_seeds(tmp_path):
     conditions = {"n": 5, "extractor": "inception", "resizer": "bicubic to 299"}
     metrics = {
+        "measures": {
+            "fid": {"better": "lower", "meaning": "how far the sets are apart", "minimum": 2},
+            "psnr": {"better": "higher", "meaning": "how near the pixels are", "minimum": 1},
+        },
         "seeds": [
-            {"seed": 1, "fid": 12.5, "kid": 0.1, **conditions},
-            {"seed": 2, "fid": 13.5, "kid": 0.2, **conditions},
+            {"seed": 1, "fid": 12.5, "psnr": 20.5, **conditions},
+            {"seed": 2, "fid": 13.5, "psnr": 21.5, **conditions},
         ],
-        "mean": {"fid": 13.0, "kid": 0.15, **conditions},
-        "std": {"fid": 0.7, "kid": 0.07, **conditions},
+        "mean": {"fid": 13.0, "psnr": 21.0, **conditions},
+        "std": {"fid": 0.7, "psnr": 0.7, **conditions},
     }
     write_gallery(tmp_path / "index.html", "t", {}, [], metrics, num_bad=2)
     page = (tmp_path / "index.html").read_text()
-    for text in ("seed 1", "12.5", "mean", "std", "inception", "2 unreadable", "0 images"):
+    for text in (
+        "seed 1",
+        "12.5",
+        "21.5",
+        "fid ↓",
+        "psnr ↑",
+        "how near the pixels are",
+        "mean",
+        "std",
+        "inception",
+        "2 unreadable",
+        "0 images",
+    ):
         assert text in page
 
 
