@@ -13,6 +13,13 @@ import yaml
 
 from scripts.make_options_page import COMMANDS, PAGE, page
 from tests.unit.test_import_rule import RULES
+from vlv.cli.download import DownloadConfig
+from vlv.cli.export_checkpoint import ExportConfig
+from vlv.cli.import_checkpoint import ImportConfig
+from vlv.cli.inspect_checkpoint import InspectConfig
+from vlv.cli.main import COMMANDS as VLV
+from vlv.cli.quickstart import QuickstartConfig
+from vlv.resources import find_recipe
 from vlv.settings import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,6 +29,13 @@ TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, tex
 BASH = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
 LAUNCHERS = {command.launcher: command for command in COMMANDS}
+SETTINGS = {command.name: command.config for command in COMMANDS} | {
+    "import": ImportConfig,
+    "export": ExportConfig,
+    "inspect": InspectConfig,
+    "download": DownloadConfig,
+    "quickstart": QuickstartConfig,
+}
 # Names before `=` that are no setting of ours: of the shell, of other programs, of saved files, of Python calls.
 OTHERS = {"weights_only", "trust_remote_code", "early_stopping", "license", "max_sequence_length", "fetch"}
 
@@ -101,9 +115,34 @@ def test_calls_of_the_launchers_parse(path):
         load_config(LAUNCHERS[launcher].config, None, [word for word in arguments if "=" in word])
 
 
+def test_the_settings_of_every_command_are_known():
+    assert SETTINGS.keys() == VLV.keys()
+
+
+@every_page
+def test_calls_of_the_command_parse(path):
+    text = path.read_text()
+    blocks = "\n".join(re.findall(r"```(?:bash)?\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ").split("\n")
+    for line in [*blocks, *CODE.findall(without_blocks(text))]:
+        found = re.match(r"(?:\$ )?vlv (\w+)(.*)", line)
+        if found is None:
+            continue
+        name, rest = found.groups()
+        assert name in VLV, f"{path.name}: {line}"
+        words = shlex.split(rest, comments=True)
+        known = {item.name for item in fields(SETTINGS[name])}
+        for at, word in enumerate(words):
+            if word == "--config":
+                assert find_recipe(words[at + 1]).is_file() or words[at + 1].isupper(), f"{path.name}: {line}"
+            elif word.startswith("-"):
+                assert word == "--help", f"{path.name}: {line}"
+            elif "=" in word:
+                assert word.partition("=")[0] in known, f"{path.name}: {line}"
+
+
 @every_page
 def test_named_options_exist(path):
-    known = {item.name for command in COMMANDS for item in fields(command.config)} | OTHERS
+    known = {item.name for settings in SETTINGS.values() for item in fields(settings)} | OTHERS
     for name in re.findall(r"`(?!key=value)([a-z][a-z0-9_]*)=", without_blocks(path.read_text())):
         assert name in known, f"{path.name} names the option {name}"
 
