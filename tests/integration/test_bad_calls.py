@@ -34,7 +34,7 @@ def good(components, sample_photos, tmp_path):
         ("global_batch_size", "-1", "give at least 1"),
         ("ACCELERATE_CONFIG", "absent.yaml", "is not there"),
         ("CONFIG", "{tmp}/absent.yaml", "configs/"),
-        ("lr", "fast", "could not be converted"),
+        ("lr", "fast", "lr=fast cannot be used: give a number"),
     ],
 )
 def test_stage1_bad_calls(launch, good, tmp_path, variable, value, words):

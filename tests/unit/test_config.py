@@ -44,7 +44,7 @@ def test_environment_is_read_where_yaml_asks_for_it(tmp_path, monkeypatch):
         ("num_steps", ["num_steps", "key=value"]),
         ("betas=[0.9]", ["betas"]),
         ("betas=[0.9", ["betas=[0.9", "close every bracket"]),
-        ("lr='1", ["lr=", "quote"]),
+        ("lr='1", ["lr='1", "number"]),
         ("dropout=1.5", ["dropout"]),
     ],
 )

@@ -101,7 +101,7 @@ def build_captioner(config: Stage2Config, compute_dtype: torch.dtype) -> VLVCapt
     model = captioner_from_stage1(
         config.diffusion_model_path,
         config.qwen_model,
-        trained=config.train,
+        trained=[*config.train],
         max_caption_tokens=config.max_caption_tokens,
         draws_with_own_weights=config.diffusion_weight > 0,
         stable_diffusion=config.stable_diffusion_model_path,

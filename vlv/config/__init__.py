@@ -1,0 +1,26 @@
+"""The settings of each command, as one flat frozen dataclass a recipe.
+
+Flat on purpose: a key has one name, the same in the launcher, in the YAML and on the command line
+(`lr=1e-4`). The groups are mixins, so that a setting that two recipes share is written once.
+"""
+
+from vlv.config.groups import DataConfig, OptimConfig, ReadingConfig, RunConfig
+from vlv.config.inference import CaptionConfig, InferenceConfig, ReconstructConfig
+from vlv.config.training import Stage1Config, Stage2Config
+from vlv.settings import ConfigError, describe, load_config, save_config
+
+__all__ = [
+    "CaptionConfig",
+    "ConfigError",
+    "DataConfig",
+    "InferenceConfig",
+    "OptimConfig",
+    "ReadingConfig",
+    "ReconstructConfig",
+    "RunConfig",
+    "Stage1Config",
+    "Stage2Config",
+    "describe",
+    "load_config",
+    "save_config",
+]

@@ -1,0 +1,141 @@
+"""Groups of settings that several commands share, as mixins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from vlv.settings import option, require
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+DataFormat = Literal["auto", "folder", "webdataset", "parquet"]
+
+# An option of each group that `--help` shows.
+data_option = partial(option, group="data")
+model_option = partial(option, group="model")
+optim_option = partial(option, group="optimisation")
+run_option = partial(option, group="run")
+logging_option = partial(option, group="logging")
+
+
+@dataclass(frozen=True)
+class ReadingConfig:
+    """How images are read and decoded; every command reads images."""
+
+    num_workers: int = data_option(4, "loader workers a process; 0 reads in the main process")
+    max_image_pixels: int = data_option(178_956_970, "images with more pixels than this are skipped as absurdly large")
+    print_config: bool = run_option(False, "print the resolved config, each value with who gave it, and stop")
+
+    def __post_init__(self) -> None:
+        require(self.num_workers >= 0, "num_workers", self.num_workers, "give 0 or more")
+        require(self.max_image_pixels > 0, "max_image_pixels", self.max_image_pixels, "give a positive number")
+
+
+@dataclass(frozen=True)
+class DataConfig(ReadingConfig):
+    """What a training run reads, and in which order."""
+
+    val_dataset_path: str = data_option(
+        "./assets", "validation images; with captions.json beside them for stage 2", path="local"
+    )
+    data_format: DataFormat = data_option("auto", "format of the training data; auto looks at what is there")
+    image_column: str = data_option("image", "parquet column, or json field, with the image")
+    caption_column: str = data_option("caption", "parquet column, or json field, with the caption")
+    raw_image_size: list[int] = data_option([384, 384], "height and width of images stored as raw uint8 CHW bytes")
+    shuffle_window: int = data_option(
+        8192, "samples: permuted shards are pooled until they hold this many, then shuffled"
+    )
+    max_bad_share: float = data_option(0.1, "training stops when more than this share of samples is unreadable")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.shuffle_window >= 1, "shuffle_window", self.shuffle_window, "give at least 1 sample")
+        require(0 < self.max_bad_share <= 1, "max_bad_share", self.max_bad_share, "give a share above 0, at most 1")
+        require(len(self.raw_image_size) == 2, "raw_image_size", self.raw_image_size, "give [height, width]")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW, its schedule, and the number formats of training."""
+
+    lr: float = optim_option(5e-5, "peak learning rate", frequent=True)
+    betas: list[float] = optim_option([0.9, 0.99], "AdamW betas")
+    weight_decay: float = optim_option(0.01, "AdamW weight decay")
+    max_grad_norm: float = optim_option(1.0, "gradients are clipped to this global norm; 0 switches clipping off")
+    lr_schedule: Literal["cosine", "linear", "constant"] = optim_option(
+        "cosine", "lr falls to 0 at the last optimizer step"
+    )
+    lr_schedule_steps: int | None = optim_option(
+        None, "steps that the schedule is made for; null is the run's, and a cosine made for fewer swings back up"
+    )
+    warmup_steps: int = optim_option(0, "optimizer steps over which lr rises linearly from 0")
+    precision: Precision = optim_option(
+        "auto", "number format of the computation; auto is bf16 on a GPU, fp32 on the CPU"
+    )
+    param_dtype: Literal["fp32", "bf16"] = optim_option("fp32", "number format of the weights that train")
+    max_micro_batch: int = optim_option(
+        64, "most samples a process takes at once; the rest is gradient accumulation", frequent=True
+    )
+    gradient_checkpointing: bool = optim_option(False, "recompute activations in backward: less memory, slower")
+    ema_decay: float = optim_option(
+        0.0, "moving average of the trained weights, which the finished model gets; 0 is off"
+    )
+    dropout: float | None = model_option(
+        None, "dropout of every trained part; null keeps what the components' configs have"
+    )
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "lr", self.lr, "give a positive learning rate")
+        require(len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "betas", self.betas, "give two in [0, 1)")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "give 0 or more")
+        require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "give 0 or more")
+        require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "give 0 or more")
+        require(self.max_micro_batch >= 1, "max_micro_batch", self.max_micro_batch, "give at least 1")
+        require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "give a decay in [0, 1), as 0.9999")
+        if self.lr_schedule_steps is not None:
+            require(self.lr_schedule_steps >= 1, "lr_schedule_steps", self.lr_schedule_steps, "give null or at least 1")
+        if self.dropout is not None:
+            require(0 <= self.dropout < 1, "dropout", self.dropout, "give null or a share in [0, 1)")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a training run is called, where it writes, and what it reports."""
+
+    run_name: str = run_option("run", "name of the run", frequent=True)
+    output_dir: str = run_option(
+        "./outputs/${run_name}", "folder of the run: checkpoints, metrics, pictures", frequent=True, path="local"
+    )
+    save_step: int = run_option(1000, "optimizer steps between checkpoints; each save validates too", frequent=True)
+    keep_checkpoints: int = run_option(3, "how many of the newest checkpoints stay on disk; 0 keeps all")
+    log_every: int = logging_option(10, "optimizer steps between two lines of metrics")
+    seed: int = run_option(42, "seed of the data order, of the noise and of new weights")
+    resume: str | None = run_option(
+        None, "latest, or the path of a checkpoint, to resume from; null starts anew", frequent=True, path="source"
+    )
+    overwrite: bool = run_option(False, "allow a new run in a folder that holds checkpoints, which are then removed")
+    initial_checkpoint: str | None = run_option(
+        None,
+        "start from the weights of this stage-1 model (its encoder) or captioner (its encoder, or all of it)",
+        path="source",
+    )
+    dry_run: bool = run_option(
+        False, "print the resolved config, parameter counts and a memory estimate, and stop", frequent=True
+    )
+    num_gpus: int = run_option(8, "number of processes", frequent=True)
+    accelerate_config: str | None = run_option(
+        None, "Accelerate YAML with the parallelism; null is DDP over num_gpus", path="shipped"
+    )
+    wandb_mode: Literal["off", "online", "offline"] = logging_option("off", "Weights & Biases logging")
+    wandb_project: str = logging_option("vlv", "Weights & Biases project")
+    val_pictures: int = logging_option(8, "validation images that are reconstructed or captioned at each save")
+    val_max_samples: int = logging_option(1000, "validation images that the validation loss is taken over")
+    val_inference_steps: int = logging_option(50, "denoising steps of validation images")
+    val_guidance_scale: float = logging_option(2.0, "guidance of validation images")
+
+    def __post_init__(self) -> None:
+        for key in ("save_step", "log_every", "num_gpus", "val_max_samples", "val_inference_steps"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
+        for key in ("keep_checkpoints", "val_pictures", "seed"):
+            require(getattr(self, key) >= 0, key, getattr(self, key), "give 0 or more")

@@ -1,0 +1,157 @@
+"""The settings of both training stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vlv.config.groups import DataConfig, OptimConfig, RunConfig, data_option, model_option, optim_option
+from vlv.settings import recipe, require
+
+
+@recipe("stage1")
+@dataclass(frozen=True)
+class Stage1Config(RunConfig, OptimConfig, DataConfig):
+    """Stage 1: images to caption embeddings, taught by the frozen decoder's denoising loss."""
+
+    train_dataset_path: str = data_option(
+        "./data/Images_6M",
+        "training images: folder, .tar shards or parquet",
+        frequent=True,
+        path="local",
+        fetch="vlv download pairs (6 million images)",
+    )
+    num_steps: int = optim_option(10000, "optimizer steps of the run", frequent=True)
+    global_batch_size: int = optim_option(
+        64, "images of one optimizer step, over all processes and accumulation", frequent=True
+    )
+    stable_diffusion_model_path: str = model_option(
+        "./pretrained_checkpoints/stable-diffusion-2-1-base",
+        "frozen diffusion decoder: diffusers folder or hub id",
+        frequent=True,
+        path="source",
+        fetch="vlv download sd",
+    )
+    florence2_model_path: str = model_option(
+        "./pretrained_checkpoints/Florence-2-large",
+        "Florence-2: folder or hub id",
+        path="source",
+        fetch="vlv download florence2",
+    )
+    decoder_resolution: int = model_option(384, "side in pixels of the square that the diffusion decoder sees")
+    encoder_resolution: int = model_option(768, "side in pixels of the square that the vision encoder sees")
+    encoder_view_from_original: bool = model_option(
+        False, "take the encoder's view from the original image, not from the decoder's crop as published"
+    )
+    num_queries: int = model_option(77, "learned queries, from 1 to the text encoder's limit")
+    conditioning_dropout: float = optim_option(
+        0.0, "share of samples trained on the empty prompt instead; not the paper's"
+    )
+    min_snr_gamma: float | None = optim_option(
+        None, "weight the loss by min-SNR with this gamma (5 is usual); null is the paper's"
+    )
+    precondition_outputs: bool = optim_option(
+        False, "rectified flow: weight the velocity's loss by sigma squared, as diffusers' example does"
+    )
+    conditioning: Literal["text_encoder", "clip", "direct"] = model_option(
+        "text_encoder", "embeddings pass the frozen text encoders (clip: all but T5), or go straight into attention"
+    )
+    t5_dtype: Literal["bf16", "int8"] | None = model_option(
+        None, "number format of SD 3.5's T5 (int8 needs bitsandbytes); null is that of the other frozen weights"
+    )
+    train: Literal["language_model", "decoder_only", "all"] = model_option(
+        "language_model", "what of Florence-2 trains beside queries and projection: BART, its decoder, or everything"
+    )
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        OptimConfig.__post_init__(self)
+        DataConfig.__post_init__(self)
+        for key in ("num_steps", "global_batch_size", "num_queries", "decoder_resolution", "encoder_resolution"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
+        share = self.conditioning_dropout
+        require(0 <= share < 1, "conditioning_dropout", share, "give a share in [0, 1)")
+        if self.min_snr_gamma is not None:
+            require(self.min_snr_gamma > 0, "min_snr_gamma", self.min_snr_gamma, "give null or a positive number")
+
+
+@recipe("stage2")
+@dataclass(frozen=True)
+class Stage2Config(RunConfig, OptimConfig, DataConfig):
+    """Stage 2: a projector and a causal language model learn to read the embeddings as captions."""
+
+    lr: float = optim_option(1e-5, "peak learning rate", frequent=True)
+    lr_schedule: Literal["cosine", "linear", "constant"] = optim_option(
+        "linear", "lr falls to 0 at the last optimizer step"
+    )
+    dataset_path: str = data_option(
+        "./data/Image_384_VL_Captions",
+        "pairs: parquet, .tar shards, or folder with captions",
+        frequent=True,
+        path="local",
+        fetch="vlv download pairs (6 million images)",
+    )
+    epochs: float | None = optim_option(
+        2, "passes over the pairs; training ends at epochs or total_steps, null is no limit", frequent=True
+    )
+    total_steps: int = optim_option(
+        10000, "optimizer steps; training ends at whichever of epochs and steps comes first", frequent=True
+    )
+    batch_size: int = optim_option(8, "pairs of one forward pass of one process", frequent=True)
+    accumulation: int = optim_option(1, "forward passes of a process in one optimizer step")
+    qwen_model: str = model_option(
+        "./pretrained_checkpoints/Qwen2.5-3B",
+        "any causal LM of transformers: folder or hub id",
+        frequent=True,
+        path="source",
+        fetch="vlv download qwen",
+    )
+    diffusion_model_path: str = model_option(
+        "./pretrained_checkpoints/stage1_checkpoint",
+        "the finished stage 1: <its output_dir>/final",
+        frequent=True,
+        path="local",
+        fetch="bash train_stage1.sh, or vlv import for a published one",
+    )
+    stable_diffusion_model_path: str | None = model_option(
+        None,
+        "the frozen diffusion decoder, where it has moved since stage 1; null is where stage 1 found it",
+        path="source",
+    )
+    florence2_model_path: str | None = model_option(
+        None, "Florence-2, where it has moved since stage 1; null is where stage 1 found it", path="source"
+    )
+    train: list[Literal["mlp", "llm", "encoder"]] = model_option(
+        ["mlp", "llm", "encoder"], "what trains: the projector, the language model, the encoder (Florence's BART)"
+    )
+    max_caption_tokens: int = data_option(300, "captions are cut here; a cut caption gets no end-of-caption token")
+    projector_lr: float | None = optim_option(None, "peak learning rate of the MLP; null is lr, as published")
+    encoder_lr: float | None = optim_option(None, "peak learning rate of the encoder; null is lr, as published")
+    projector_init: Literal["random", "whitened"] = model_option(
+        "random", "a new MLP starts at random as published, or so that it whitens the first samples' embeddings"
+    )
+    supervise_eos: bool = data_option(True, "learn one end token after each caption; false is the published behaviour")
+    diffusion_weight: float = optim_option(
+        0.0, "weight of the denoising loss beside the caption loss; 0 is the paper's"
+    )
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        OptimConfig.__post_init__(self)
+        DataConfig.__post_init__(self)
+        for key in ("total_steps", "batch_size", "accumulation", "max_caption_tokens"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
+        if self.epochs is not None:
+            require(self.epochs > 0, "epochs", self.epochs, "give a positive number, or null for no limit")
+        require(len(self.train) > 0, "train", self.train, "give one or more of mlp, llm, encoder")
+        for part, key in (("mlp", "projector_lr"), ("encoder", "encoder_lr")):
+            rate = getattr(self, key)
+            if rate is not None:
+                require(rate > 0, key, rate, "give null or a positive learning rate")
+                require(part in self.train, key, rate, f"{part} does not train: add {part} to train, or set {key}=null")
+        require(self.diffusion_weight >= 0, "diffusion_weight", self.diffusion_weight, "give 0 or more")
+        if self.diffusion_weight > 0:
+            require(
+                "encoder" in self.train, "diffusion_weight", self.diffusion_weight, "the denoising loss trains the "
+                "encoder: add encoder to train, or set diffusion_weight=0",
+            )  # fmt: skip

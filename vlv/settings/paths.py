@@ -1,0 +1,46 @@
+"""Which folder a relative path starts from.
+
+A path of the code or of a shipped recipe starts from the project's folder, so that a launcher may be called from
+anywhere; one that the user wrote starts from where they call, as with any other command.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from vlv.resources import find_recipe, project_folder, recipes_folder
+from vlv.settings.declare import PathKind
+
+_STREAM = re.compile(r"\s*[a-z][a-z0-9+]*:")  # pipe:, https:, s3:
+
+
+def short(path: Path) -> str:
+    """A path for messages: relative to the current folder where it lies below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def is_shipped(path: Path) -> bool:
+    """Whether a recipe is one of the project's own."""
+    return path.resolve().is_relative_to(recipes_folder().resolve())
+
+
+def resolve_path(value: str, kind: PathKind, of_project: bool) -> str:
+    """A path setting's value as the run uses it; hub ids and streams stay.
+
+    Args:
+        of_project: whether code or a shipped recipe gave it, not the user.
+    """
+    if not kind or not value or _STREAM.match(value):
+        return value
+    if value.startswith("~"):
+        return str(Path(value).expanduser())
+    if kind == "shipped":
+        return str(find_recipe(value))
+    root = project_folder()
+    if not of_project or Path(value).is_absolute() or root == Path.cwd():
+        return value
+    if kind == "source" and not value.startswith(".") and not (root / value).exists():
+        return value  # owner/name of a hub
+    return str(root / value)
