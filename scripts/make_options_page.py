@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "options.md"
 INTRO = """\
 # Options
-<!-- Written by `python -m scripts.make_options_page`; edit vlv/config.py or the recipes instead. -->
+<!-- Written by `python -m scripts.make_options_page`; edit vlv/config/ or the recipes instead. -->
 Every setting of the four commands that take a recipe. A setting has one name everywhere: in a recipe (`lr: 1e-4`), in
 the launcher's environment and on the command line (`lr=1e-4`).
 
