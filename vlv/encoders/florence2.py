@@ -65,7 +65,7 @@ class VLVEncoderConfig(PreTrainedConfig):
     vocab_rows: int | None = None
 
 
-class VLVEncoder(HubUpload, FrozenStaysEval, PreTrainedModel):
+class VLVEncoder(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ignore[reportIncompatibleVariableOverride]
     """Florence-2 encodes the image and a fixed prompt; its decoder reads learned queries; a head projects them.
 
     Shapes: B images, E encoder pixels, N image tokens, P prompt tokens, D Florence-2's width, Q queries.

@@ -64,7 +64,7 @@ class VLVCaptionerConfig(PreTrainedConfig):
     frozen_in_bases: bool = False
 
 
-class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):
+class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ignore[reportIncompatibleVariableOverride]
     """Encoder, frozen text encoder, projector and language model.
 
     Shapes: B images, E encoder pixels, Q rows of conditioning, D and H widths, L caption tokens, V vocabulary.

@@ -140,7 +140,7 @@ def fused_attention() -> Callable[..., Tensor]:
             return result
 
         @staticmethod
-        def backward(context: Any, *_: Any) -> Any:
+        def backward(context: Any, *_: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
             query, key, value, _, _ = context.saved_tensors
             return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -26,7 +26,8 @@ _EMBEDDING = f"{FLORENCE2}language_model.shared.weight"
 _SUFFIXES = (".safetensors", ".bin", ".pt")
 
 
-class Export(NamedTuple):
+@dataclass(frozen=True)
+class Export:
     """What was written: the stage, how many tensors, and a line for each thing that the layout does not hold."""
 
     stage: Stage
