@@ -104,7 +104,7 @@ def fit(options: argparse.Namespace, recipe: Recipe, part: Any) -> None:
     from vlv.training.optim import build_optimizer, lr_at
     from vlv.training.processes import fastest_precision, resolve_precision, start_processes
     from vlv.training.state import TrainState
-    from vlv.training.trainer import Trainer, TrainerSettings
+    from vlv.training.trainer import Trainer, TrainerSettings, TrainingParts
 
     folder, steps = options.work / options.part, options.steps or recipe.steps
     accelerator = start_processes(resolve_precision(options.precision or fastest_precision()))
@@ -118,10 +118,14 @@ def fit(options: argparse.Namespace, recipe: Recipe, part: Any) -> None:
     state = checkpointer.load(found, objective, optimizer) if found else TrainState()
     logger = MetricLogger(folder, enabled=True, num_steps=steps, first_step=state.step)
     Trainer(
-        accelerator,
-        objective,
-        optimizer,
-        scene_loader(part.sample, recipe.batch_size, state.samples),
+        TrainingParts(
+            accelerator=accelerator,
+            objective=objective,
+            optimizer=optimizer,
+            loader=scene_loader(part.sample, recipe.batch_size, state.samples),
+            checkpointer=checkpointer,
+            logger=logger,
+        ),
         TrainerSettings(
             num_steps=steps,
             global_batch_size=recipe.batch_size,
@@ -134,8 +138,6 @@ def fit(options: argparse.Namespace, recipe: Recipe, part: Any) -> None:
         ),
         state=state,
         lr_at=partial(lr_at, lr=recipe.lr, schedule="cosine", num_steps=steps, warmup_steps=min(100, steps // 10)),
-        checkpointer=checkpointer,
-        logger=logger,
         validate=lambda _: {f"val/{name}": value for name, value in part.evaluate().items()},
     ).fit()
     logger.close()

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from scripts.sample_pictures import make as make_assets
-from vlv.data import find_images, open_source
+from vlv.data import SourceSettings, find_images, open_source
 
 ASSETS = Path(__file__).parents[2] / "assets"
 
@@ -27,7 +27,7 @@ def test_committed_picture_is_what_the_script_draws(name):
 def test_committed_captions_are_the_scripts_and_match_the_pictures():
     assert json.loads((ASSETS / "captions.json").read_text(encoding="utf-8")) == make_assets.CAPTIONS
     assert find_images(str(ASSETS))[1] == sorted(make_assets.CAPTIONS)
-    source = open_source(str(ASSETS), captions=True)
+    source = open_source(str(ASSETS), SourceSettings(captions=True))
     assert len(source) == 8
     assert all(source.read(n).caption == make_assets.CAPTIONS[source.name(n)] for n in range(8))
 

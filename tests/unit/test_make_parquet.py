@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from scripts import make_parquet
-from vlv.data import open_source
+from vlv.data import SourceSettings, open_source
 
 
 def call(*arguments):
@@ -45,7 +45,7 @@ def test_bytes_and_captions_arrive_as_they_are_on_disk(sample_photos, tmp_path, 
 
 def test_the_loader_reads_it(folder, tmp_path):
     call(folder, tmp_path / "o.parquet", "--row-group-size", 3)
-    source = open_source(str(tmp_path / "o.parquet"), captions=True)
+    source = open_source(str(tmp_path / "o.parquet"), SourceSettings(captions=True))
     assert source.shard_sizes.tolist() == [3, 3, 1]
     assert source.read(5) == (b"bytes of sub/x.webp", "caption of sub/x.webp")
     assert source.read(6).caption == "caption of sub/é.png"

@@ -20,7 +20,7 @@ from vlv.cli.size_check import check_inference_steps, check_stage1_sizes
 from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, Stage2Config
 
 if TYPE_CHECKING:
-    from vlv.data.index import DataFormat
+    from vlv.data.formats import DataFormat
 
 
 def check_call(config: Any) -> None:
@@ -153,7 +153,8 @@ def _check_base(
 def _check_data(option: str, config: Stage1Config | Stage2Config, data_format: DataFormat = "auto") -> None:
     """Check that there is something to read, and for stage 2 that it has captions."""
     from vlv.data.files import is_stream
-    from vlv.data.index import check_source
+    from vlv.data.formats import SourceSettings
+    from vlv.data.sources import check_source
 
     path = getattr(config, option)
     if is_stream(path) and option != "val_dataset_path":
@@ -161,10 +162,12 @@ def _check_data(option: str, config: Stage1Config | Stage2Config, data_format: D
     try:
         check_source(
             path,
-            data_format=data_format,
-            captions=isinstance(config, Stage2Config),
-            image_column=config.image_column,
-            caption_column=config.caption_column,
+            SourceSettings(
+                data_format=data_format,
+                captions=isinstance(config, Stage2Config),
+                image_column=config.image_column,
+                caption_column=config.caption_column,
+            ),
         )
     except ValueError as error:
         raise ConfigError(f"{option}: {error}") from None

@@ -7,7 +7,8 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+
+from vlv.batch import Batch
 
 _JUDGED_FROM = 1000  # samples over all processes before a share means anything
 
@@ -36,7 +37,7 @@ class BadSampleLog:
         self._read_to = 0  # bytes of the file whose names are in `_written`
         self._reasons: Counter[str] = Counter()
 
-    def watch(self, loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def watch(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the loader's batches.
 
         Raises:
@@ -46,7 +47,7 @@ class BadSampleLog:
             self._count(batch)
             yield batch
 
-    def _count(self, batch: dict[str, Any]) -> None:
+    def _count(self, batch: Batch) -> None:
         places = zip(batch["names"], batch["positions"], batch["errors"], batch["weights"].tolist(), strict=True)
         for name, position, reason, weight in places:
             self.seen += weight > 0 or reason is not None
@@ -79,7 +80,7 @@ class BadSampleLog:
             os.close(file)
 
     def _read_names(self) -> None:
-        """Learn what other processes, and the run that this one goes on with, have written since the last look."""
+        """Read what other processes, and the run that this one resumes, have written since the last look."""
         if not self.path.is_file():
             return
         with self.path.open("rb") as file:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from typing import Protocol
 
 import torch
-from torch import Tensor
 
+from vlv.batch import CaptionTensors
 from vlv.data.sample import BadSample
+from vlv.losses import IGNORED
 
-IGNORED = -100  # the label that cross-entropy leaves out
+
+class Tokenizer(Protocol):
+    """A tokenizer of transformers, as far as captions need one."""
+
+    def __call__(
+        self, text: str, *, add_special_tokens: bool, split_special_tokens: bool, verbose: bool
+    ) -> Mapping[str, list[int]]:
+        """Return the ids of one text under `input_ids`."""
+        ...
 
 
 class CaptionTokenizer:
@@ -19,14 +28,13 @@ class CaptionTokenizer:
     The end token comes on top of the limit; a cut caption has none, since it does not end there.
     """
 
-    def __init__(
-        self, tokenizer: Callable[..., Any], max_caption_tokens: int, supervise_eos: bool, eos_token_id: int
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, max_caption_tokens: int, supervise_eos: bool, eos_token_id: int) -> None:
         """Wrap a tokenizer of transformers; with supervise_eos=False no caption gets an end token."""
         self._tokenizer = tokenizer
         self._max_tokens = max_caption_tokens
         self._supervise_eos = supervise_eos
         self._eos_token_id = eos_token_id
+        # GPT-2 and others have no token for padding; it is masked, so any id serves.
         pad = getattr(tokenizer, "pad_token_id", None)
         self.pad_token_id = eos_token_id if pad is None else int(pad)
 
@@ -48,11 +56,8 @@ class CaptionTokenizer:
         return [*ids, self._eos_token_id] if self._supervise_eos else ids
 
 
-def pad_captions(captions: list[list[int]], pad_token_id: int) -> dict[str, Tensor]:
-    """Right-pad B captions to the longest: input_ids, attention_mask and labels, int64 [B, L], L >= 1.
-
-    Labels are -100 on padding. An empty caption (a place without a sample) is padding throughout.
-    """
+def pad_captions(captions: list[list[int]], pad_token_id: int) -> CaptionTensors:
+    """Right-pad B captions to the longest; an empty one (a row without a sample) is padding throughout."""
     length = max(1, *(len(ids) for ids in captions))
     shape = (len(captions), length)
     input_ids = torch.full(shape, pad_token_id, dtype=torch.long)
@@ -61,4 +66,4 @@ def pad_captions(captions: list[list[int]], pad_token_id: int) -> dict[str, Tens
         input_ids[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
         attention_mask[row, : len(ids)] = 1
     labels = input_ids.masked_fill(attention_mask == 0, IGNORED)
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    return CaptionTensors(input_ids=input_ids, attention_mask=attention_mask, labels=labels)

@@ -10,19 +10,13 @@ import glob
 import os
 import re
 from collections.abc import Sequence
-from itertools import product
 
 import numpy as np
 import pyarrow as pa
+from braceexpand import braceexpand
 
-IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"})
-TAR_EXTENSIONS = frozenset({"tar"})
-PARQUET_EXTENSIONS = frozenset({"parquet"})
-KINDS = {"folder": IMAGE_EXTENSIONS, "webdataset": TAR_EXTENSIONS, "parquet": PARQUET_EXTENSIONS}
-ACCEPTED = (
-    "accepted are a folder of images (.jpg .jpeg .png .webp .bmp .gif .tif .tiff), .tar shards (webdataset) "
-    "or .parquet files"
-)
+from vlv.data.formats import FORMATS, IMAGE_EXTENSIONS, accepted
+
 _CHUNK = 100_000
 _MAGIC = re.compile(r"[*?\[{]")
 _SPECIAL = re.compile(r"[*?\[{,]")
@@ -34,9 +28,9 @@ def extension(name: str) -> str:
 
 
 def kind_of(name: str) -> str | None:
-    """Return the format that a file's extension stands for: folder (an image), webdataset or parquet."""
+    """Return the format that a file's extension stands for, as folder for an image; None for other files."""
     ending = extension(name)
-    return next((kind for kind, endings in KINDS.items() if ending in endings), None)
+    return next((kind for kind, entry in FORMATS.items() if ending in entry.extensions), None)
 
 
 def display_name(name: bytes) -> str:
@@ -60,8 +54,8 @@ def scan_folder(root: str, limit: int | None = None) -> dict[str, pa.LargeBinary
     Raises:
         ValueError: a folder cannot be listed.
     """
-    fresh: dict[str, list[str]] = {kind: [] for kind in KINDS}
-    packed: dict[str, list[pa.Array]] = {kind: [] for kind in KINDS}
+    fresh: dict[str, list[str]] = {kind: [] for kind in FORMATS}
+    packed: dict[str, list[pa.Array]] = {kind: [] for kind in FORMATS}
     stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     count = 0
     while stack and (limit is None or count < limit):
@@ -96,20 +90,24 @@ def expand_pattern(path: str) -> list[str]:
         )
         missing = [match for match in matches if not os.path.lexists(match)] if matches else [part]
         if missing:
-            raise ValueError(f"{path} {_absence(path, missing[0])}; {ACCEPTED}")
+            raise ValueError(f"{path} {_absence(path, missing[0])}; {accepted()}")
         found.extend(matches)
     return list(dict.fromkeys(found))
 
 
 def expand_braces(text: str) -> list[str]:
-    """Expand {a,b}, {000..010} and commas outside of braces: "x-{0..1}.tar" -> ["x-0.tar", "x-1.tar"]."""
-    pieces = re.findall(r"\{[^{}]*\}|[^{},]+|[{},]", text)
-    parts, start = [], 0
-    for at, piece in enumerate([*pieces, ","]):
-        if piece == ",":
-            parts.append(pieces[start:at])
-            start = at + 1
-    return ["".join(choice).strip() for part in parts if part for choice in product(*map(_alternatives, part))]
+    """Expand {a,b}, {000..010} and commas outside of braces: "x-{0..1}.tar" -> ["x-0.tar", "x-1.tar"].
+
+    Raises:
+        ValueError: a brace without its other half.
+    """
+    try:
+        # The whole in one more pair of braces: commas outside of braces are alternatives like those inside. The comma
+        # at its end makes it a list whatever the text is.
+        parts = [part.strip() for part in braceexpand(f"{{{text},}}", escape=False)]
+    except ValueError:  # its UnbalancedBracesError, which it does not export by type
+        raise ValueError(f"{text} has a brace without its other half: patterns are {{000..010}} and {{a,b}}") from None
+    return [part for part in parts if part]
 
 
 def find_images(path: str) -> tuple[str, list[str]]:
@@ -161,17 +159,6 @@ def _expand(pattern: str) -> list[str]:
 
 def _absence(path: str, missing: str) -> str:
     return "does not exist" if missing == path else f"names {missing}, which does not exist"
-
-
-def _alternatives(piece: str) -> list[str]:
-    if len(piece) < 2 or not piece.startswith("{"):
-        return [piece]
-    numbers = re.fullmatch(r"\{(\d+)\.\.(\d+)\}", piece)
-    if numbers:
-        first, last = numbers.groups()
-        width = len(first) if first.startswith("0") or len(first) == len(last) else 0
-        return [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
-    return piece[1:-1].split(",") if "," in piece else [piece]
 
 
 def _list_folder(folder: str) -> tuple[list[str], list[str]]:

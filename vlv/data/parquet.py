@@ -6,14 +6,13 @@ import logging
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vlv.data.formats import DataFiles, SourceSettings, accepted
 from vlv.data.sample import BadSample, RawSample
 
 _MIN_CACHE = 1 << 30
@@ -31,35 +30,26 @@ class ParquetSource:
     process, up to the decoded size of `pool_samples` rows.
     """
 
-    def __init__(
-        self,
-        root: str,
-        files: Sequence[str],
-        image_column: str,
-        caption_column: str | None,
-        raw_image_size: tuple[int, int],
-        pool_samples: int,
-        num_workers: int = 1,
-    ) -> None:
-        """Read the footers of `files` (relative to `root`); no caption column, no captions.
+    def __init__(self, files: DataFiles, settings: SourceSettings) -> None:
+        """Read the footers of the files.
 
         Raises:
             ValueError: a file is no parquet file, or has not the columns or their types.
         """
-        self._files = list(files)
-        self._root = root
-        self._image, self._caption = image_column, caption_column
-        self._raw_size = raw_image_size
-        with ThreadPoolExecutor(max(1, num_workers)) as pool:
+        self._files = [os.fsdecode(name) for name in files.names.to_pylist()]
+        self._root = files.root
+        self._image, self._caption = settings.image_column, caption_column(settings)
+        self._raw_size = settings.raw_image_size
+        with ThreadPoolExecutor(settings.num_workers or min(16, os.cpu_count() or 1)) as pool:
             sizes, weights = zip(*pool.map(self._read_footer, self._files), strict=True)
         groups = [len(per_file) for per_file in sizes]
         self.shard_sizes = np.concatenate(sizes)
         self._ends = np.cumsum(self.shard_sizes)
-        self._file_of = np.repeat(np.arange(len(files)), groups)
+        self._file_of = np.repeat(np.arange(len(self._files)), groups)
         self._group_of = np.concatenate([np.arange(count) for count in groups])
         file_starts = np.cumsum([per_file.sum() for per_file in sizes])
         self._file_starts = file_starts - [per_file.sum() for per_file in sizes]
-        self._cache_bytes = self._size_cache(int(np.sum(weights)), pool_samples)
+        self._cache_bytes = self._size_cache(int(np.sum(weights)), settings.pool_samples)
         self._process = os.getpid()
         self._groups: OrderedDict[int, pa.Table] = OrderedDict()
         self._broken: dict[int, str] = {}
@@ -141,7 +131,7 @@ class ParquetSource:
             self._broken[group] = f"row group {number} cannot be read: {' '.join(str(error).split())[:200]}"
             raise BadSample(self._broken[group]) from None
 
-    def _image_of(self, cell: Any) -> bytes | np.ndarray:
+    def _image_of(self, cell: pa.Scalar) -> bytes | np.ndarray:
         """Turn an image cell into file bytes, or into uint8 [3, H, W] where its length says that it is raw."""
         if pa.types.is_struct(cell.type):
             if not cell.is_valid or not cell["bytes"].is_valid:
@@ -157,6 +147,42 @@ class ParquetSource:
         if data and len(data) == 3 * side * side and not data.startswith(_SIGNATURES + _SHORT_SIGNATURES):
             raise BadSample(f"no image file; raw pixels of {side} x {side} need raw_image_size=[{side},{side}]")
         return data
+
+
+def open_files(files: DataFiles, settings: SourceSettings) -> ParquetSource:
+    """Open the files.
+
+    Raises:
+        ValueError: a file cannot be read or lacks a column, or there are no rows.
+    """
+    source = ParquetSource(files, settings)
+    if not len(source):
+        raise ValueError(f"{files.path} has no rows: {accepted()}")
+    return source
+
+
+def check_files(files: DataFiles, settings: SourceSettings) -> None:
+    """Check the first file's footer.
+
+    Raises:
+        ValueError: it is no parquet file, or has not the columns or their types.
+    """
+    first = os.path.join(files.root, os.fsdecode(files.names[0].as_py()))
+    read_footer(first, settings.image_column, caption_column(settings))
+
+
+def has_images(files: DataFiles, settings: SourceSettings) -> bool:
+    """Whether the first file has the image column; metadata of images that lie beside it has none."""
+    try:
+        first = os.path.join(files.root, os.fsdecode(files.names[0].as_py()))
+        return settings.image_column in pq.read_schema(first).names
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def caption_column(settings: SourceSettings) -> str | None:
+    """The column of captions that is read; None where samples are images alone."""
+    return settings.caption_column if settings.captions else None
 
 
 def read_footer(path: str, image_column: str, caption_column: str | None) -> pq.FileMetaData:

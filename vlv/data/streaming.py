@@ -11,28 +11,43 @@ import json
 import logging
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import TypeAlias
 
-from PIL import Image
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from webdataset import filters
 from webdataset.pipeline import DataPipeline
 from webdataset.shardlists import SimpleShardList, expand_urls
 from webdataset.tariterators import tarfile_to_samples
 
-from vlv.data.captions import CaptionTokenizer
-from vlv.data.dataset import Batch, SamplePreparation, start_worker
-from vlv.data.files import IMAGE_EXTENSIONS
+from vlv.batch import Batch
+from vlv.data.dataset import start_worker
+from vlv.data.formats import IMAGE_EXTENSIONS
 from vlv.data.order import permutation
-from vlv.data.reading import caption_field
+from vlv.data.preparation import PreparedSample, SamplePreparation
 from vlv.data.sample import BadSample, RawSample
-from vlv.data.transforms import MAX_IMAGE_PIXELS
+from vlv.data.tar_shards import caption_field
 
 _log = logging.getLogger(__name__)
-_Sample = dict[str, Any]
+_Sample: TypeAlias = dict[str, str | bytes]  # a webdataset sample: members by extension, and "__key__", "__url__"
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """How a stream is read.
+
+    seed: of the shards' order and the shuffle.
+    window: encoded samples that are kept in memory and shuffled.
+    num_threads: threads that decode.
+    caption_column: key in .json captions.
+    """
+
+    seed: int
+    window: int = 1000
+    num_threads: int = 1
+    caption_column: str = "caption"
 
 
 def expand_stream(path: str) -> list[str]:
@@ -41,7 +56,7 @@ def expand_stream(path: str) -> list[str]:
     return [url for part in parts for url in expand_urls(part.strip())]
 
 
-class StreamedDataset(IterableDataset):
+class StreamedDataset(IterableDataset[Batch]):
     """The micro-batches of a stream, decoded by threads while the stream is read on.
 
     Shard order and the shuffle of `window` samples are a function of (seed, epoch).
@@ -51,16 +66,10 @@ class StreamedDataset(IterableDataset):
         self,
         path: str,
         micro_batches: Iterable[list[int]],
-        image_processor: Callable[[Image.Image], dict[str, Tensor]],
-        *,
-        seed: int,
-        window: int = 1000,
-        caption_tokenizer: CaptionTokenizer | None = None,
-        caption_column: str = "caption",
-        num_threads: int = 1,
-        max_image_pixels: int = MAX_IMAGE_PIXELS,
+        prepare: SamplePreparation,
+        settings: StreamSettings,
     ) -> None:
-        """Take this process's micro-batches of rising positions; `window` encoded samples stay in memory.
+        """Take this process's micro-batches, whose positions must rise.
 
         Raises:
             ValueError: no shard of the stream gives a sample.
@@ -68,30 +77,29 @@ class StreamedDataset(IterableDataset):
         super().__init__()
         self._path, self._urls = path, expand_stream(path)
         self._micro_batches = micro_batches
-        self._seed, self._window, self._num_threads = seed, window, max(1, num_threads)
-        self._caption_column = caption_column
-        self._prepare = SamplePreparation(image_processor, caption_tokenizer, max_image_pixels)
+        self._prepare, self._settings = prepare, settings
         if next(self._epoch(0, window=1), None) is None:
             raise ValueError(f"{path}: no shard of the stream gives an image; check the URL or the command by hand")
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this process's batches, endlessly or as long as there are micro-batches."""
         samples = enumerate(self._endless())
-        with ThreadPoolExecutor(self._num_threads) as pool:
-            ahead: list[Future] = []
+        with ThreadPoolExecutor(max(1, self._settings.num_threads)) as pool:
+            # One micro-batch is decoded while the next is read: Pillow decodes outside of Python's lock.
+            ahead: list[Future[PreparedSample]] = []
             for positions in self._micro_batches:
-                coming = [pool.submit(self._place, *sample) for sample in _take(samples, positions)]
+                coming = [pool.submit(self._sample, *sample) for sample in _take(samples, positions)]
                 if ahead:
-                    yield self._prepare.collate([place.result() for place in ahead])
+                    yield self._prepare.collate([sample.result() for sample in ahead])
                 ahead = coming
             if ahead:
-                yield self._prepare.collate([place.result() for place in ahead])
+                yield self._prepare.collate([sample.result() for sample in ahead])
 
     def _endless(self) -> Iterator[_Sample]:
         epoch = 0
         while True:
             sample = None
-            for sample in self._epoch(epoch, self._window):
+            for sample in self._epoch(epoch, self._settings.window):
                 yield sample
             if sample is None:
                 raise ValueError(
@@ -101,35 +109,35 @@ class StreamedDataset(IterableDataset):
             epoch += 1
 
     def _epoch(self, epoch: int, window: int) -> Iterator[_Sample]:
-        urls = [self._urls[n] for n in permutation(len(self._urls), self._seed, epoch, 0)]
+        urls = [self._urls[n] for n in permutation(len(self._urls), self._settings.seed, epoch, 0)]
         pipeline = DataPipeline(
             SimpleShardList(urls),
-            tarfile_to_samples(handler=_warn_and_go_on),
+            tarfile_to_samples(handler=_warn_and_continue),
             filters.select(_image_key),
-            filters.shuffle(window, initial=window, rng=random.Random(f"{self._seed} {epoch}")),
+            filters.shuffle(window, initial=window, rng=random.Random(f"{self._settings.seed} {epoch}")),
         )
         yield from pipeline
 
-    def _place(self, position: int, sample: _Sample) -> dict[str, Any]:
-        shard = re.findall(r"[^/\s?]+\.tar", sample["__url__"])
+    def _sample(self, position: int, sample: _Sample) -> PreparedSample:
+        shard = re.findall(r"[^/\s?]+\.tar", str(sample["__url__"]))
         key = _image_key(sample)
         name = "/".join([*shard[-1:], f"{sample['__key__']}.{key}"])
-        return self._prepare(position, name, lambda: RawSample(sample[key], self._caption(sample)))
+        return self._prepare(position, name, lambda: RawSample(_content(sample, key), self._caption(sample)))
 
     def _caption(self, sample: _Sample) -> str | None:
         if self._prepare.caption_tokenizer is None:
             return None
         try:
             if "txt" in sample:
-                return sample["txt"].decode("utf-8-sig").strip()
+                return _content(sample, "txt").decode("utf-8-sig").strip()
             if "json" in sample:
-                return caption_field(json.loads(sample["json"]), self._caption_column)
+                return caption_field(json.loads(sample["json"]), self._settings.caption_column)
         except ValueError as error:
             raise BadSample(f"the caption is damaged: {error}") from None
         raise BadSample("no .txt or .json caption has the image's key")
 
 
-def build_stream_loader(dataset: StreamedDataset, pin_memory: bool) -> DataLoader:
+def build_stream_loader(dataset: StreamedDataset, pin_memory: bool) -> DataLoader[Batch]:
     """Load a stream's micro-batches in one worker process, which reads; its threads decode."""
     return DataLoader(
         dataset,
@@ -152,11 +160,17 @@ def _take(samples: Iterator[tuple[int, _Sample]], positions: list[int]) -> Itera
             position = next(wanted, None)
 
 
+def _content(sample: _Sample, key: str) -> bytes:
+    content = sample[key]
+    assert isinstance(content, bytes)  # webdataset's own entries alone are strings
+    return content
+
+
 def _image_key(sample: _Sample) -> str:
     """Return the first key that is an image's extension, or ""."""
     return next((key for key in sample if key.rpartition(".")[2] in IMAGE_EXTENSIONS), "")
 
 
-def _warn_and_go_on(error: Exception) -> bool:
+def _warn_and_continue(error: Exception) -> bool:
     _log.warning("a shard of the stream is damaged or cannot be opened; what came before is used: %s", error)
     return True

@@ -10,6 +10,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -18,11 +19,14 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from vlv.atomic import whole_file
-from vlv.data.files import IMAGE_EXTENSIONS
+from vlv.data.formats import IMAGE_EXTENSIONS
 
 CAPTION_NONE, CAPTION_TEXT, CAPTION_JSON = 0, 1, 2
 _VERSION = 1
-_BLOCK = 512
+# What tarfile raises on damaged headers beside its own: numbers that are none, seeks to nowhere, a chain of long names,
+# and lengths that no memory holds.
+_TAR_ERRORS = (tarfile.TarError, OSError, ValueError, LookupError, ArithmeticError, RecursionError, MemoryError)
+_CUT = ("empty header", "truncated header", "unexpected end of data")
 _IMAGES = frozenset(ending.encode() for ending in IMAGE_EXTENSIONS)
 _SCHEMA = pa.schema(
     [
@@ -96,12 +100,9 @@ def index_shard(path: str) -> ShardIndex:
     images: dict[bytes, tuple[bytes, int, int]] = {}
     captions: dict[bytes, tuple[int, int, int]] = {}
     cut, shared_keys = "", 0
+    _require_readable(path)
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be opened: {error.strerror}") from None
-    try:
-        for name, offset, size in _members(descriptor):
+        for name, offset, size in _members(path):
             key, ending, inner = _split_name(name)
             if inner in _IMAGES:
                 shared_keys += key in images
@@ -110,8 +111,6 @@ def index_shard(path: str) -> ShardIndex:
                 captions[key] = (offset, size, CAPTION_TEXT if ending == b"txt" else CAPTION_JSON)
     except (DamagedTarError, OSError) as error:
         cut = str(error)
-    finally:
-        os.close(descriptor)
     none = (0, 0, CAPTION_NONE)
     rows = [(*image, *captions.pop(key, none)) for key, image in images.items()]
     columns = list(zip(*rows, strict=True)) if rows else [[] for _ in _SCHEMA]
@@ -126,70 +125,80 @@ def _split_name(name: bytes) -> tuple[bytes, bytes, bytes]:
     return name[:dot], ending, ending.rpartition(b".")[2]
 
 
-def _members(descriptor: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (name, offset of the data, size) of the regular files that can belong to a sample."""
-    end = os.fstat(descriptor).st_size
-    position, long_name, extended = 0, b"", {}
-    while position < end:
-        header = os.pread(descriptor, _BLOCK, position)
-        if not header.strip(b"\0"):
-            return
-        size = _check_header(header, position)
-        kind = header[156:157]
-        if "size" in extended and kind in (b"0", b"\0", b"7"):
-            size = int(extended["size"])
-        data = position + _BLOCK
-        position = data + -(-size // _BLOCK) * _BLOCK
-        if data + size > end:
-            raise DamagedTarError(f"cut short in the member at byte {data - _BLOCK}")
-        if kind == b"L":
-            long_name = os.pread(descriptor, size, data).split(b"\0")[0]
-        elif kind == b"x":
-            extended = _parse_pax(os.pread(descriptor, size, data))
-        elif kind not in (b"K", b"g"):
-            name = extended.get("path") or long_name or _header_name(header)
-            long_name, extended = b"", {}
-            if kind in (b"0", b"\0", b"7") and _is_sample_file(name):
-                yield name, data, size
+def _members(path: str) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (name, offset of the data, size) of the regular files that can belong to a sample.
+
+    Raises:
+        DamagedTarError: where and why reading ended before the archive's end.
+    """
+    end = os.stat(path).st_size
+    if not end:
+        return
+    with _open(path) as archive:
+        while (info := _next(archive, end)) is not None:
+            # tarfile keeps every member, about 1 KB each.
+            archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
+            _require_size(info, end)
+            name = info.name.encode("utf-8", "surrogateescape")
+            if info.isreg() and not info.issparse() and _is_sample_file(name):  # a sparse file is not in one piece
+                yield name, info.offset_data, info.size
+        if archive.offset < end:
+            _require_end_mark(path, archive.offset)
 
 
-def _check_header(header: bytes, position: int) -> int:
-    """Return the size in a member's header, whose checksum has to fit."""
-    if len(header) < _BLOCK:
-        raise DamagedTarError(f"cut short in the header at byte {position}")
+def _open(path: str) -> tarfile.TarFile:
     try:
-        stated = int(header[148:156].strip(b" \0") or b"0", 8)
-        field = header[124:136]
-        size = int.from_bytes(field[1:], "big") if field[0] == 0x80 else int(field.strip(b" \0") or b"0", 8)
-    except ValueError:
-        raise DamagedTarError(f"not a tar header at byte {position}") from None
-    if sum(header) - sum(header[148:156]) + 8 * ord(" ") != stated:
-        raise DamagedTarError(f"damaged header at byte {position}")
-    return size
+        # surrogateescape: names are bytes, and come back from the text as they were.
+        return tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape")
+    except _TAR_ERRORS as error:
+        raise DamagedTarError(f"not a tar header at byte 0 ({error})") from None
 
 
-def _header_name(header: bytes) -> bytes:
-    name = header[:100].split(b"\0")[0]
-    prefix = header[345:500].split(b"\0")[0] if header[257:263] == b"ustar\0" else b""
-    return prefix + b"/" + name if prefix else name
+def _next(archive: tarfile.TarFile, end: int) -> tarfile.TarInfo | None:
+    try:
+        return archive.next()
+    except _TAR_ERRORS as error:
+        if archive.offset >= end:  # the last member is whole; padding and end mark are missing
+            return None
+        cut = isinstance(error, tarfile.ReadError) and str(error) in _CUT
+        what = "cut short in the" if cut else "damaged"
+        raise DamagedTarError(f"{what} header at byte {archive.offset} ({error or type(error).__name__})") from None
+
+
+def _require_size(info: tarfile.TarInfo, end: int) -> None:
+    """Refuse a size that leads nowhere; a negative one would send tarfile back over what it has read, for ever."""
+    stated = info.pax_headers.get("size", "0")
+    if info.size < 0 or not stated.isdigit():
+        size = info.size if info.size < 0 else stated
+        raise DamagedTarError(f"damaged header at byte {info.offset} (a size of {size})")
+    if info.isreg() and not info.issparse() and info.offset_data + info.size > end:
+        raise DamagedTarError(f"cut short in the member at byte {info.offset}")
+
+
+def _require_end_mark(path: str, offset: int) -> None:
+    """Check what tarfile stopped at: it takes any header that it cannot read for the end of the archive."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        header = file.read(tarfile.BLOCKSIZE)
+    if not header.strip(b"\0"):
+        return
+    if len(header) < tarfile.BLOCKSIZE:
+        raise DamagedTarError(f"cut short in the header at byte {offset}")
+    raise DamagedTarError(f"damaged header at byte {offset}")
 
 
 def _is_sample_file(name: bytes) -> bool:
+    """Whether webdataset would take a member: an extension, and neither hidden nor its own metadata."""
     base = name.rpartition(b"/")[2]
     return b"." in base and not base.startswith(b".") and not name.startswith(b"__")
 
 
-def _parse_pax(data: bytes) -> dict[str, bytes]:
-    """Parse the records "<length> <key>=<value>\\n" of an extended header."""
-    records: dict[str, bytes] = {}
-    while data:
-        digits, space, _ = data.partition(b" ")
-        if not space or not digits.isdigit() or not 0 < int(digits) <= len(data):
-            break
-        key, _, value = data[len(digits) + 1 : int(digits) - 1].partition(b"=")
-        records[key.decode("utf-8", "replace")] = value
-        data = data[int(digits) :]
-    return records
+def _require_readable(path: str) -> None:
+    try:
+        with open(path, "rb"):
+            return
+    except OSError as error:
+        raise ValueError(f"{path} cannot be opened: {error.strerror}") from None
 
 
 def _identify(path: str) -> dict[str, object]:

@@ -6,15 +6,15 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vlv.atomic import write_whole
 from vlv.data import FolderSource, find_images
-from vlv.data.dataset import SamplePreparation, start_worker
+from vlv.data.dataset import start_worker
+from vlv.data.preparation import ImageProcessor, PreparedSample, SamplePreparation
 from vlv.data.sample import SampleSource
 from vlv.data.transforms import MAX_IMAGE_PIXELS
 
@@ -54,15 +54,13 @@ class ImageBatch(NamedTuple):
 class ImageDataset(Dataset):
     """The images of a source, by index."""
 
-    def __init__(
-        self, source: SampleSource, image_processor: Callable[[Image.Image], dict[str, Tensor]], max_image_pixels: int
-    ) -> None:
+    def __init__(self, source: SampleSource, image_processor: ImageProcessor, max_image_pixels: int) -> None:
         """Join a source with the processor that makes its pixels."""
         self._source = source
         self._prepare = SamplePreparation(image_processor, max_image_pixels=max_image_pixels)
         self.collate = self._prepare.collate
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> PreparedSample:
         """Return pixels, name, and the reason where the image cannot be read."""
         return self._prepare(index, self._source.name(index), lambda: self._source.read(index))
 
@@ -112,7 +110,7 @@ def last_change(image_file: Path) -> int | None:
 def load_images(
     source: SampleSource,
     indices: Sequence[int],
-    image_processor: Callable[[Image.Image], dict[str, Tensor]],
+    image_processor: ImageProcessor,
     reading: ReadSettings,
 ) -> Iterator[ImageBatch]:
     """Yield the images at `indices`, in their order."""

@@ -14,6 +14,7 @@ def train(config: Stage1Config) -> None:
 
     from vlv.checkpoints.initial import load_initial
     from vlv.cli.dry_run import print_dry_run
+    from vlv.data.preparation import SamplePreparation
     from vlv.inference.validation import ReconstructionSamples
     from vlv.losses import LossOptions
     from vlv.models.autoencoder import VLVAutoEncoder
@@ -57,8 +58,7 @@ def train(config: Stage1Config) -> None:
         data,
         sizes,
         assembly.StageParts(
-            image_processor=model.image_processor,
-            caption_tokenizer=None,
+            prepare=SamplePreparation(model.image_processor, max_image_pixels=config.max_image_pixels),
             identity=model.describe(),
             write_extras=model.save_description,
             show=ReconstructionSamples(

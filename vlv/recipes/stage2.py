@@ -27,6 +27,7 @@ def train(config: Stage2Config) -> None:
 
     from vlv.cli.dry_run import print_dry_run
     from vlv.data.captions import CaptionTokenizer
+    from vlv.data.preparation import SamplePreparation
     from vlv.inference.validation import CaptionSamples
     from vlv.models.from_stage1 import decoder_of
     from vlv.models.objectives import CaptionObjective
@@ -57,9 +58,10 @@ def train(config: Stage2Config) -> None:
     assembly.start_run_folder(config, accelerator)
     data = open_training_data(config, accelerator, sizes)
     tokenizer = CaptionTokenizer(model.tokenizer, config.max_caption_tokens, config.supervise_eos, model.eos_token_id)
+    prepare = SamplePreparation(model.image_processor, tokenizer, config.max_image_pixels)
     is_new = config.initial_checkpoint is None and assembly.resumed_checkpoint(config) is None
     if config.projector_init == "whitened" and is_new:
-        first = training_loader(config, accelerator, data, sizes, TrainState(), model.image_processor, tokenizer)
+        first = training_loader(config, accelerator, data, sizes, TrainState(), prepare)
         start_projector(model, accelerator, first)
     weights = assembly.fit(
         config,
@@ -68,8 +70,7 @@ def train(config: Stage2Config) -> None:
         data,
         sizes,
         assembly.StageParts(
-            image_processor=model.image_processor,
-            caption_tokenizer=tokenizer,
+            prepare=prepare,
             identity=model.origin,
             write_extras=lambda folder: None,
             show=CaptionSamples(assembly.validation_samples(config, accelerator), model),

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
+from torch.utils.data import DataLoader
 
+from vlv.batch import Batch
 from vlv.cli.checks import check_epochs
 from vlv.config import Stage1Config, Stage2Config
 from vlv.data.bad_samples import BadSampleLog
-from vlv.data.captions import CaptionTokenizer
 from vlv.data.dataset import OrderedDataset, build_loader
 from vlv.data.files import is_stream
-from vlv.data.index import open_source
+from vlv.data.formats import SourceSettings
 from vlv.data.order import (
     BatchPlan,
     SampleOrder,
@@ -25,8 +25,10 @@ from vlv.data.order import (
     training_positions,
     validation_positions,
 )
+from vlv.data.preparation import SamplePreparation
 from vlv.data.sample import SampleSource
-from vlv.data.streaming import StreamedDataset, build_stream_loader
+from vlv.data.sources import open_source
+from vlv.data.streaming import StreamedDataset, StreamSettings, build_stream_loader
 from vlv.training.state import TrainState
 
 TrainingConfig = Stage1Config | Stage2Config
@@ -95,15 +97,8 @@ def open_training_data(config: TrainingConfig, accelerator: Accelerator, sizes: 
             check_epochs(config)
         return Data(path, None, config.total_steps if stage2 else config.num_steps, None)
     with accelerator.local_main_process_first():
-        source = open_source(
-            path,
-            data_format=config.data_format,
-            captions=stage2,
-            image_column=config.image_column,
-            caption_column=config.caption_column,
-            raw_image_size=(config.raw_image_size[0], config.raw_image_size[1]),
-            pool_samples=config.shuffle_window,
-        )
+        settings = _source_settings(config)
+        source = open_source(path, replace(settings, data_format=config.data_format, captions=stage2))
     if not stage2:
         return Data(path, source, config.num_steps, None)
     if config.epochs is None:
@@ -119,9 +114,8 @@ def training_loader(
     data: Data,
     sizes: BatchSizes,
     state: TrainState,
-    image_processor: Any,
-    caption_tokenizer: CaptionTokenizer | None,
-) -> Any:
+    prepare: SamplePreparation,
+) -> DataLoader[Batch]:
     """Micro-batches of this process from `state.samples` on."""
     plan = BatchPlan(
         sizes.global_batch_size, accelerator.num_processes, accelerator.process_index, sizes.micro_batch_size
@@ -129,25 +123,10 @@ def training_loader(
     positions = training_positions(plan, state.samples, data.num_steps - state.step)
     pin_memory = accelerator.device.type == "cuda"
     if data.source is None:
-        stream = StreamedDataset(
-            data.path,
-            positions,
-            image_processor,
-            seed=config.seed,
-            caption_tokenizer=caption_tokenizer,
-            caption_column=config.caption_column,
-            num_threads=config.num_workers,
-            max_image_pixels=config.max_image_pixels,
-        )
-        return build_stream_loader(stream, pin_memory)
-    dataset = OrderedDataset(
-        data.source,
-        SampleOrder(data.source.shard_sizes, config.seed, config.shuffle_window),
-        image_processor,
-        caption_tokenizer,
-        num_samples=data.num_samples,
-        max_image_pixels=config.max_image_pixels,
-    )
+        settings = StreamSettings(config.seed, num_threads=config.num_workers, caption_column=config.caption_column)
+        return build_stream_loader(StreamedDataset(data.path, positions, prepare, settings), pin_memory)
+    order = SampleOrder(data.source.shard_sizes, config.seed, config.shuffle_window)
+    dataset = OrderedDataset(data.source, order, prepare, data.num_samples)
     return build_loader(dataset, positions, config.num_workers, pin_memory)
 
 
@@ -155,29 +134,17 @@ def validation_batches(
     config: TrainingConfig,
     accelerator: Accelerator,
     sizes: BatchSizes,
-    image_processor: Any,
-    caption_tokenizer: CaptionTokenizer | None,
-) -> Callable[[], Any]:
+    prepare: SamplePreparation,
+) -> Callable[[], Iterable[Batch]]:
     """A function that gives the validation batches of this process anew, each sample once over all processes."""
-    source = open_source(
-        config.val_dataset_path,
-        captions=caption_tokenizer is not None,
-        image_column=config.image_column,
-        caption_column=config.caption_column,
-        raw_image_size=(config.raw_image_size[0], config.raw_image_size[1]),
-    )
+    settings = replace(_source_settings(config), captions=prepare.caption_tokenizer is not None)
+    source = open_source(config.val_dataset_path, settings)
     num_samples = min(len(source), config.val_max_samples)
-    dataset = OrderedDataset(
-        source,
-        SampleOrder(source.shard_sizes, 0, 1, shuffle=False),
-        image_processor,
-        caption_tokenizer,
-        num_samples=num_samples,
-        max_image_pixels=config.max_image_pixels,
-    )
+    order = SampleOrder(source.shard_sizes, 0, 1, shuffle=False)
+    dataset = OrderedDataset(source, order, prepare, num_samples)
     log = BadSampleLog(Path(config.output_dir) / BAD_SAMPLES, "validation", accelerator.num_processes, None)
 
-    def batches() -> Any:
+    def batches() -> Iterable[Batch]:
         positions = validation_positions(
             num_samples, accelerator.num_processes, accelerator.process_index, sizes.micro_batch_size
         )
@@ -185,3 +152,12 @@ def validation_batches(
         return log.watch(build_loader(dataset, positions, min(config.num_workers, 2), False))
 
     return batches
+
+
+def _source_settings(config: TrainingConfig) -> SourceSettings:
+    return SourceSettings(
+        image_column=config.image_column,
+        caption_column=config.caption_column,
+        raw_image_size=(config.raw_image_size[0], config.raw_image_size[1]),
+        pool_samples=config.shuffle_window,
+    )

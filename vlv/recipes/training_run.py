@@ -23,7 +23,7 @@ from vlv.checkpoints.resume import find_checkpoint
 from vlv.cli.dry_run import parameter_counts
 from vlv.config import save_config
 from vlv.data.bad_samples import BadSampleLog
-from vlv.data.captions import CaptionTokenizer
+from vlv.data.preparation import SamplePreparation
 from vlv.frozen import restore_dtypes
 from vlv.inference.validation import ValidationSamples
 from vlv.recipes.training_data import (
@@ -41,7 +41,8 @@ from vlv.training.optim import build_optimizer, lr_at
 from vlv.training.processes import is_sharded
 from vlv.training.sharding import distribute
 from vlv.training.state import TrainState
-from vlv.training.trainer import Trainer, TrainerSettings
+from vlv.training.tracker import WandbSettings
+from vlv.training.trainer import Trainer, TrainerSettings, TrainingParts
 from vlv.training.validation import validation_loss
 
 CHECKPOINTS, FINAL, CONFIG = "checkpoints", "final", "config.yaml"
@@ -57,8 +58,7 @@ class StageParts:
     part_lrs: peak learning rate of the parameters whose names begin so, where it is not the run's.
     """
 
-    image_processor: Any
-    caption_tokenizer: CaptionTokenizer | None
+    prepare: SamplePreparation
     identity: dict[str, Any]
     write_extras: Callable[[Path], None]
     show: Callable[[int, Any, MetricLogger], None]
@@ -84,8 +84,8 @@ def fit(
     state = checkpointer.load(found, objective, optimizer, average) if found else TrainState()
     logger = _logger(config, accelerator, data, state)
     _announce(logger, config, objective, data, sizes, state, found, is_sharded(accelerator))
-    loader = training_loader(config, accelerator, data, sizes, state, parts.image_processor, parts.caption_tokenizer)
-    val_batches = validation_batches(config, accelerator, sizes, parts.image_processor, parts.caption_tokenizer)
+    loader = training_loader(config, accelerator, data, sizes, state, parts.prepare)
+    val_batches = validation_batches(config, accelerator, sizes, parts.prepare)
 
     samples = BadSampleLog(output_dir / BAD_SAMPLES, "train", accelerator.num_processes, config.max_bad_share)
 
@@ -97,18 +97,20 @@ def fit(
 
     schedule = {"lr": config.lr, "schedule": config.lr_schedule, "warmup_steps": config.warmup_steps}
     Trainer(
-        accelerator,
-        objective,
-        optimizer,
-        samples.watch(loader),
+        TrainingParts(
+            accelerator=accelerator,
+            objective=objective,
+            optimizer=optimizer,
+            loader=samples.watch(loader),
+            checkpointer=checkpointer,
+            logger=logger,
+            samples=samples,
+            average=average,
+        ),
         _settings(config, data, sizes),
         state=state,
         lr_at=partial(lr_at, num_steps=config.lr_schedule_steps or data.num_steps, **schedule),
-        checkpointer=checkpointer,
-        logger=logger,
         validate=validate,
-        samples=samples,
-        average=average,
     ).fit()
     logger.close()
     if average is not None:
@@ -161,11 +163,14 @@ def _logger(config: TrainingConfig, accelerator: Accelerator, data: Data, state:
         enabled=accelerator.is_main_process,
         num_steps=data.num_steps,
         first_step=state.step,
-        run_name=config.run_name,
-        config=dataclasses.asdict(config),
-        wandb_mode=config.wandb_mode,
-        wandb_project=config.wandb_project,
+        wandb=_wandb(config),
     )
+
+
+def _wandb(config: TrainingConfig) -> WandbSettings | None:
+    if config.wandb_mode == "off":
+        return None
+    return WandbSettings(config.wandb_mode, config.wandb_project, config.run_name, dataclasses.asdict(config))
 
 
 def _settings(config: TrainingConfig, data: Data, sizes: BatchSizes) -> TrainerSettings:

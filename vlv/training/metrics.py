@@ -1,17 +1,17 @@
-"""What a run tells: metrics.jsonl always, a progress bar or lines, and W&B where it is asked for."""
+"""What a run reports: metrics.jsonl always, a progress bar or lines, and W&B where it is asked for."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from vlv.atomic import write_whole
+from vlv.training.tracker import WandbSettings, WandbTracker
 
 
 class MetricLogger:
@@ -24,34 +24,33 @@ class MetricLogger:
         enabled: bool,
         num_steps: int,
         first_step: int = 0,
-        run_name: str = "run",
-        config: dict[str, Any] | None = None,
-        wandb_mode: str = "off",
-        wandb_project: str = "vlv",
+        wandb: WandbSettings | None = None,
     ) -> None:
         """Open metrics.jsonl for appending and start the progress bar.
 
         Args:
             enabled: whether this process writes.
-            first_step: where the run starts; lines after it are of a run that was killed, and go.
-            wandb_mode: off, online or offline; the key comes from the environment or from `wandb login`.
+            num_steps: optimizer step at which the run ends, for the bar and the remaining time.
+            first_step: where the run starts; lines after it are of a run that was killed, and are removed, so that
+                the file reads as that of one run.
+            wandb: where in W&B the run goes; None is nowhere.
         """
         self.enabled = enabled
         self.num_steps = num_steps
         self.path = folder / "metrics.jsonl"
-        self._wandb: Any = None
+        self._tracker: WandbTracker | None = None
         self._started, self._first_step = time.monotonic(), first_step
         self._bar: tqdm | None = None
         if not enabled:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        self._forget_after(first_step)
+        self._remove_lines_after(first_step)
         if sys.stderr.isatty():
             self._bar = tqdm(total=num_steps, initial=first_step, dynamic_ncols=True, unit="step")
-        if wandb_mode != "off":
-            self._try_wandb(lambda: self._start_wandb(folder, wandb_mode, wandb_project, run_name, config or {}))
+        if wandb is not None:
+            self._tracker = WandbTracker(wandb, folder, self.message)
 
-    def _forget_after(self, step: int) -> None:
+    def _remove_lines_after(self, step: int) -> None:
         if not self.path.is_file():
             return
         lines = self.path.read_text().splitlines(keepends=True)
@@ -64,14 +63,14 @@ class MetricLogger:
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 
-    def log(self, step: int, metrics: dict[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write one line of metrics, and show the main ones."""
         if not self.enabled:
             return
         with self.path.open("a") as handle:
             handle.write(json.dumps({"step": step, **metrics}) + "\n")
-        if self._wandb is not None:
-            self._try_wandb(lambda: self._wandb.log(metrics, step=step))
+        if self._tracker is not None:
+            self._tracker.metrics(step, metrics)
         shown = {key: value for key, value in metrics.items() if value or not key.endswith("/bad_samples")}
         text = "  ".join(f"{_short(key)} {_format(value)}" for key, value in shown.items())
         if self._bar is not None:
@@ -80,28 +79,15 @@ class MetricLogger:
             remaining = f"  ETA {self._remaining(step)}" if step < self.num_steps else ""
             self.message(f"step {step}/{self.num_steps}  {text}{remaining}")
 
-    def pictures(self, step: int, name: str, paths: list[Path]) -> None:
-        """Send pictures to W&B; the files themselves are in the run folder."""
+    def pictures(self, step: int, name: str, paths: Sequence[Path]) -> None:
+        """Send images to W&B; the files themselves are in the run folder."""
+        if self._tracker is not None:
+            self._tracker.images(step, name, paths)
 
-        def send() -> None:
-            import wandb
-
-            shown = [wandb.Image(str(path), caption=path.stem) for path in paths]
-            self._wandb.log({name: shown}, step=step)
-
-        if self._wandb is not None:
-            self._try_wandb(send)
-
-    def table(self, step: int, name: str, columns: list[Any], rows: list[Any]) -> None:
+    def table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Send a table to W&B."""
-
-        def send() -> None:
-            import wandb
-
-            self._wandb.log({name: wandb.Table(columns=columns, data=rows)}, step=step)
-
-        if self._wandb is not None:
-            self._try_wandb(send)
+        if self._tracker is not None:
+            self._tracker.table(step, name, columns, rows)
 
     def message(self, text: str) -> None:
         """Print a line without breaking the progress bar."""
@@ -112,21 +98,8 @@ class MetricLogger:
         """End the bar and the W&B run."""
         if self._bar is not None:
             self._bar.close()
-        if self._wandb is not None:
-            self._try_wandb(lambda: self._wandb.finish())
-
-    def _start_wandb(self, folder: Path, mode: str, project: str, name: str, config: dict[str, Any]) -> None:
-        import wandb
-
-        self._wandb = wandb.init(project=project, name=name, mode=mode, config=config, dir=str(folder))  # type: ignore[arg-type]
-
-    def _try_wandb(self, call: Callable[[], Any]) -> None:
-        try:
-            call()
-        except Exception as error:  # noqa: BLE001 - whatever W&B raises must not end a training
-            self._wandb = None
-            reason = (str(error).splitlines() or [""])[0]
-            self.message(f"W&B is off from here ({type(error).__name__}: {reason}); metrics go on to {self.path}")
+        if self._tracker is not None:
+            self._tracker.finish()
 
     def _remaining(self, step: int) -> str:
         done = step - self._first_step

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import send_to_device
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlv.memory import is_out_of_memory
 from vlv.training.average import WeightAverage
 from vlv.training.checkpoint import Checkpointer
 from vlv.training.metrics import MetricLogger
+from vlv.training.objective import Batch, Objective
 from vlv.training.processes import seed_step
 from vlv.training.state import TrainState
-
-Batch = dict[str, Any]
+from vlv.training.window import Window, term_means
 
 
 class TrainingError(RuntimeError):
-    """A run that cannot go on; the message says what to set."""
+    """A run that cannot continue; the message says what to set."""
 
 
 class SampleCount(Protocol):
@@ -58,73 +59,77 @@ class TrainerSettings:
     seed: int
 
 
+@dataclass(frozen=True)
+class TrainingParts:
+    """What the loop drives.
+
+    objective: an `Objective`, prepared by the accelerator.
+    optimizer: prepared; each group has its share of the learning rate as `lr_scale` (`build_optimizer`).
+    loader: micro-batches of this process, `accumulation` for each step, from the state's `samples` on.
+    samples: counts what the loader gives; None where every sample is usable.
+    average: moving average of the trained weights, which is validated and saved beside them; None for none.
+    """
+
+    accelerator: Accelerator
+    objective: nn.Module
+    optimizer: AcceleratedOptimizer
+    loader: Iterable[Batch]
+    checkpointer: Checkpointer
+    logger: MetricLogger
+    samples: SampleCount | None = None
+    average: WeightAverage | None = None
+
+
 class Trainer:
     """Minimises an objective over the micro-batches of a loader.
 
-    The objective gives sums of losses (`forward`), what they count (`counts`) and their weights
-    (`loss_weights`); each sum is divided by its count over the whole global batch.
+    The objective gives sums of losses and what they count; each sum is divided by its count over the whole global
+    batch. A mean of micro-batch means would weigh a token of a short caption, or an image beside unreadable ones, more
+    than others, and would change with the number of processes and of accumulated batches.
     """
 
     def __init__(
         self,
-        accelerator: Accelerator,
-        objective: torch.nn.Module,
-        optimizer: Any,
-        loader: Iterable[Batch],
+        parts: TrainingParts,
         settings: TrainerSettings,
         *,
         state: TrainState,
         lr_at: Callable[[int], float],
-        checkpointer: Checkpointer,
-        logger: MetricLogger,
         validate: Callable[[TrainState], dict[str, float]],
-        samples: SampleCount | None = None,
-        average: WeightAverage | None = None,
     ) -> None:
         """Hold the parts.
 
         Args:
-            objective, optimizer: prepared by the accelerator.
-            loader: micro-batches of this process, `accumulation` for each step, from `state.samples` on.
+            state: where the run stands; advanced in place.
             lr_at: learning rate of an optimizer step.
             validate: called on every process at each save; its numbers are logged.
-            samples: counts what the loader gives; None where every sample is a good one.
-            average: moving average of the trained weights, which is validated and saved beside them.
         """
-        self.accelerator = accelerator
-        self.objective = objective
-        self.optimizer = optimizer
-        self.loader = loader
-        self.settings = settings
-        self.state = state
-        self.lr_at = lr_at
-        self.checkpointer = checkpointer
-        self.logger = logger
-        self.validate = validate
-        self.samples = samples
-        self.average = average
-        self._bare: Any = accelerator.unwrap_model(objective)
+        self.parts, self.settings, self.state = parts, settings, state
+        self.lr_at, self.validate = lr_at, validate
+        self.accelerator, self.objective, self.optimizer = parts.accelerator, parts.objective, parts.optimizer
+        self._bare = cast("Objective", parts.accelerator.unwrap_model(parts.objective))
         self._terms = list(self._bare.loss_weights)
-        self._trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-        self._window = _Window()
+        self._trained = [parameter for parameter in parts.objective.parameters() if parameter.requires_grad]
+        self._window = Window()
 
     def fit(self) -> TrainState:
         """Train to `num_steps`, saving and validating on the way and at the end."""
         settings, state = self.settings, self.state
-        batches = iter(self.loader)
+        batches = iter(self.parts.loader)
         self.objective.train()
         self._window.restart(self._count_samples()[0])
         try:
             while state.step < settings.num_steps:
                 micro_batches = self._fetch(batches)
-                # After the fetch: a loader that starts draws from the same stream.
+                # After the fetch: a loader that starts takes its workers' seed from the same random stream, and a
+                # resumed run starts its loader at another step.
                 seed_step(settings.seed, state.step, self.accelerator.process_index)
                 self._step(micro_batches)
                 state.step += 1
                 state.samples += settings.global_batch_size
-                self.logger.advance(state.step)
+                self.parts.logger.advance(state.step)
                 saves = state.step % settings.save_step == 0 or state.step == settings.num_steps
-                if state.step % settings.log_every == 0 or saves:  # a loss that is not finite is never saved
+                if state.step % settings.log_every == 0 or saves:  # it refuses a loss that must not be saved
                     self._log()
                 if saves:
                     self._save()
@@ -135,6 +140,7 @@ class Trainer:
         return state
 
     def _fetch(self, batches: Iterator[Batch]) -> list[Batch]:
+        """All micro-batches of a step: their counts must be known before the first backward pass."""
         started = time.monotonic()
         micro_batches = []
         for _ in range(self.settings.accumulation):
@@ -148,10 +154,10 @@ class Trainer:
     def _step(self, micro_batches: list[Batch]) -> None:
         counts = torch.stack([self._stack(self._bare.counts(batch)) for batch in micro_batches]).sum(0)  # [terms]
         counts = self._sum_over_processes(counts)
-        weights = self._stack(self._bare.loss_weights)
-        # backward() divides by the accumulation and gradients are averaged over processes: both undone here.
+        # Accelerate's backward() divides by the accumulation, and DDP and FSDP average gradients over processes. The
+        # sums are divided by global counts here, so both are multiplied back.
         scale = self.settings.accumulation * self.accelerator.num_processes
-        factors = weights * scale / counts.clamp(min=1)
+        factors = self._stack(self._bare.loss_weights) * scale / counts.clamp(min=1)
         sums = torch.zeros_like(counts)
         lr = self.lr_at(self.state.step)
         for group in self.optimizer.param_groups:
@@ -162,76 +168,83 @@ class Trainer:
                 self.accelerator.backward((terms * factors).sum())
                 sums += terms.detach()
                 if self.accelerator.sync_gradients:
-                    norm = self.accelerator.clip_grad_norm_(self._trained, self.settings.max_grad_norm or math.inf)
-                    self._window.norm = norm
+                    # Without clipping it only measures: an infinite limit scales nothing.
+                    limit = self.settings.max_grad_norm or math.inf
+                    self._window.norm = self.accelerator.clip_grad_norm_(self._trained, limit)
+                # Accelerate's optimizer skips both but at the step's last micro-batch.
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-        if self.average is not None:
-            self.average.update()
+        if self.parts.average is not None:
+            self.parts.average.update()
         self._window.add(sums, counts, lr)
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
-        reduced: Any = self.accelerator.reduce(values, reduction="sum")
-        return reduced
+        return cast("Tensor", self.accelerator.reduce(values, reduction="sum"))
 
-    def _stack(self, terms: dict[str, Any]) -> Tensor:
+    def _stack(self, terms: Mapping[str, Tensor | float]) -> Tensor:
         values = [torch.as_tensor(terms[name], device=self.accelerator.device).float() for name in self._terms]
         return torch.stack(values)
 
     def _log(self) -> None:
+        """Write a line of metrics; the only place, with saving, where a step waits for the device."""
         window = self._window
-        assert window.sums is not None
-        assert window.counts is not None
-        sums = self._sum_over_processes(window.sums).tolist()
-        counts = window.counts.tolist()
+        local_sums, counts = window.totals()
+        sums, counts = self._sum_over_processes(local_sums).tolist(), counts.tolist()
         good, bad = self._count_samples()
         if not any(counts):
-            listed = f": {self.samples.path} lists them with their reasons" if self.samples else ""
-            raise TrainingError(
-                f"no sample of the {window.steps} steps up to {self.state.step} could be used, so nothing was "
-                f"learned{listed}"
-            )
-        means = {name: sums[i] / max(1.0, counts[i]) for i, name in enumerate(self._terms)}
+            raise TrainingError(self._nothing_learned())
+        means = dict(zip(self._terms, term_means(sums, counts), strict=True))
         loss = sum(weight * means[name] for name, weight in self._bare.loss_weights.items())
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} at step {self.state.step}: lower lr, or set precision=fp32; "
-                "resume=latest goes on from the last checkpoint"
+                "resume=latest continues from the last checkpoint"
             )
         elapsed = time.monotonic() - window.started
         metrics: dict[str, float] = {"train/loss": loss}
         if len(means) > 1:
             metrics.update({f"train/{name}_loss": value for name, value in means.items()})
         metrics["train/lr"] = window.lr
-        if window.norm is not None:
+        if window.norm is not None:  # DeepSpeed clips in its own step and returns none
             metrics["train/grad_norm"] = float(window.norm)
         metrics["train/images_per_second"] = (good - window.good_before) / elapsed
         metrics["train/data_wait_share"] = window.waited / elapsed
         metrics["train/bad_samples"] = bad
-        self.logger.log(self.state.step, metrics)
+        self.parts.logger.log(self.state.step, metrics)
         window.restart(good)
 
     def _save(self) -> None:
-        path = self.checkpointer.save(self.objective, self.optimizer, self.state, self.average)
+        parts = self.parts
+        # The checkpoint holds the raw weights, which training resumes from, with the average beside them.
+        path = parts.checkpointer.save(self.objective, self.optimizer, self.state, parts.average)
         self.objective.eval()
-        with self.average.applied() if self.average else nullcontext():
+        with parts.average.applied() if parts.average else nullcontext():
             metrics = self.validate(self.state)
         self.objective.train()
         if metrics:
-            self.logger.log(self.state.step, metrics)
-        self.logger.message(f"saved {path}")
+            parts.logger.log(self.state.step, metrics)
+        parts.logger.message(f"saved {path}")
         good, bad = self._count_samples()
-        if bad and self.samples:
-            self.logger.message(f"{bad} of {good + bad} samples could not be used; {self.samples.path} lists them")
-        self._window.restart(good)
+        if bad and parts.samples:
+            parts.logger.message(f"{bad} of {good + bad} samples could not be used; {parts.samples.path} lists them")
+        self._window.restart(good)  # so that saving and validating do not count as slow training
 
     def _count_samples(self) -> tuple[int, int]:
-        """Good and bad samples over all processes; since the run's start, so that differences count."""
-        if self.samples is None:
+        """Usable and bad samples over all processes, since the run's start: differences of them count."""
+        samples = self.parts.samples
+        if samples is None:
             return self.state.samples, 0
-        counted = torch.tensor([self.samples.seen - self.samples.bad, self.samples.bad])
-        good, bad = self._sum_over_processes(counted.to(self.accelerator.device)).tolist()
+        counted = torch.tensor([samples.seen - samples.bad, samples.bad], device=self.accelerator.device)
+        good, bad = self._sum_over_processes(counted).tolist()
         return good, bad
+
+    def _nothing_learned(self) -> str:
+        samples = self.parts.samples
+        listed = f": {samples.path} lists them with their reasons" if samples else ""
+        return (
+            f"no sample of the {self._window.steps} steps up to {self.state.step} could be used, so nothing was "
+            f"learned{listed}"
+        )
 
     def _memory_advice(self) -> str:
         micro = self.settings.micro_batch_size
@@ -242,26 +255,3 @@ class Trainer:
             f"out of memory with a micro-batch of {micro}: set {smaller}gradient_checkpointing=true or "
             "param_dtype=bf16, or on several GPUs ACCELERATE_CONFIG=configs/accelerate/fsdp.yaml"
         )
-
-
-class _Window:
-    """Running numbers between two lines of metrics; tensors stay on the device until they are logged."""
-
-    def __init__(self) -> None:
-        self.restart(0)
-
-    def restart(self, good_before: int) -> None:
-        self.started = time.monotonic()
-        self.good_before = good_before
-        self.steps = 0
-        self.waited = 0.0
-        self.sums: Tensor | None = None
-        self.counts: Tensor | None = None
-        self.norm: Any = None
-        self.lr = 0.0
-
-    def add(self, sums: Tensor, counts: Tensor, lr: float) -> None:
-        self.steps += 1
-        self.sums = sums if self.sums is None else self.sums + sums
-        self.counts = counts if self.counts is None else self.counts + counts
-        self.lr = lr

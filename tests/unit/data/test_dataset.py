@@ -6,8 +6,10 @@ import torch
 
 from vlv.data.captions import CaptionTokenizer
 from vlv.data.dataset import OrderedDataset, build_loader
-from vlv.data.index import open_source
+from vlv.data.formats import SourceSettings
 from vlv.data.order import BatchPlan, SampleOrder, training_positions, validation_positions
+from vlv.data.preparation import SamplePreparation
+from vlv.data.sources import open_source
 
 from .pictures import encode, picture
 from .test_captions import EOS, PAD, Words
@@ -16,7 +18,7 @@ from .test_captions import EOS, PAD, Words
 @pytest.fixture
 def dataset(folder, processor):
     source = open_source(str(folder))
-    return OrderedDataset(source, SampleOrder(source.shard_sizes, seed=0, window=8), processor)
+    return OrderedDataset(source, SampleOrder(source.shard_sizes, seed=0, window=8), SamplePreparation(processor))
 
 
 def same(one, other):
@@ -75,7 +77,7 @@ def test_bad_samples_keep_their_place(folder, processor):
     for name, raw in (("bad1.jpg", b""), ("bad2.png", b"text"), ("bad3.png", encode(picture(size=(99, 99)))[:500])):
         (folder / name).write_bytes(raw)
     source = open_source(str(folder))
-    data = OrderedDataset(source, SampleOrder(source.shard_sizes, 0, 1, shuffle=False), processor)
+    data = OrderedDataset(source, SampleOrder(source.shard_sizes, 0, 1, shuffle=False), SamplePreparation(processor))
     batch = next(iter(build_loader(data, [list(range(8))], 0, False)))
     assert batch["weights"].tolist() == [1, 1, 0, 0, 0, 1, 1, 1]
     assert batch["errors"][2] == "the file is empty"
@@ -92,7 +94,7 @@ def test_processor_errors_are_bad_samples(folder):
             raise SyntaxError("broken\nEXIF")
 
     source = open_source(str(folder))
-    place = OrderedDataset(source, SampleOrder(source.shard_sizes, 0, 1), Refusing())[0]
+    place = OrderedDataset(source, SampleOrder(source.shard_sizes, 0, 1), SamplePreparation(Refusing()))[0]
     assert place["error"] == "damaged image: broken EXIF"
     assert place["encoder_pixels"].shape == (3, 8, 8)
 
@@ -100,7 +102,7 @@ def test_processor_errors_are_bad_samples(folder):
 def test_validation_pads_with_empty_places(folder, processor):
     source = open_source(str(folder))
     order = SampleOrder(source.shard_sizes, 0, 1, shuffle=False)
-    data = OrderedDataset(source, order, processor, num_samples=len(source))
+    data = OrderedDataset(source, order, SamplePreparation(processor), num_samples=len(source))
     shares = [validation_positions(5, 2, index, 2) for index in range(2)]
     batches = [batch for share in shares for batch in build_loader(data, share, 0, False)]
     assert len(batches) == 4
@@ -111,9 +113,10 @@ def test_validation_pads_with_empty_places(folder, processor):
 
 def test_captions(folder, processor):
     (folder / "captions.json").write_text(json.dumps({"a.jpg": "one two", "b.png": "  ", "e.tiff": "a bb ccc dddd"}))
-    source = open_source(str(folder), captions=True)
+    source = open_source(str(folder), SourceSettings(captions=True))
     order = SampleOrder(source.shard_sizes, 0, 1, shuffle=False)
-    data = OrderedDataset(source, order, processor, CaptionTokenizer(Words(), 3, True, EOS), num_samples=3)
+    prepare = SamplePreparation(processor, CaptionTokenizer(Words(), 3, True, EOS))
+    data = OrderedDataset(source, order, prepare, num_samples=3)
     batch = next(iter(build_loader(data, [[0, 1, 2, 3]], 0, False)))
     assert batch["weights"].tolist() == [1, 0, 1, 0]
     assert batch["errors"] == [None, "the caption is empty", None, None]
@@ -128,7 +131,7 @@ def test_parquet_pixels_reach_the_batch(tmp_path, processor):
 
     raw = np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)
     pq.write_table(pa.table({"image": [raw.tobytes()] * 3}), tmp_path / "x.parquet")
-    source = open_source(str(tmp_path), raw_image_size=(16, 16))
-    data = OrderedDataset(source, SampleOrder(source.shard_sizes, 0, 1), processor)
+    source = open_source(str(tmp_path), SourceSettings(raw_image_size=(16, 16)))
+    data = OrderedDataset(source, SampleOrder(source.shard_sizes, 0, 1), SamplePreparation(processor))
     batch = next(iter(build_loader(data, [[0, 1]], 2, False)))
     assert np.array_equal(batch["decoder_pixels"][0].numpy(), raw)

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from vlv.data.files import display_name, expand_braces, expand_pattern, find_images, is_stream, pack_names, scan_folder
-from vlv.data.reading import FolderSource
+from vlv.data.folder import FolderSource
 
 from .pictures import encode, picture
 

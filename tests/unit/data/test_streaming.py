@@ -5,7 +5,8 @@ import torch
 
 from vlv.data.captions import CaptionTokenizer
 from vlv.data.order import BatchPlan, training_positions
-from vlv.data.streaming import StreamedDataset, build_stream_loader, expand_stream
+from vlv.data.preparation import SamplePreparation
+from vlv.data.streaming import StreamedDataset, StreamSettings, build_stream_loader, expand_stream
 
 from .pictures import encode, picture, write_tar
 from .test_captions import EOS, Words
@@ -22,8 +23,11 @@ def shards(tmp_path):
     return f"pipe:cat {tmp_path}/{{0..2}}.tar"
 
 
-def stream(path, processor, plan, start=0, steps=6, **options):
-    return StreamedDataset(path, training_positions(plan, start, steps), processor, seed=3, window=5, **options)
+def stream(path, processor, plan, start=0, steps=6, tokenizer=None, num_threads=1):
+    settings = StreamSettings(seed=3, window=5, num_threads=num_threads)
+    return StreamedDataset(
+        path, training_positions(plan, start, steps), SamplePreparation(processor, tokenizer), settings
+    )
 
 
 def names(dataset):
@@ -48,7 +52,7 @@ def test_resuming_and_processes(shards, processor):
 
 def test_captions_and_worker(shards, processor):
     tokenizer = CaptionTokenizer(Words(), 3, True, EOS)
-    dataset = stream(shards, processor, BatchPlan(4, 1, 0, 4), caption_tokenizer=tokenizer, num_threads=2)
+    dataset = stream(shards, processor, BatchPlan(4, 1, 0, 4), tokenizer=tokenizer, num_threads=2)
     batch = next(iter(build_stream_loader(dataset, pin_memory=False)))
     assert batch["labels"].tolist() == [[3, 3, EOS]] * 4
     assert batch["weights"].tolist() == [1] * 4
@@ -57,7 +61,7 @@ def test_captions_and_worker(shards, processor):
 def test_missing_captions_are_bad_samples(tmp_path, processor):
     write_tar(tmp_path / "x.tar", [("a.png", encode(picture())), ("b.png", b"broken"), ("b.txt", b"b")])
     tokenizer = CaptionTokenizer(Words(), 3, True, EOS)
-    dataset = stream(f"pipe:cat {tmp_path}/x.tar", processor, BatchPlan(2, 1, 0, 2), caption_tokenizer=tokenizer)
+    dataset = stream(f"pipe:cat {tmp_path}/x.tar", processor, BatchPlan(2, 1, 0, 2), tokenizer=tokenizer)
     batch = next(iter(dataset))
     assert batch["weights"].tolist() == [0, 0]
     reasons = dict(zip(batch["names"], batch["errors"], strict=True))

@@ -5,7 +5,8 @@ import tarfile
 import pytest
 
 from vlv.data import tar_index
-from vlv.data.index import open_source
+from vlv.data.formats import SourceSettings
+from vlv.data.sources import open_source
 from vlv.data.tar_index import index_shard, index_shards
 
 from .pictures import write_tar
@@ -65,7 +66,7 @@ def test_pairs_need_not_be_neighbours(tmp_path):
 
 def test_images_with_one_key(tmp_path, caplog):
     write_tar(tmp_path / "x.tar", [("a.jpg", b"1"), ("a.mask.png", b"2")])
-    source = open_source(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    source = open_source(str(tmp_path), SourceSettings(cache_dir=str(tmp_path / "cache")))
     assert [source.read(index).image for index in range(len(source))] == [b"1"]
     assert "1 images share their key" in caplog.text
 
@@ -74,7 +75,7 @@ def test_images_with_one_key(tmp_path, caplog):
 def test_cut_shard_gives_what_is_whole(tmp_path, caplog, end):
     write_tar(tmp_path / "x.tar", [(f"{number}.jpg", bytes([65 + number]) * 400) for number in range(6)])
     os.truncate(tmp_path / "x.tar", end)
-    source = open_source(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    source = open_source(str(tmp_path), SourceSettings(cache_dir=str(tmp_path / "cache")))
     assert [source.read(index).image[:1] for index in range(len(source))] == [b"A", b"B", b"C"]
     assert "1 of 1 shards are damaged: x.tar (cut short" in caplog.text
     assert "3 samples before it are used" in caplog.text
@@ -94,7 +95,7 @@ def test_shards_that_are_no_tar(tmp_path):
     (tmp_path / "x.tar").write_bytes(b"<html>not found</html>" * 100)
     (tmp_path / "y.tar").write_bytes(b"")
     with pytest.raises(ValueError, match=r"has no image in its 2 \.tar shards"):
-        open_source(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+        open_source(str(tmp_path), SourceSettings(cache_dir=str(tmp_path / "cache")))
 
 
 def test_cache_is_used_until_the_shard_changes(tmp_path, monkeypatch):

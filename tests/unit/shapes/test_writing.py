@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from scripts.small_world.make_scenes import main as make
-from vlv.data.index import open_source
+from vlv.data import SourceSettings, open_source
 from vlv.shapes.measure_files import main as measure
 from vlv.shapes.scene import make_scene
 from vlv.shapes.writing import caption, named_scene, scene_name, write_scenes
@@ -16,7 +16,7 @@ from vlv.shapes.writing import caption, named_scene, scene_name, write_scenes
 @pytest.mark.parametrize("form", ["folder", "webdataset", "parquet"])
 def test_every_format_is_read_back(form, tmp_path):
     assert write_scenes(tmp_path / "data", "val", range(5, 17), form, captions=True, processes=2) == 12
-    source = open_source(str(tmp_path / "data"), captions=True)
+    source = open_source(str(tmp_path / "data"), SourceSettings(captions=True))
     assert len(source) == 12
     told = {}
     for index in range(12):

@@ -3,6 +3,7 @@ import sys
 import types
 
 from vlv.training.metrics import MetricLogger
+from vlv.training.tracker import WandbSettings
 
 
 def test_lines_are_written_and_appended(tmp_path, capsys):
@@ -31,7 +32,7 @@ def test_lines_after_the_step_that_a_run_resumes_from_go(tmp_path):
 
 
 def test_other_processes_write_nothing(tmp_path):
-    logger = MetricLogger(tmp_path / "none", enabled=False, num_steps=2, wandb_mode="online")
+    logger = MetricLogger(tmp_path / "none", enabled=False, num_steps=2, wandb=WandbSettings("online"))
     logger.log(1, {"train/loss": 1.0})
     logger.message("hello")
     logger.close()
@@ -43,7 +44,7 @@ def test_a_failing_wandb_does_not_end_the_run(tmp_path, monkeypatch, capsys):
         raise RuntimeError("no key\nmore")
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-    logger = MetricLogger(tmp_path, enabled=True, num_steps=1, wandb_mode="online")
+    logger = MetricLogger(tmp_path, enabled=True, num_steps=1, wandb=WandbSettings("online"))
     logger.log(1, {"train/loss": 1.0})
     assert "W&B is off from here (RuntimeError: no key)" in capsys.readouterr().err
     assert (tmp_path / "metrics.jsonl").exists()
@@ -56,7 +57,7 @@ def test_wandb_gets_metrics_pictures_and_tables(tmp_path, monkeypatch):
         init=lambda **_: run, Image=lambda path, caption: (path, caption), Table=lambda columns, data: (columns, data)
     )
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    logger = MetricLogger(tmp_path, enabled=True, num_steps=1, wandb_mode="offline")
+    logger = MetricLogger(tmp_path, enabled=True, num_steps=1, wandb=WandbSettings("offline"))
     logger.log(1, {"train/loss": 1.0})
     logger.pictures(1, "validation", [tmp_path / "a.png"])
     logger.table(1, "captions", ["image"], [["a"]])

@@ -14,7 +14,7 @@ from vlv.training.checkpoint import Checkpointer
 from vlv.training.metrics import MetricLogger
 from vlv.training.optim import build_optimizer
 from vlv.training.state import TrainState
-from vlv.training.trainer import Trainer, TrainerSettings, TrainingError
+from vlv.training.trainer import Trainer, TrainerSettings, TrainingError, TrainingParts
 from vlv.training.validation import validation_loss
 
 
@@ -78,19 +78,22 @@ def run(folder, *, num_steps=6, accumulation=1, micro=4, state=None, resume=None
     )
     loader = changes.pop("loader", None) or batches(state.samples, num_steps - state.step, accumulation, micro)
     logger = MetricLogger(folder, enabled=True, num_steps=num_steps)
+    parts = TrainingParts(
+        accelerator=accelerator,
+        objective=objective,
+        optimizer=optimizer,
+        loader=loader,
+        checkpointer=checkpointer,
+        logger=logger,
+        samples=changes.pop("samples", None),
+        average=average,
+    )
     trainer = Trainer(
-        accelerator,
-        objective,
-        optimizer,
-        loader,
+        parts,
         settings,
         state=state,
         lr_at=lambda step: lr * (1 - step / num_steps),
-        checkpointer=checkpointer,
-        logger=logger,
         validate=lambda state: {"val/loss": float(state.step), "val/weight": float(objective.model.weight[0])},
-        samples=changes.pop("samples", None),
-        average=average,
     )
     trainer.fit()
     return objective, trainer
@@ -149,7 +152,7 @@ def test_the_average_is_the_textbooks_and_resumes(tmp_path):
         assert not torch.equal(history[-1], load_file(folder / "model.safetensors")["weight"])
     shutil.rmtree(tmp_path / "averaged" / "checkpoints" / "step_00000006")
     _, again = run(tmp_path / "averaged", num_steps=6, ema_decay=0.9, resume="latest")
-    assert torch.equal(again.average.state()["model.weight"], history[-1])
+    assert torch.equal(again.parts.average.state()["model.weight"], history[-1])
     validated = [line["val/weight"] for line in lines(tmp_path / "averaged") if "val/weight" in line]
     assert validated[-1] == pytest.approx(history[-1][0].item(), rel=1e-6)
 
@@ -281,7 +284,7 @@ def test_bad_samples_are_counted_where_a_run_looks(tmp_path, capsys):
 
 def test_images_per_second_are_of_good_samples(tmp_path, monkeypatch):
     clock = iter(range(10_000))
-    monkeypatch.setattr("vlv.training.trainer.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("vlv.training.window.time.monotonic", lambda: next(clock))
     speeds = []
     for bad in (0, 3):
         weights = torch.ones(4096)

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vlv.data.index import open_source
+from vlv.data.formats import SourceSettings
 from vlv.data.sample import BadSample
+from vlv.data.sources import open_source
 
 from .pictures import encode, picture, write_tar
 
@@ -19,7 +20,7 @@ def pairs_of(source):
 
 def pair_folder(folder, captions, name="captions.json"):
     (folder / name).write_text(captions if isinstance(captions, str) else json.dumps(captions))
-    return open_source(str(folder), captions=True)
+    return open_source(str(folder), SourceSettings(captions=True))
 
 
 def test_folder(folder):
@@ -73,7 +74,7 @@ def test_folder_with_a_broken_caption_line(folder):
 
 def test_folder_without_captions(folder):
     with pytest.raises(ValueError, match=r"has no captions: put captions\.json"):
-        open_source(str(folder), captions=True)
+        open_source(str(folder), SourceSettings(captions=True))
 
 
 def make_shards(root, count=3, per_shard=4):
@@ -87,16 +88,16 @@ def make_shards(root, count=3, per_shard=4):
 
 def test_tar_folder_pattern_list_and_file(tmp_path):
     make_shards(tmp_path)
-    folder = open_source(str(tmp_path), captions=True, cache_dir=str(tmp_path / "cache"))
+    folder = open_source(str(tmp_path), SourceSettings(captions=True, cache_dir=str(tmp_path / "cache")))
     assert folder.shard_sizes.tolist() == [4, 4, 4]
     samples = pairs_of(folder)
     assert list(samples)[:2] == ["s-000.tar/0000.jpg", "s-000.tar/0001.jpg"]
     assert [sample.caption for sample in samples.values()] == [f"caption {number:04d}" for number in range(12)]
     assert samples["s-001.tar/0005.jpg"].image == encode(picture(1), "JPEG")
     for path, count in (("s-{000..001}.tar", 8), ("*.tar", 12), ("s-002.tar", 4)):
-        assert len(open_source(str(tmp_path / path), cache_dir=str(tmp_path / "cache"))) == count
+        assert len(open_source(str(tmp_path / path), SourceSettings(cache_dir=str(tmp_path / "cache")))) == count
     both = f"{tmp_path}/s-000.tar,{tmp_path}/s-002.tar"
-    assert len(open_source(both, cache_dir=str(tmp_path / "cache"))) == 8
+    assert len(open_source(both, SourceSettings(cache_dir=str(tmp_path / "cache")))) == 8
 
 
 def test_tar_json_captions_and_missing_ones(tmp_path):
@@ -110,18 +111,18 @@ def test_tar_json_captions_and_missing_ones(tmp_path):
         ("f.png", image), ("f.txt", b"text first"), ("f.json", b'{"caption": "second"}'),
     ]  # fmt: skip
     write_tar(tmp_path / "x.tar", members)
-    source = open_source(str(tmp_path), captions=True, cache_dir=str(tmp_path / "cache"))
+    source = open_source(str(tmp_path), SourceSettings(captions=True, cache_dir=str(tmp_path / "cache")))
     assert source.read(0).caption == "from json"
     assert source.read(5).caption == "text first"
     for index, reason in ((1, "has the image's key"), (2, "no text under 'caption'"), (3, "damaged"), (4, "not UTF-8")):
         with pytest.raises(BadSample, match=reason):
             source.read(index)
-    assert open_source(str(tmp_path), cache_dir=str(tmp_path / "cache")).read(1).caption is None
+    assert open_source(str(tmp_path), SourceSettings(cache_dir=str(tmp_path / "cache"))).read(1).caption is None
 
 
 def test_tar_descriptors_belong_to_a_process(tmp_path):
     make_shards(tmp_path, count=1)
-    source = open_source(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    source = open_source(str(tmp_path), SourceSettings(cache_dir=str(tmp_path / "cache")))
     expected = source.read(0)
     child = os.fork()
     if child == 0:
@@ -132,7 +133,7 @@ def test_tar_descriptors_belong_to_a_process(tmp_path):
 
 def test_tar_that_shrank_after_indexing(tmp_path):
     make_shards(tmp_path, count=1)
-    source = open_source(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    source = open_source(str(tmp_path), SourceSettings(cache_dir=str(tmp_path / "cache")))
     os.truncate(tmp_path / "s-000.tar", 600)
     with pytest.raises(BadSample, match="cut or replaced"):
         source.read(3)
@@ -168,7 +169,7 @@ def test_parquet_images(tmp_path, kind):
     text = pa.large_string() if kind == "large" else pa.string()
     table = pa.table({"image": column, "caption": pa.array(["a", "b", "", None], text)})
     pq.write_table(table, tmp_path / "x.parquet", row_group_size=3)
-    source = open_source(str(tmp_path), captions=True, raw_image_size=(6, 8))
+    source = open_source(str(tmp_path), SourceSettings(captions=True, raw_image_size=(6, 8)))
     assert source.shard_sizes.tolist() == [3, 1]
     image, caption = source.read(1)
     assert caption == "b"
@@ -181,7 +182,7 @@ def test_parquet_images(tmp_path, kind):
 def test_parquet_raw_pixels_of_another_size(tmp_path):
     pq.write_table(pa.table({"image": [bytes(3 * 20 * 20)]}), tmp_path / "x.parquet")
     with pytest.raises(BadSample, match=r"raw pixels of 20 x 20 need raw_image_size=\[20,20\]"):
-        open_source(str(tmp_path), raw_image_size=(6, 8)).read(0)
+        open_source(str(tmp_path), SourceSettings(raw_image_size=(6, 8))).read(0)
 
 
 def test_parquet_files_and_nulls(tmp_path):
@@ -190,20 +191,20 @@ def test_parquet_files_and_nulls(tmp_path):
         (tmp_path / "deep").mkdir(exist_ok=True)
         pq.write_table(table, tmp_path / "deep" / f"{number}.parquet", row_group_size=2)
     for path in (str(tmp_path), f"{tmp_path}/deep/*.parquet"):
-        source = open_source(path, image_column="picture")
+        source = open_source(path, SourceSettings(image_column="picture"))
         assert source.shard_sizes.tolist() == [2, 1, 2, 1]
     assert source.name(4).endswith("1.parquet:1")
     assert source.read(5).image == b"three"
     with pytest.raises(BadSample, match="image is missing"):
         source.read(4)
-    assert len(open_source(str(tmp_path / "deep" / "0.parquet"), image_column="picture")) == 3
+    assert len(open_source(str(tmp_path / "deep" / "0.parquet"), SourceSettings(image_column="picture"))) == 3
 
 
 def test_parquet_cache_holds_the_pool(tmp_path, monkeypatch):
     table = pa.table({"image": pa.array([bytes(1000)] * 100, pa.binary())})
     pq.write_table(table, tmp_path / "x.parquet", row_group_size=10, use_dictionary=False)
     monkeypatch.setattr("vlv.data.parquet._MIN_CACHE", 0)
-    source = open_source(str(tmp_path), pool_samples=30)
+    source = open_source(str(tmp_path), SourceSettings(pool_samples=30))
     for index in range(100):
         source.read(index)
     assert 3 <= len(source._groups) <= 7
@@ -235,7 +236,7 @@ def test_parquet_damaged_row_group(tmp_path):
 def test_parquet_columns(tmp_path, columns, match):
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     with pytest.raises(ValueError, match=match):
-        open_source(str(tmp_path), captions=True)
+        open_source(str(tmp_path), SourceSettings(captions=True))
 
 
 def test_parquet_that_is_none(tmp_path):
@@ -253,7 +254,7 @@ def test_parquet_without_rows(tmp_path):
 def test_auto_prefers_shards_to_their_metadata(tmp_path, caplog):
     make_shards(tmp_path, count=1)
     pq.write_table(pa.table({"url": ["a"]}), tmp_path / "s-000.parquet")
-    assert len(open_source(str(tmp_path), cache_dir=str(tmp_path / "cache"))) == 4
+    assert len(open_source(str(tmp_path), SourceSettings(cache_dir=str(tmp_path / "cache")))) == 4
     assert "reading the .tar shards; 1 .parquet files are left out" in caplog.text
 
 
@@ -261,7 +262,7 @@ def test_auto_takes_images_beside_metadata(folder, caplog):
     pq.write_table(pa.table({"url": ["a"]}), folder / "meta.parquet")
     assert len(open_source(str(folder))) == 5
     with pytest.raises(ValueError, match="its columns are url"):
-        open_source(str(folder), data_format="parquet")
+        open_source(str(folder), SourceSettings(data_format="parquet"))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +285,7 @@ def test_nothing_to_read(tmp_path, path, match):
 
 def test_format_that_is_not_there(folder):
     with pytest.raises(ValueError, match=r"holds no \.tar shard \(there are 5 images: set data_format\)"):
-        open_source(str(folder), data_format="webdataset")
+        open_source(str(folder), SourceSettings(data_format="webdataset"))
 
 
 def test_stream_is_refused():
@@ -296,5 +297,5 @@ def test_no_warning_for_sound_data(folder, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     make_shards(tmp_path / "tars")
     open_source(str(folder))
-    open_source(str(tmp_path / "tars"), captions=True, cache_dir=str(tmp_path / "cache"))
+    open_source(str(tmp_path / "tars"), SourceSettings(captions=True, cache_dir=str(tmp_path / "cache")))
     assert not caplog.records

@@ -1,55 +1,25 @@
-"""Reading samples by index from a folder of images and from tar shards."""
+"""Tar shards read in place: an index says where each member lies, and a read is one `pread`."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
 
-from vlv.data.files import display_name, pack_names, split_evenly
-from vlv.data.parquet import ParquetSource
+from vlv.data.files import display_name
+from vlv.data.formats import DataFiles, SourceSettings, accepted
 from vlv.data.sample import BadSample, RawSample
-from vlv.data.tar_index import CAPTION_JSON, CAPTION_NONE, ShardIndex
+from vlv.data.tar_index import CAPTION_JSON, CAPTION_NONE, ShardIndex, index_shards
 
-__all__ = ["FolderSource", "ParquetSource", "TarSource"]
-_FOLDER_SHARD = 1_000_000
-_OPEN_FILES = 64
-
-
-class FolderSource:
-    """Image files under a folder, with captions where given."""
-
-    def __init__(
-        self, root: str, names: Sequence[str] | pa.LargeBinaryArray, captions: pa.LargeStringArray | None = None
-    ) -> None:
-        """Take names relative to `root`, and one caption for each or none at all."""
-        self._root = os.fsencode(root)
-        self._names: Any = names if isinstance(names, pa.Array) else pack_names(names)
-        self._captions = captions
-        self.shard_sizes = split_evenly(len(self._names), _FOLDER_SHARD)
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._names)
-
-    def name(self, index: int) -> str:
-        """Return the file's name relative to the folder."""
-        return display_name(self._names[index].as_py())
-
-    def read(self, index: int) -> RawSample:
-        """Read the file's bytes and its caption; an unreadable file is a BadSample."""
-        path = os.path.join(self._root, self._names[index].as_py())
-        caption = None if self._captions is None else self._captions[index].as_py()
-        try:
-            with open(path, "rb") as file:
-                return RawSample(file.read(), caption)
-        except OSError as error:
-            raise BadSample(f"the file cannot be read: {error.strerror}") from None
+_OPEN_FILES = 64  # shards kept open by each process; a pool of the order spans fewer
+_NAMED = 5  # damaged shards that a warning names; there may be thousands
+_log = logging.getLogger(__name__)
 
 
 class TarSource:
@@ -110,7 +80,7 @@ class TarSource:
             raise BadSample(f"the .json caption is damaged: {error}") from None
 
 
-def caption_field(record: Any, field: str) -> str:
+def caption_field(record: object, field: str) -> str:
     """Return the caption in a decoded .json member: its `field`, or the whole where that is a text.
 
     Raises:
@@ -120,6 +90,10 @@ def caption_field(record: Any, field: str) -> str:
     if not isinstance(value, str):
         raise BadSample(f"the .json caption has no text under {field!r}")
     return value
+
+
+class _OpenFilesState(TypedDict):
+    limit: int
 
 
 class OpenFiles:
@@ -148,11 +122,63 @@ class OpenFiles:
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_limit": self._limit}
+    def __getstate__(self) -> _OpenFilesState:
+        return {"limit": self._limit}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["_limit"])
+    def __setstate__(self, state: _OpenFilesState) -> None:
+        self.__init__(state["limit"])
 
     def __del__(self) -> None:
         self.close()
+
+
+def open_files(files: DataFiles, settings: SourceSettings) -> TarSource:
+    """Open the shards, with an index of each that is built once and cached.
+
+    Raises:
+        ValueError: a shard cannot be opened, or none holds an image.
+    """
+    shards = [os.fsdecode(name) for name in files.names.to_pylist()]
+    workers = settings.num_workers or min(16, os.cpu_count() or 1)
+    indexes = index_shards([os.path.join(files.root, shard) for shard in shards], settings.cache_dir, workers)
+    _warn_of_shards(files.path, shards, indexes, settings.captions)
+    if not sum(map(len, indexes)):
+        raise ValueError(f"{files.path} has no image in its {len(shards)} .tar shards; {accepted()}")
+    return TarSource(files.root, shards, indexes, settings.captions, settings.caption_column)
+
+
+def check_files(files: DataFiles, settings: SourceSettings) -> None:
+    """Check that the first shard has captions, where they are wanted.
+
+    Raises:
+        ValueError: it has none, or cannot be opened.
+    """
+    if not settings.captions:
+        return
+    first = os.path.join(files.root, os.fsdecode(files.names[0].as_py()))
+    index = index_shards([first], settings.cache_dir, 1)[0]
+    if len(index) and not index.has_captions:
+        raise ValueError(f"{first} has no captions: each image needs a .txt or .json member with its key")
+
+
+def has_images(files: DataFiles, settings: SourceSettings) -> bool:
+    """Shards are the data wherever there are any: what lies beside them is their metadata."""
+    return True
+
+
+def _warn_of_shards(path: str, shards: list[str], indexes: list[ShardIndex], captions: bool) -> None:
+    damaged = [
+        f"{shard} ({index.cut}; {len(index)} samples before it are used)"
+        for shard, index in zip(shards, indexes, strict=True)
+        if index.cut
+    ]
+    if damaged:
+        more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
+        named = ", ".join(damaged[:_NAMED]) + more
+        _log.warning("%s: %d of %d shards are damaged: %s", path, len(damaged), len(shards), named)
+    shared = sum(index.shared_keys for index in indexes)
+    if shared:
+        _log.warning("%s: %d images share their key (the name up to its first dot) and are left out", path, shared)
+    lone = sum(index.lone_captions for index in indexes)
+    if lone and captions:
+        _log.warning("%s: %d captions in the shards have no image", path, lone)

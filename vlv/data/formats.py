@@ -1,0 +1,114 @@
+"""The formats that data is read from, one entry each. Loads nothing: settings and `--help` read it too.
+
+A new format is one file, which opens and checks its files as `FormatModule` says, and one entry here. Listing a
+folder, choosing by extension, messages, order, loader and bad samples then serve it as they serve the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal, Protocol, cast
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from vlv.data.sample import SampleSource
+
+IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"})
+
+DataFormat = Literal["auto", "folder", "webdataset", "parquet"]
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """How a dataset is opened.
+
+    data_format: folder (of images), webdataset (.tar shards), parquet, or auto: what is there.
+    captions: whether samples are pairs; a pair without its caption is a bad sample, or left out of a folder.
+    image_column: parquet column, or field of captions.jsonl, with the image.
+    caption_column: parquet column, or field of .json and .jsonl captions, with the caption.
+    raw_image_size: height and width of images that parquet holds as raw uint8 CHW bytes.
+    cache_dir: where tar indexes are kept; None is $VLV_CACHE_DIR or ~/.cache/vlv/index.
+    num_workers: shards indexed at once; None goes by the cores.
+    pool_samples: the order's shuffle window, which the parquet cache has to hold.
+    """
+
+    data_format: DataFormat = "auto"
+    captions: bool = False
+    image_column: str = "image"
+    caption_column: str = "caption"
+    raw_image_size: tuple[int, int] = (384, 384)
+    cache_dir: str | None = None
+    num_workers: int | None = None
+    pool_samples: int = 8192
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """The files of one format that a path names.
+
+    path: as the user wrote it, for messages.
+    root: the folder that the names are relative to.
+    names: sorted, at least one; as the file system's bytes.
+    """
+
+    path: str
+    root: str
+    names: pa.LargeBinaryArray
+
+
+class FormatModule(Protocol):
+    """What the file of a format has."""
+
+    def open_files(self, files: DataFiles, settings: SourceSettings) -> SampleSource:
+        """Open the files for reading by index; raises ValueError where they cannot be."""
+        ...
+
+    def check_files(self, files: DataFiles, settings: SourceSettings) -> None:
+        """Raise ValueError for what names and the first file's header show to be wrong; read no sample."""
+        ...
+
+    def has_images(self, files: DataFiles, settings: SourceSettings) -> bool:
+        """Whether `auto` may take the files for the data: parquet files beside images may be metadata alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format.
+
+    extensions: of its files, in lower case and without the dot.
+    noun: what a message calls one of the files.
+    accepted: what a message says can be given.
+    module: the file with what `FormatModule` lists, loaded on first use.
+    """
+
+    extensions: frozenset[str]
+    noun: str
+    accepted: str
+    module: str
+
+    def load(self) -> FormatModule:
+        """Import the format's file."""
+        return cast("FormatModule", import_module(self.module))
+
+
+# In the order in which `auto` prefers them: shards come with parquet files of metadata beside them, and pictures
+# with either.
+FORMATS: dict[str, Format] = {
+    "webdataset": Format(frozenset({"tar"}), ".tar shard", ".tar shards (webdataset)", "vlv.data.tar_shards"),
+    "parquet": Format(frozenset({"parquet"}), ".parquet file", ".parquet files", "vlv.data.parquet"),
+    "folder": Format(
+        IMAGE_EXTENSIONS,
+        "image",
+        "a folder of images (.jpg .jpeg .png .webp .bmp .gif .tif .tiff)",
+        "vlv.data.folder",
+    ),
+}
+
+
+def accepted() -> str:
+    """Return the sentence with which messages list the formats."""
+    *others, last = (entry.accepted for entry in reversed(FORMATS.values()))
+    return f"accepted are {', '.join(others)} or {last}"

@@ -1,0 +1,123 @@
+"""A raw sample becomes pixels and token ids, and samples become a batch; decoding and both resizes happen here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypedDict
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vlv.batch import Batch, PairBatch
+from vlv.data.captions import CaptionTokenizer, pad_captions
+from vlv.data.sample import BadSample, RawSample
+from vlv.data.transforms import DECODE_ERRORS, MAX_IMAGE_PIXELS, damage, decode_image
+
+
+class ImageProcessor(Protocol):
+    """Turns an image into the two uint8 pixel tensors, `decoder_pixels` [3, R, R] and `encoder_pixels` [3, E, E].
+
+    `crop`, int64 [4]: height and width of the image, and the crop's top and left in the resized one.
+    """
+
+    decoder_resolution: int
+    encoder_resolution: int
+
+    def __call__(self, image: Image.Image) -> dict[str, Tensor]:
+        """Return decoder_pixels, encoder_pixels and crop."""
+        ...
+
+
+class PreparedSample(TypedDict):
+    """One row of a batch; the fields are those of `Batch`, and token ids, none where captions are not read."""
+
+    decoder_pixels: Tensor
+    encoder_pixels: Tensor
+    crop: Tensor
+    weight: float
+    position: int
+    name: str
+    error: str | None
+    caption_ids: list[int]
+
+
+class SamplePreparation:
+    """Prepares samples in the loader's workers; one that cannot be used keeps its place with weight 0."""
+
+    def __init__(
+        self,
+        image_processor: ImageProcessor,
+        caption_tokenizer: CaptionTokenizer | None = None,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
+    ) -> None:
+        """Hold the processor, and the tokenizer where captions are read."""
+        self.image_processor = image_processor
+        self.caption_tokenizer = caption_tokenizer
+        self.max_image_pixels = max_image_pixels
+
+    def __call__(self, position: int, name: str, read: Callable[[], RawSample]) -> PreparedSample:
+        """Read and prepare one sample; a BadSample gives an empty one with its reason in `error`."""
+        try:
+            sample = read()
+            pixels = self._process(decode_image(sample.image, self.max_image_pixels))
+            caption_ids = self._tokenize(sample.caption)
+        except BadSample as reason:
+            return self.empty(position, name, str(reason))
+        return PreparedSample(
+            decoder_pixels=pixels["decoder_pixels"],
+            encoder_pixels=pixels["encoder_pixels"],
+            crop=pixels["crop"],
+            weight=1.0,
+            position=position,
+            name=name,
+            error=None,
+            caption_ids=caption_ids,
+        )
+
+    def empty(self, position: int, name: str, error: str | None) -> PreparedSample:
+        """Stand in for a sample that cannot be used, or for padding: zero pixels, weight 0.
+
+        It takes its place so that batches keep their shape and every position its noise: a run reads the same
+        numbers whether or not a file in it is damaged. The loss leaves it out by its weight.
+        """
+        decoder_side, encoder_side = self.image_processor.decoder_resolution, self.image_processor.encoder_resolution
+        return PreparedSample(
+            decoder_pixels=torch.zeros(3, decoder_side, decoder_side, dtype=torch.uint8),
+            encoder_pixels=torch.zeros(3, encoder_side, encoder_side, dtype=torch.uint8),
+            crop=torch.tensor([decoder_side, decoder_side, 0, 0]),
+            weight=0.0,
+            position=position,
+            name=name,
+            error=error,
+            caption_ids=[],
+        )
+
+    def collate(self, samples: list[PreparedSample]) -> Batch | PairBatch:
+        """Stack B samples, and pad their captions where captions are read."""
+        batch = Batch(
+            encoder_pixels=torch.stack([sample["encoder_pixels"] for sample in samples]),
+            decoder_pixels=torch.stack([sample["decoder_pixels"] for sample in samples]),
+            crops=torch.stack([sample["crop"] for sample in samples]),
+            weights=torch.tensor([sample["weight"] for sample in samples], dtype=torch.float32),
+            positions=[sample["position"] for sample in samples],
+            names=[sample["name"] for sample in samples],
+            errors=[sample["error"] for sample in samples],
+        )
+        if self.caption_tokenizer is None:
+            return batch
+        captions = pad_captions([sample["caption_ids"] for sample in samples], self.caption_tokenizer.pad_token_id)
+        return PairBatch(**batch, **captions)
+
+    def _process(self, image: Image.Image) -> dict[str, Tensor]:
+        try:
+            return self.image_processor(image)
+        except DECODE_ERRORS as error:  # Pillow decodes lazily: some damage shows in the first resize alone
+            raise BadSample(damage(error)) from None
+
+    def _tokenize(self, caption: str | None) -> list[int]:
+        if self.caption_tokenizer is None:
+            return []
+        if caption is None:
+            raise BadSample("it has no caption")
+        return self.caption_tokenizer(caption)

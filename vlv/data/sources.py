@@ -1,0 +1,104 @@
+"""What there is: a path becomes a source of samples, whatever its format."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pyarrow as pa
+
+from vlv.data.files import expand_pattern, extension, is_stream, kind_of, pack_names, scan_folder
+from vlv.data.formats import FORMATS, DataFiles, DataFormat, SourceSettings, accepted
+from vlv.data.sample import SampleSource
+
+_CHECKED = 10_000  # files of a folder that a check lists: enough to see its format
+_log = logging.getLogger(__name__)
+_Listing = dict[str, pa.LargeBinaryArray]  # by format, names relative to the root
+
+
+def open_source(path: str, settings: SourceSettings | None = None) -> SampleSource:
+    """Open a dataset for reading by index.
+
+    Args:
+        path: a folder (recursive), a file, a glob, or a list with braces or commas.
+        settings: format, captions, columns; None is images of whatever format is there.
+
+    Raises:
+        ValueError: nothing usable is there; the message names the path and what is accepted.
+    """
+    settings = settings or SourceSettings()
+    root, listing = _look(path)
+    kind, files = _choose(path, root, listing, settings)
+    if settings.data_format == "auto":
+        _warn_of_others(path, kind, listing)
+    return FORMATS[kind].load().open_files(files, settings)
+
+
+def check_source(path: str, settings: SourceSettings | None = None) -> None:
+    """Check what names and the first file's header show of a dataset; no sample is read.
+
+    Raises:
+        ValueError: `open_source` with these settings would fail, or every sample would lack its caption.
+    """
+    settings = settings or SourceSettings()
+    root, listing = _look(path, _CHECKED)
+    kind, files = _choose(path, root, listing, settings)
+    FORMATS[kind].load().check_files(files, settings)
+
+
+def _look(path: str, limit: int | None = None) -> tuple[str, _Listing]:
+    """List what a path holds, by format: (root, names relative to it); of a folder about `limit` files."""
+    if is_stream(path):
+        raise ValueError(f"{path} can only be streamed, not read by index; copy the shards to disk for this use")
+    path = os.path.expanduser(path)
+    if os.path.isdir(path):
+        return path, scan_folder(path, limit)
+    if not path:
+        raise ValueError(f"the dataset's path is empty; {accepted()}")
+    files = [path] if os.path.lexists(path) else expand_pattern(path)
+    if len(files) == 1 and os.path.isdir(files[0]):
+        return files[0], scan_folder(files[0], limit)
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
+    listing: dict[str, list[str]] = {kind: [] for kind in FORMATS}
+    for file in files:
+        kind = kind_of(file)
+        if kind is not None and not os.path.isdir(file):
+            listing[kind].append(os.path.relpath(file, root))
+    if not any(listing.values()):
+        raise ValueError(f"{path} is of no format that can be read{_hint(files[0])}; {accepted()}")
+    return root, {kind: pack_names(names) for kind, names in listing.items()}
+
+
+def _hint(path: str) -> str:
+    """What to do with a compressed tar, which cannot be read by index: its members have no place of their own."""
+    if extension(path) in ("gz", "tgz", "bz2", "xz", "zst"):
+        return " by index (it is compressed: unpack it to a plain .tar)"
+    return ""
+
+
+def _choose(path: str, root: str, listing: _Listing, settings: SourceSettings) -> tuple[str, DataFiles]:
+    """Choose the format, and give its files, one at least."""
+    wanted: DataFormat = settings.data_format
+    if wanted != "auto":
+        if not len(listing[wanted]):
+            raise ValueError(f"{path} holds no {FORMATS[wanted].noun}{_others(listing)}: {accepted()}")
+        return wanted, DataFiles(path, root, listing[wanted])
+    found = [(kind, DataFiles(path, root, listing[kind])) for kind in FORMATS if len(listing[kind])]
+    if not found:
+        raise ValueError(f"{path} holds nothing that can be read; {accepted()}")
+    if len(found) == 1:  # nothing else could be meant, so a fault of it is worth its own message
+        return found[0]
+    return next((item for item in found if FORMATS[item[0]].load().has_images(item[1], settings)), found[-1])
+
+
+def _warn_of_others(path: str, chosen: str, listing: _Listing) -> None:
+    others = [f"{len(names)} {FORMATS[kind].noun}s" for kind, names in listing.items() if len(names) and kind != chosen]
+    if others:
+        left = " and ".join(others)
+        noun = FORMATS[chosen].noun
+        _log.warning("%s: reading the %ss; %s are left out (data_format chooses)", path, noun, left)
+
+
+def _others(listing: _Listing) -> str:
+    there = [f"{len(names)} {FORMATS[kind].noun}s" for kind, names in listing.items() if len(names)]
+    return f" (there are {' and '.join(there)}: set data_format)" if there else ""
