@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from vlv.atomic import whole_file
 from vlv.cli.entry import BAD_CALL, stop
 from vlv.shapes.runs import ROOT, TRAINED, relative
 
@@ -88,11 +89,17 @@ def keep_checkpoint(source: Path, target: Path, stage1: dict[str, str] | None = 
         stage1: of a captioner, the stage-1 model that it came from.
     """
     from vlv.checkpoints.identity import CONFIG_NAME, WEIGHTS_NAME, read_json
-    from vlv.published.bases import FROZEN_IN_CAPTIONERS
 
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors", *LEFT))
-    keep_weights(source / WEIGHTS_NAME, target / WEIGHTS_NAME, without=FROZEN_IN_CAPTIONERS if stage1 else ())
+    if stage1 is None:
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(*LEFT))
+    else:
+        from vlv.models.captioner import VLVCaptioner
+
+        VLVCaptioner.from_pretrained(source).save_pretrained(target, adapter=True)
+        for name in LEFT:
+            (target / name).unlink(missing_ok=True)
+    halve_weights(target / WEIGHTS_NAME)
     config = read_json(target / CONFIG_NAME)
     identities: dict[str, Any] = config["bases"] if stage1 is None else config["origin"]
     for base, place in BASES.items():
@@ -100,7 +107,6 @@ def keep_checkpoint(source: Path, target: Path, stage1: dict[str, str] | None = 
             identities[base]["source"] = place
     if stage1 is not None:
         identities["stage1"] = stage1
-        config["frozen_in_bases"] = True
     (target / CONFIG_NAME).write_text(json.dumps(_without_places(config), indent=2) + "\n")
     print(f"kept: {relative(target)}", file=sys.stderr)
 
@@ -112,14 +118,13 @@ def _without_places(config: Any) -> Any:
     return [_without_places(value) for value in config] if isinstance(config, list) else config
 
 
-def keep_weights(source: Path, target: Path, without: tuple[str, ...]) -> None:
-    """Write a safetensors file again with its floating-point tensors in fp16, without the names that start so."""
+def halve_weights(path: Path) -> None:
+    """Write a safetensors file anew with its floating-point tensors in fp16."""
     from safetensors.torch import load_file, save_file
 
-    kept = {name: value for name, value in load_file(source).items() if not name.startswith(without)}
-    weights = {name: value.half() if value.is_floating_point() else value for name, value in kept.items()}
-    save_file(weights, target, metadata={"format": "pt"})
-    target.chmod(0o644)
+    weights = {name: value.half() if value.is_floating_point() else value for name, value in load_file(path).items()}
+    with whole_file(path) as temporary:
+        save_file(weights, temporary, metadata={"format": "pt"})
 
 
 def keep_picture(out: Path, measured: Path, path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_row_goes_from_data_to_table_and_kept_files(monkeypatch, tmp_path):
     weights = loaded.state_dict()
     # The run kept its frozen weights in bf16, the bases are in fp16.
     assert all(torch.allclose(value, weights[name], atol=1e-2) for name, value in whole.state_dict().items())
-    assert not AutoModel.from_pretrained(kept).config.frozen_in_bases
+    assert AutoModel.from_pretrained(kept).config.adapter_bases is None
     loaded.save_pretrained(tmp_path / "again")  # whole, wherever it is written
     assert VLVCaptioner.from_pretrained(tmp_path / "again").origin == loaded.origin
     (tmp_path / "a" / "florence2").unlink()

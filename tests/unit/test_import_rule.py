@@ -29,18 +29,7 @@ RULES = {
     "encoders": ({"encoders", "checkpoints", "decoders", "frozen", "limits"}, RUNNERS),
     "decoders": ({"decoders", "checkpoints", "frozen", "limits", "losses", "sampling"}, RUNNERS),
     "models": (
-        {
-            "models",
-            "encoders",
-            "decoders",
-            "checkpoints",
-            "frozen",
-            "limits",
-            "losses",
-            "sampling",
-            "published",
-            "batch",
-        },
+        {"models", "encoders", "decoders", "checkpoints", "frozen", "limits", "losses", "sampling", "batch"},
         RUNNERS,
     ),
     "published": ({"published", "atomic", "models", "encoders", "decoders", "checkpoints", "frozen"}, RUNNERS),
@@ -97,6 +86,10 @@ def test_imports_follow_the_rule(path):
         if part == "scripts":
             continue
         assert top != "scripts", where
+        if rest.split(".")[0] == "published":
+            # The published layout stays out of the product: its tools alone know it.
+            tool = part == "cli" and any(word in path.stem for word in ("import", "export", "inspect"))
+            assert part == "published" or tool, where
         if part not in RULES:
             continue
         ours, forbidden = RULES[part]

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from vlv.checkpoints.identity import CONFIG_NAME, CheckpointError, read_json, recorded_place
 from vlv.checkpoints.schema import require_checkpoint
+
+# Each base of a checkpoint by its name in config.json, and the option that says where it lies now.
+BASE_OPTIONS = {
+    "florence2": "florence2_model_path",
+    "decoder": "stable_diffusion_model_path",
+    "language_model": "qwen_model",
+}
+
+
+def adapter_bases(config: Mapping[str, object]) -> list[str]:
+    """The bases without which a captioner cannot be loaded, by its config.json; none of a whole one."""
+    named = config.get("adapter_bases")
+    if isinstance(named, list):
+        return [str(name) for name in named]
+    # The name of 2025, when the language model was always kept.
+    return ["florence2", "decoder"] if config.get("frozen_in_bases") else []
 
 
 def preview_stage1(captioner: Path, stage1_path: str | None) -> Path | None:

@@ -79,7 +79,7 @@ SCHEMAS: dict[Kind, Schema] = {
         description=CONFIG_NAME,
         model_type=STAGE2_TYPE,
         required=("encoder_config", "llm_config", "conditioner.family", "eos_token_id", "pad_token_id"),
-        optional=("max_caption_tokens", "origin", "frozen_in_bases"),
+        optional=("max_caption_tokens", "origin", "adapter_bases"),
         files=(CONFIG_NAME, _PIXELS, "generation_config.json", "tokenizer_config.json", _SHARDED),
         more_files=(_CARD, _RECIPE, "tokenizer.json", "vocab.json", "merges.txt", "special_tokens_map.json"),
     ),

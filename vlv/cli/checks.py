@@ -13,7 +13,7 @@ from vlv.checkpoints.identity import (
     read_json,
     recorded_place,
 )
-from vlv.checkpoints.origin import preview_stage1
+from vlv.checkpoints.origin import BASE_OPTIONS, adapter_bases, preview_stage1
 from vlv.checkpoints.schema import require_checkpoint
 from vlv.cli.resume_check import check_resume
 from vlv.cli.size_check import check_inference_steps, check_stage1_sizes
@@ -78,6 +78,8 @@ def check_epochs(config: Stage2Config) -> None:
 
 def _check_captioning(config: CaptionConfig) -> None:
     captioner = require_checkpoint(config.ckpt_dir, "stage2")
+    for base in adapter_bases(read_json(captioner / CONFIG_NAME)):
+        _check_base(captioner, base, BASE_OPTIONS[base], config)
     _check_images(config.image_path)
     output = Path(config.output_path)
     if output.is_dir() or config.output_path.endswith("/"):
@@ -132,7 +134,7 @@ def _check_base(
     checkpoint: Path, name: str, option: str, config: Stage2Config | CaptionConfig | ReconstructConfig
 ) -> Path | None:
     """Check that a checkpoint's frozen base is there; returns its folder, or None where it is a hub's."""
-    given: str | None = getattr(config, option)
+    given: str | None = getattr(config, option, None)  # a captioner's language model has no option to move it
     if given is not None:
         _check_component(option, given)
         folder, source = Path(given), given

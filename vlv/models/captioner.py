@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -22,16 +21,17 @@ from transformers import (
 from transformers.configuration_utils import SubConfigSpec
 
 from vlv.checkpoints.hub import HubUpload, refuse_upload
-from vlv.checkpoints.identity import STAGE2_TYPE, WEIGHTS_NAME
+from vlv.checkpoints.identity import CONFIG_NAME, STAGE2_TYPE, read_json
+from vlv.checkpoints.origin import adapter_bases
 from vlv.checkpoints.pretrained import load_tokenizer, load_whole, require_language_model, resolve_checkpoint
 from vlv.decoders import Conditioner, build_conditioner
 from vlv.decoders.interface import Conditioning
 from vlv.encoders.florence2 import VLVEncoder, VLVEncoderConfig
 from vlv.frozen import FrozenStaysEval, checkpoint_frozen_layers, freeze, is_frozen, set_dtypes
 from vlv.losses import caption_loss
+from vlv.models.adapter import leave_to_bases, with_bases
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.models.projector import Projector
-from vlv.published.bases import frozen_weights
 
 
 class VLVCaptionerConfig(PreTrainedConfig):
@@ -44,8 +44,8 @@ class VLVCaptionerConfig(PreTrainedConfig):
         eos_token_id, pad_token_id: of the language model's tokenizer.
         origin: the stage-1 model that this one came from, the identities of its components, what
             trained, and whether it draws with its own weights.
-        frozen_in_bases: the file holds no weight of vision tower and text encoder: those of the bases that `origin`
-            names are taken. `scripts/small_world/keep.py` writes so.
+        adapter_bases: of an adapter (see `vlv.models.adapter`), the bases in `origin` that hold the rest of its
+            weights: any of florence2, decoder, language_model; None of a whole captioner, as each is once loaded.
     """
 
     model_type = STAGE2_TYPE
@@ -61,7 +61,7 @@ class VLVCaptionerConfig(PreTrainedConfig):
     eos_token_id: int | None = None
     pad_token_id: int | None = None
     origin: dict[str, Any] | None = None
-    frozen_in_bases: bool = False
+    adapter_bases: list[str] | None = None
 
 
 class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -236,10 +236,25 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
             captions += self.caption_pixels(batch["encoder_pixels"], num_beams, max_new_tokens)
         return captions
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
-        """Write the whole captioner: weights, config, tokenizer, image processor, card. It needs no other folder."""
+    def save_pretrained(self, save_directory: str | Path, adapter: bool = False, **kwargs: Any) -> None:  # type: ignore[override]
+        """Write the captioner: weights, config, tokenizer, image processor, card.
+
+        Args:
+            adapter: leave out the weights that its bases hold; they are needed to load it then. Without, the folder
+                needs no other one.
+
+        Raises:
+            ValueError: an adapter of a captioner whose bases are not there, or are not known.
+        """
         refuse_upload(kwargs)
-        super().save_pretrained(save_directory, **kwargs)
+        if adapter:
+            place = self.loaded_from or Path(self.name_or_path or "captioner")
+            state = kwargs.get("state_dict") or self.state_dict()
+            kwargs["state_dict"], self.config.adapter_bases = leave_to_bases(state, self.origin, place)
+        try:
+            super().save_pretrained(save_directory, **kwargs)
+        finally:
+            self.config.adapter_bases = None
         if kwargs.get("is_main_process", True):
             self.llm.generation_config.save_pretrained(save_directory)
             self.tokenizer.save_pretrained(save_directory)
@@ -247,18 +262,27 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
             self.save_card(Path(save_directory))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> VLVCaptioner:  # type: ignore[override]
+    def from_pretrained(  # type: ignore[override]
+        cls, folder: str | Path, *, stable_diffusion: str | None = None, florence2: str | None = None,
+        language_model: str | None = None, **kwargs: Any,
+    ) -> VLVCaptioner:  # fmt: skip
         """Load a captioner from a folder or a hub id; fp32 unless `dtype` is given.
 
+        Args:
+            stable_diffusion, florence2, language_model: of an adapter, where its bases lie, if they have moved.
+
         Raises:
-            ValueError: not a captioner's folder, or weights that do not fit; says what it is.
+            ValueError: not a captioner's folder, weights that do not fit, or an adapter's base that is missing or
+                another one; says what it is.
         """
         path = resolve_checkpoint(folder, "stage2", kwargs)
         kwargs.setdefault("dtype", torch.float32)
         config = kwargs.get("config") or VLVCaptionerConfig.from_pretrained(path)  # AutoModel gives it
-        if config.frozen_in_bases:
-            config.frozen_in_bases = False  # whole from here on, and where it is saved again
-            weights = {**load_file(path / WEIGHTS_NAME), **frozen_weights(path, config.origin or {})}
+        if bases := adapter_bases(read_json(path / CONFIG_NAME)):
+            config.adapter_bases = None  # whole from here on, and where it is saved again
+            vars(config).pop("frozen_in_bases", None)  # the key's former name
+            moved = {"decoder": stable_diffusion, "florence2": florence2, "language_model": language_model}
+            weights = with_bases(path, config.origin or {}, bases, moved)
             kwargs |= {"config": config, "state_dict": weights}
             load = partial(super().from_pretrained, None)  # no folder: the weights are given
             model = load_whole(lambda _, **options: load(**options), path, **kwargs)

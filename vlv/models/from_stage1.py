@@ -28,10 +28,10 @@ from vlv.checkpoints.pretrained import (
 from vlv.checkpoints.schema import require_checkpoint
 from vlv.decoders import DiffusionDecoder, load_conditioner, load_decoder
 from vlv.encoders.florence2 import build_encoder
+from vlv.models.adapter import NEVER_TRAINED
 from vlv.models.autoencoder import VLVAutoEncoder
 from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
 from vlv.models.image_processor import VLVImageProcessor
-from vlv.published.bases import FROZEN_IN_CAPTIONERS
 
 
 def captioner_from_stage1(
@@ -145,7 +145,7 @@ def preview_autoencoder(
     stage1 = preview_stage1(captioner_dir, stage1_path)
     origin = read_json(captioner_dir / CONFIG_NAME)["origin"]
     if stage1 is None:
-        captioner = VLVCaptioner.from_pretrained(captioner_dir)
+        captioner = VLVCaptioner.from_pretrained(captioner_dir, stable_diffusion=stable_diffusion, florence2=florence2)
         decoder = decoder_of(captioner, stable_diffusion)
         bases = {"florence2": origin["florence2"], "decoder": origin["decoder"]}
         conditioning: str = origin["conditioning"]
@@ -165,7 +165,7 @@ def _require_same_frozen(captioner_dir: Path, stage1: Path, model: VLVAutoEncode
     """An imported captioner names no stage-1 model, but what stage 2 froze is the same in both."""
     theirs, ours = open_state_dict(captioner_dir), model.state_dict()
     for name in theirs:
-        if name.startswith(FROZEN_IN_CAPTIONERS):
+        if name.startswith(NEVER_TRAINED):
             value, other = theirs[name], ours.get(name if name.startswith("encoder.") else f"decoder.{name}")
             if other is None or not torch.equal(value, other.to(value.dtype)):
                 raise CheckpointError(

@@ -28,8 +28,6 @@ DECODER_PARTS = {
     "text_encoder": "decoder.conditioner.text.text_encoder.",
 }
 _PARTS = {"florence2": FLORENCE2, **DECODER_PARTS}
-# Stage 2 trains Florence-2's BART; these parts of a captioner are still its bases'.
-FROZEN_IN_CAPTIONERS = (f"{FLORENCE2}vision_tower.", f"{FLORENCE2}multi_modal_projector.", "conditioner.")
 
 
 @dataclass(frozen=True)
@@ -99,17 +97,6 @@ class Bases:
                         weights, key, key == "image_projection"
                     )
         return readers
-
-
-def frozen_weights(captioner: Path, origin: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights that a captioner was kept without, from the bases that it names: `FROZEN_IN_CAPTIONERS`.
-
-    Raises:
-        CheckpointError: a base that is not there, or is another one.
-    """
-    readers = Bases.recorded(origin, captioner).tensors(("florence2", "text_encoder"))
-    named = ((name.removeprefix("decoder."), read) for name, read in readers.items())
-    return {name: read() for name, read in named if name.startswith(FROZEN_IN_CAPTIONERS)}
 
 
 def changed_components(

@@ -28,13 +28,13 @@ from vlv.checkpoints.schema import describe
 from vlv.decoders import load_skeleton
 from vlv.encoders.florence2 import VLVEncoder, VLVEncoderConfig, check_sizes, prompt_token_ids
 from vlv.encoders.florence2_layout import read_config
+from vlv.models.adapter import NEVER_TRAINED
 from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
 from vlv.models.from_stage1 import end_and_pad_ids
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.published.bases import (
     DECODER_PARTS,
     FLORENCE2,
-    FROZEN_IN_CAPTIONERS,
     Bases,
     changed_components,
     read_weight,
@@ -171,7 +171,7 @@ def _confirmed_bases(
 ) -> dict[str, dict[str, str] | None]:
     """Identities of Florence-2 and decoder; None for one that is not what the captioner was trained on."""
     identities: dict[str, dict[str, str] | None] = dict(bases.identities())
-    frozen = [name for name in plan.mapped if name.startswith(FROZEN_IN_CAPTIONERS)]
+    frozen = [name for name in plan.mapped if name.startswith(NEVER_TRAINED)]
     for component, folder in (("florence2", bases.folder("florence2")), ("decoder", bases.folder("text_encoder"))):
         names = [name for name in frozen if name.startswith(FLORENCE2) == (component == "florence2")]
         if not holds_weights(folder):

@@ -37,7 +37,10 @@ def run(config: CaptionConfig) -> CaptionReport:
     # Pictures first: a missing stage-1 model shows at once, and an interruption costs no captions.
     previews = _generate(config, precision, accelerator, processes) if config.preview_dir else None
     dtype = torch_dtype(precision)
-    captioner = VLVCaptioner.from_pretrained(config.ckpt_dir).set_dtypes(dtype, dtype).to(accelerator.device)
+    captioner = VLVCaptioner.from_pretrained(
+        config.ckpt_dir, stable_diffusion=config.stable_diffusion_model_path, florence2=config.florence2_model_path
+    )
+    captioner.set_dtypes(dtype, dtype).to(accelerator.device)
     fix = f"set batch_size below {config.batch_size}, or num_beams below {config.num_beams}"
     with explain_out_of_memory(fix):
         report = caption_images(
