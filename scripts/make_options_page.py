@@ -1,44 +1,52 @@
-"""Writes docs/options.md from the settings' dataclasses and the recipes in configs/.
+"""Writes docs/options.md from the declared settings and the recipes in configs/.
 
 `python -m scripts.make_options_page` after a setting or a recipe has changed; a test holds the page up to date.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from vlv.cli.download import DownloadConfig
+from vlv.cli.export_checkpoint import ExportConfig
+from vlv.cli.import_checkpoint import ImportConfig
+from vlv.cli.inspect_checkpoint import InspectConfig
+from vlv.cli.quickstart import QuickstartConfig
 from vlv.config import CaptionConfig, ReconstructConfig, Stage1Config, Stage2Config
+from vlv.settings.declare import Group, Setting, settings_of, shown
+from vlv.settings.help import FREQUENT
+from vlv.settings.loading import recipe_values
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "options.md"
 INTRO = """\
 # Options
-<!-- Written by `python -m scripts.make_options_page`; edit vlv/config/ or the recipes instead. -->
-Every setting of the four commands that take a recipe. A setting has one name everywhere: in a recipe (`lr: 1e-4`), in
-the launcher's environment and on the command line (`lr=1e-4`).
+<!-- Written by `python -m scripts.make_options_page`; edit vlv/config or the recipes instead. -->
+Every setting of every command. A setting has one name everywhere: in a recipe (`lr: 1e-4`), in the launcher's
+environment and on the command line (`lr=1e-4`).
 
 The order is: the code's default, over it the recipe, over it what you edited in the launcher or set in its environment,
-over it `key=value` on the command line. `null` means that nothing is set.
+over it `key=value` on the command line. `null` means that nothing is set. `vlv COMMAND --help` prints the same.
 """
 
 
 @dataclass(frozen=True)
 class Command:
-    """One of the commands that take a recipe."""
+    """A command, its settings, and the launcher that calls it, where there is one."""
 
     name: str
     config: type
-    launcher: str
+    launcher: str = ""
 
     @property
-    def recipe(self) -> Path:
+    def recipe(self) -> Path | None:
         """The recipe that runs where no other is named."""
-        return ROOT / "configs" / f"{self.name}.yaml"
+        return ROOT / "configs" / f"{self.name}.yaml" if self.launcher else None
 
     def recipes(self) -> list[Path]:
         """Every recipe of this command in configs/, the default one first."""
@@ -50,6 +58,11 @@ COMMANDS = (
     Command("stage2", Stage2Config, "train_stage2.sh"),
     Command("caption", CaptionConfig, "Caption_inference.sh"),
     Command("reconstruct", ReconstructConfig, "Image_inference.sh"),
+    Command("import", ImportConfig),
+    Command("export", ExportConfig),
+    Command("inspect", InspectConfig),
+    Command("download", DownloadConfig),
+    Command("quickstart", QuickstartConfig),
 )
 
 
@@ -61,63 +74,48 @@ def main() -> None:
 
 def page() -> str:
     """The whole page as Markdown."""
-    return "\n".join([INTRO, *(section(command) for command in COMMANDS)])
+    return "\n".join([INTRO, *("\n".join(section(command)) for command in COMMANDS)])
 
 
-def section(command: Command) -> str:
-    """One command: its options, then what each of its recipes sets."""
-    fields = dataclasses.fields(command.config)
-    defaults = {item.name: default_of(item) for item in fields} | read_recipe(command.recipe)
-    lines = [
-        f"## {command.name}",
-        f"`vlv {command.name}` or `bash {command.launcher}`.",
-        f"Its default recipe is `configs/{command.recipe.name}`; the defaults below are with it.",
-        "",
-        "| option | default | meaning |",
-        "| --- | --- | --- |",
-    ]
-    for item in fields:
-        meaning = f"{item.metadata['doc']}{choices_of(command.config, item.name)}"
-        lines.append(f"| `{item.name}` | {written(defaults[item.name])} | {cell(meaning)} |")
-    lines += ["", f"### Recipes of {command.name}", "", "| recipe | what it sets otherwise |", "| --- | --- |"]
+def section(command: Command) -> Iterator[str]:
+    """One command: its settings in groups, then what each of its recipes sets."""
+    settings = settings_of(command.config)
+    yield f"## {command.name}"
+    if command.recipe is None:
+        yield f"`vlv {command.name}`"
+        yield from table(settings.values(), {name: setting.default for name, setting in settings.items()})
+        return
+    defaults = recipe_values(command.config, command.recipe)
+    yield f"`vlv {command.name}` or `bash {command.launcher}`."
+    yield f"Its default recipe is `configs/{command.recipe.name}`; the defaults below are with it."
+    yield ""
+    for group in (FREQUENT, *typing.get_args(Group)):
+        members = [item for item in settings.values() if group == (FREQUENT if item.frequent else item.group)]
+        if members:
+            yield f"### {command.name}: {group}"
+            yield from table(members, defaults)
+    yield f"### Recipes of {command.name}"
+    yield "| recipe | what it sets otherwise |"
+    yield "| --- | --- |"
     for path in command.recipes():
-        changes = {key: value for key, value in read_recipe(path).items() if value != defaults[key]}
-        text = ", ".join(f"`{key}={plain(value)}`" for key, value in changes.items())
-        lines.append(f"| `configs/{path.name}` | {cell(text) or 'the defaults'} |")
-    return "\n".join([*lines, ""])
+        values = recipe_values(command.config, path)
+        written = yaml.safe_load(path.read_text()) or {}  # not what follows from it, as output_dir from run_name
+        changes = {name: values[name] for name in written if values[name] != defaults[name]}
+        text = ", ".join(f"`{name}={shown(value)}`" for name, value in changes.items())
+        yield f"| `configs/{path.name}` | {cell(text) or 'the defaults'} |"
+    yield ""
 
 
-def read_recipe(path: Path) -> dict[str, object]:
-    """What a recipe sets, as YAML reads it."""
-    return yaml.safe_load(path.read_text()) or {}
-
-
-def default_of(item: dataclasses.Field[object]) -> object:
-    """The code's default of a setting."""
-    return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
-
-
-def choices_of(config: type, name: str) -> str:
-    """The values that an enumerated setting takes, or nothing."""
-    hint = typing.get_type_hints(config)[name]
-    for part in (hint, *typing.get_args(hint)):
-        if typing.get_origin(part) is typing.Literal:
-            return f"; one of {', '.join(f'`{choice}`' for choice in typing.get_args(part))}"
-    return ""
-
-
-def plain(value: object) -> str:
-    """A value as it is written after `key=`."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, list):
-        return f"[{','.join(plain(item) for item in value)}]"
-    return str(value)
-
-
-def written(value: object) -> str:
-    """A value as code in a table."""
-    return f"`{cell(plain(value))}`"
+def table(settings: typing.Iterable[Setting], defaults: typing.Mapping[str, object]) -> Iterator[str]:
+    """Settings with their defaults and meanings."""
+    yield ""
+    yield "| option | default | meaning |"
+    yield "| --- | --- | --- |"
+    for setting in settings:
+        meaning = f"{setting.doc}; one of {', '.join(setting.choices)}" if setting.choices else setting.doc
+        default = shown(defaults[setting.name])
+        yield f"| `{setting.name}` | {f'`{cell(default)}`' if default else ''} | {cell(meaning)} |"
+    yield ""
 
 
 def cell(text: str) -> str:

@@ -17,12 +17,7 @@ import yaml
 
 from scripts.make_options_page import COMMANDS, PAGE, page
 from tests.unit.test_import_rule import RULES
-from vlv.cli.download import DownloadConfig
-from vlv.cli.export_checkpoint import ExportConfig
-from vlv.cli.import_checkpoint import ImportConfig
-from vlv.cli.inspect_checkpoint import InspectConfig
 from vlv.cli.main import COMMANDS as VLV
-from vlv.cli.quickstart import QuickstartConfig
 from vlv.resources import find_recipe
 from vlv.settings import load_config
 
@@ -32,14 +27,8 @@ PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split("\n")
 BASH = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
-LAUNCHERS = {command.launcher: command for command in COMMANDS}
-SETTINGS = {command.name: command.config for command in COMMANDS} | {
-    "import": ImportConfig,
-    "export": ExportConfig,
-    "inspect": InspectConfig,
-    "download": DownloadConfig,
-    "quickstart": QuickstartConfig,
-}
+LAUNCHERS = {command.launcher: command for command in COMMANDS if command.launcher}
+SETTINGS = {command.name: command.config for command in COMMANDS}
 # Names before `=` that are no setting of ours: of the shell, of other programs, of saved files, of Python calls.
 OTHERS = {"weights_only", "trust_remote_code", "early_stopping", "license", "max_sequence_length", "fetch"}
 
@@ -89,7 +78,7 @@ def expand(name):
 
 @every_page
 def test_named_modules_exist(path):
-    for module in re.findall(r"python -m ([\w.]+)", path.read_text()):
+    for module in re.findall(r"(?:python -m|:::) ([\w.]+)", path.read_text()):
         if module.split(".")[0] in ("vlv", "scripts"):
             place = ROOT / module.replace(".", "/")
             assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), f"{path.name}: {module}"
