@@ -50,6 +50,11 @@ def checkpoint_frozen_layers(module: nn.Module) -> None:
             layer.forward = forward
 
 
+def keep_dtype(module: nn.Module, dtype: torch.dtype) -> None:
+    """Mark a part that keeps a dtype of its own, whatever the model that holds it is cast to."""
+    module.kept_dtype = dtype  # type: ignore[assignment]  # a plain attribute, no parameter
+
+
 def kept_dtypes(model: nn.Module) -> list[tuple[nn.Module, torch.dtype]]:
     """The parts that keep a dtype of their own whatever the rest is cast to: `kept_dtype` on their module."""
     found = ((module, getattr(module, "kept_dtype", None)) for module in model.modules())

@@ -43,11 +43,11 @@ def sentences(out: Path, guidance: float, count: int, steps: int = 50) -> Result
         from transformers import AutoTokenizer, CLIPTextModel
 
         from scripts.small_world.pretraining.evaluation import drawn_from_sentences
-        from vlv.decoders import load_decoder
+        from vlv.decoders import DecoderSettings, build_decoder
         from vlv.shapes.render import RESOLUTION
 
         folder = FAMILY / "stable-diffusion"
-        decoder = load_decoder(folder, "text_encoder", RESOLUTION)
+        decoder = build_decoder(folder, DecoderSettings(resolution=RESOLUTION))
         encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
         measures, _ = drawn_from_sentences(
@@ -77,14 +77,15 @@ def untrained_stage1(folder: Path) -> Path:
             import torch
 
             from vlv import VLVAutoEncoder
+            from vlv.decoders import DecoderSettings
+            from vlv.encoders import EncoderSettings
 
             torch.manual_seed(42)
             model = VLVAutoEncoder.from_components(
                 str(FAMILY / "stable-diffusion"),
                 str(FAMILY / "florence2"),
-                decoder_resolution=64,
-                encoder_resolution=64,
-                num_queries=32,
+                DecoderSettings(resolution=64),
+                EncoderSettings(32, resolution=64),
             )
             model.save_pretrained(folder)
     return folder
@@ -118,7 +119,7 @@ def composition(stage1: Path, folder: Path, count: int = 200) -> Result:
     pairs = composable_pairs(scenes, count)
     sides = [[render(scenes[pair[side]], pair[side]) for pair in pairs] for side in (0, 1)]
     model = VLVAutoEncoder.from_pretrained(stage1)
-    queries = model.encoder.config.num_queries
+    queries = model.encoder.num_queries
     result, sheets = {}, list(sides)
     for name, rows in (("halves", queries // 2), ("whole", queries)):
         drawn = draw_compositions(model, sides[0], sides[1], rows, guidance=GUIDANCE, steps=50)

@@ -7,6 +7,8 @@ from safetensors.torch import load_file
 
 from tests.integration.conftest import ROOT, metrics
 from vlv import VLVAutoEncoder, VLVCaptioner
+from vlv.decoders import DecoderSettings
+from vlv.encoders import EncoderSettings
 
 TINY1, TINY2 = ROOT / "configs/stage1_tiny.yaml", ROOT / "configs/stage2_tiny.yaml"
 
@@ -64,7 +66,7 @@ def test_final_is_the_last_checkpoint(stage1):
 def test_frozen_weights_are_the_components_to_the_bit(stage1, tiny_components, components):
     trained = VLVAutoEncoder.from_pretrained(stage1 / "final")
     fresh = VLVAutoEncoder.from_components(
-        *(str(path) for path in components.values()), decoder_resolution=64, encoder_resolution=128
+        *(str(path) for path in components.values()), DecoderSettings(resolution=64), EncoderSettings(resolution=128)
     )
     moved = 0
     for (name, value), (_, other) in zip(trained.named_parameters(), fresh.named_parameters(), strict=True):

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vlv.checkpoints.external_state_dict import open_state_dict
-from vlv.checkpoints.pretrained import load_florence2, load_tokenizer
+from vlv.checkpoints.pretrained import load_tokenizer
 from vlv.cli.import_checkpoint import main
+from vlv.encoders.florence2 import load_florence2
 from vlv.published.conversion import Bases, import_stage1, import_stage2
 
 ASSET = Path(__file__).resolve().parents[1] / "assets" / "parity"

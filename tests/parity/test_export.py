@@ -12,6 +12,8 @@ from vlv import VLVAutoEncoder, VLVCaptioner
 from vlv.checkpoints.external_state_dict import open_state_dict
 from vlv.checkpoints.identity import read_json
 from vlv.cli.export_checkpoint import main
+from vlv.decoders import DecoderSettings
+from vlv.encoders import EncoderSettings
 from vlv.published.bases import Bases
 from vlv.published.conversion import import_stage1, import_stage2
 from vlv.published.plan import Skeleton, plan_import
@@ -148,11 +150,8 @@ def test_what_the_layout_does_not_hold_is_said(imported_stage1, imported_stage2,
     VLVAutoEncoder.from_components(
         str(bases / "stable-diffusion"),
         str(bases / "florence2"),
-        decoder_resolution=64,
-        encoder_resolution=128,
-        encoder_view_from_original=True,
-        trained="all",
-        prompt_ids=[0, 5, 2],
+        DecoderSettings(resolution=64),
+        EncoderSettings(resolution=128, trained="all", view_from_original=True, prompt_ids=(0, 5, 2)),
     ).save_pretrained(tmp_path / "ours")
     starts = ["decoder_resolution", "encoder_view_from_original=true", "trained=all", "prompt_ids=[0, 5, 2]"]
     lines = said(tmp_path / "ours")
@@ -164,9 +163,8 @@ def test_every_choice_of_what_trains_exports(trained, bases, tmp_path):
     model = VLVAutoEncoder.from_components(
         str(bases / "stable-diffusion"),
         str(bases / "florence2"),
-        decoder_resolution=64,
-        encoder_resolution=128,
-        trained=trained,
+        DecoderSettings(resolution=64),
+        EncoderSettings(resolution=128, trained=trained),
     )
     with torch.no_grad():
         for value in model.encoder.parameters():

@@ -18,10 +18,10 @@ from transformers import (
 from tests.parity.conftest import ASSET, SHARED
 from vlv import VLVAutoEncoder, VLVCaptioner
 from vlv.checkpoints.external_state_dict import open_state_dict
-from vlv.checkpoints.pretrained import load_florence2, load_tokenizer
+from vlv.checkpoints.pretrained import load_tokenizer
 from vlv.cli.import_checkpoint import main
-from vlv.decoders import load_skeleton
-from vlv.encoders.florence2 import VLVEncoder, VLVEncoderConfig
+from vlv.decoders import DecoderSettings, build_decoder
+from vlv.encoders.florence2 import VLVEncoder, VLVEncoderConfig, load_florence2
 from vlv.models.projector import Projector
 from vlv.published.bases import Bases
 from vlv.published.conversion import captioners_stage1, import_stage1
@@ -184,7 +184,7 @@ REAL = Path(__file__).resolve().parents[2] / "configs" / "components"
 @pytest.fixture(scope="module")
 def full_size():
     """Both stages at full size on the meta device, under the names of the whole models."""
-    decoder = load_skeleton(REAL / "stable-diffusion-2-1-base", "text_encoder", 384)
+    decoder = build_decoder(REAL / "stable-diffusion-2-1-base", DecoderSettings(resolution=384), device="meta")
     spaces = {space.name: space.width for space in decoder.conditioner.spaces}
     florence2 = Florence2Config.from_pretrained(REAL / "Florence-2-large").to_dict()
     stage1, stage2 = torch.nn.Module(), torch.nn.Module()

@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline, StableDiffusionXLPipeline
 
 from tests.unit.decoders.pipelines import FAMILIES
-from vlv.decoders import load_decoder
+from vlv.decoders import DecoderSettings, build_decoder
 from vlv.testing.components import SENTENCES
 from vlv.testing.decoders import write_stable_diffusion_3, write_stable_diffusion_xl
 
@@ -32,7 +32,9 @@ def families(folders):
         without = {"text_encoder_3": None, "tokenizer_3": None} if name == "3_without_t5" else {}
         pipeline = pipeline_class.from_pretrained(folders / name, **without)
         pipeline.set_progress_bar_config(disable=True)
-        made[name] = SimpleNamespace(decoder=load_decoder(folders / name, "text_encoder", 64), pipeline=pipeline)
+        made[name] = SimpleNamespace(
+            decoder=build_decoder(folders / name, DecoderSettings(resolution=64)), pipeline=pipeline
+        )
     return made
 
 

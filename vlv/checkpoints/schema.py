@@ -68,7 +68,7 @@ SCHEMAS: dict[Kind, Schema] = {
         description=CONFIG_NAME,
         model_type=STAGE1_TYPE,
         required=("conditioning", "num_queries", "trained", "prompt_ids", "spaces", "bases.florence2", "bases.decoder"),
-        optional=("vocab_rows",),
+        optional=("vocab_rows", "loss_options"),
         files=(CONFIG_NAME, _PIXELS, WEIGHTS_NAME),
         more_files=(_CARD, _RECIPE),
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,12 @@ class TextConditioner(nn.Module):
         )
         return text_encoder.final_layer_norm(output.last_hidden_state)
 
+    @torch.no_grad()
+    def encode_empty_prompt(self, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+        """The states of the empty prompt, [1, L, D], padded to every position as the pipeline pads it."""
+        ids = padded_ids(tokenizer, self.max_length).to(self.text_encoder.device)
+        return self.text_encoder(input_ids=ids).last_hidden_state
+
 
 class PenultimateTextConditioner(nn.Module):
     """States that enter CLIP's last layer, without the final norm, and the pooled vector where there is a projection.
@@ -50,7 +56,7 @@ class PenultimateTextConditioner(nn.Module):
 
     def __init__(self, text_encoder: CLIPTextModel | CLIPTextModelWithProjection) -> None:
         super().__init__()
-        self.text_encoder: Any = freeze(text_encoder)
+        self.text_encoder = freeze(text_encoder)
 
     @property
     def width(self) -> int:
@@ -60,7 +66,9 @@ class PenultimateTextConditioner(nn.Module):
     @property
     def pooled_width(self) -> int:
         """Width P of the pooled vector."""
-        return self.text_encoder.config.projection_dim
+        width = self.text_encoder.config.projection_dim
+        assert width is not None
+        return width
 
     @property
     def max_length(self) -> int:
@@ -73,24 +81,31 @@ class PenultimateTextConditioner(nn.Module):
         Args:
             pooled_at: [B], the row that is pooled, a prompt's first EOS; None is the last one, which alone sees all.
         """
-        projected = isinstance(self.text_encoder, CLIPTextModelWithProjection)
-        text = self.text_encoder.text_model if projected else self.text_encoder
+        whole = self.text_encoder
+        text = whole.text_model if isinstance(whole, CLIPTextModelWithProjection) else whole
         states = text.embeddings(inputs_embeds=embeddings.to(text.dtype))
         mask = causal_mask(text, states)
         for layer in text.encoder.layers[:-1]:
             states = layer(states, mask, is_causal=True)
-        if not projected:
+        if not isinstance(whole, CLIPTextModelWithProjection):
             return states, None
         last = text.final_layer_norm(text.encoder.layers[-1](states, mask, is_causal=True))  # [B, Q, D]
         rows = last[:, -1] if pooled_at is None else last[torch.arange(len(last), device=last.device), pooled_at]
-        return states, self.text_encoder.text_projection(rows)
+        return states, whole.text_projection(rows)
 
     @torch.no_grad()
     def encode_empty_prompt(self, tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, Tensor | None]:
         """The same of the empty prompt, [1, L, D] and [1, P], padded to every position; pooled at the first EOS."""
-        ids = tokenizer("", padding="max_length", max_length=self.max_length, truncation=True, return_tensors="pt")
-        output: Any = self.text_encoder(input_ids=ids["input_ids"], output_hidden_states=True)
+        ids = padded_ids(tokenizer, self.max_length).to(self.text_encoder.device)
+        output = self.text_encoder(input_ids=ids, output_hidden_states=True)
+        assert output.hidden_states is not None
         return output.hidden_states[-2], getattr(output, "text_embeds", None)
+
+
+def padded_ids(tokenizer: PreTrainedTokenizerBase, length: int) -> Tensor:
+    """Token ids of the empty prompt, [1, length]."""
+    ids = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")["input_ids"]
+    return cast(Tensor, ids)
 
 
 def causal_mask(text_encoder: CLIPTextModel, hidden: Tensor) -> Tensor | None:

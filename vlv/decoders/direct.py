@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from vlv.decoders.interface import Conditioner, Conditioning, EmbeddingSpace
+from vlv.decoders.interface import Conditioner, Conditioning
+from vlv.decoders.layout import DecoderLayout
+from vlv.decoders.settings import EmbeddingSpace
 
 
 class DirectConditioner(Conditioner):
@@ -45,3 +47,9 @@ def build_direct(description: dict[str, Any]) -> DirectConditioner:
     """The conditioner that `to_dict` described."""
     sizes = {key: value for key, value in description.items() if key != "conditioning"}
     return DirectConditioner(**sizes)
+
+
+def load_direct(layout: DecoderLayout) -> DirectConditioner:
+    """The conditioner of a folder; it has no weights, so nothing but JSON is read."""
+    states = layout.spaces("direct")[0]
+    return DirectConditioner(layout.family.module, states.width, states.max_length, pooled_width=layout.pooled_width)

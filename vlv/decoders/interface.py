@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
+from vlv.decoders.settings import EmbeddingSpace
 from vlv.frozen import FrozenStaysEval, set_dtypes
 from vlv.losses import LossOptions
-
-
-@dataclass(frozen=True)
-class EmbeddingSpace:
-    """A space that the encoder has to produce: its name, its width, and how many rows fit."""
-
-    name: str
-    width: int
-    max_length: int
 
 
 class Conditioning(NamedTuple):
@@ -114,9 +105,10 @@ class DiffusionDecoder(FrozenStaysEval, ABC):
 
     @abstractmethod
     def unconditional(self, like: Conditioning) -> Conditioning:
-        """The conditioning of the empty prompt for the samples of another.
+        """The conditioning of the empty prompt, for as many samples as another's.
 
-        With as many rows, but where no text encoder makes them and the pipeline's are more.
+        With as many rows too, except where no text encoder makes them and the pipeline has more: there a row count of
+        its own is part of what the denoiser knows as "no prompt", and both generation and training keep it.
         """
 
     @abstractmethod
@@ -127,7 +119,7 @@ class DiffusionDecoder(FrozenStaysEval, ABC):
 
         Args:
             crops: [B, 4], of each sample the original height and width, and the crop's top and left in the resized
-                image, for families that are told of them; None says that the images are whole.
+                image, for families whose denoiser is conditioned on them; None says that the images are whole.
         """
 
     def set_loss_options(self, options: LossOptions) -> None:
@@ -165,4 +157,4 @@ class DiffusionDecoder(FrozenStaysEval, ABC):
         generators: Sequence[Generator],
         scheduler: str,
     ) -> Tensor:
-        """Images uint8 [B, 3, R, R], drawn from noise that each image's CPU generator gives."""
+        """Images uint8 [B, 3, R, R], denoised from what each image's CPU generator samples."""

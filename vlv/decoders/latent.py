@@ -1,71 +1,73 @@
-"""What the latent-diffusion families share: the VAE, the empty prompt, and guided drawing."""
+"""What the latent-diffusion families share: the VAE, the empty prompt, and guided generation."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, ConfigMixin
+from diffusers.models.autoencoders.vae import DecoderOutput
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Generator, Tensor
 
 from vlv.decoders.interface import Conditioner, Conditioning, DiffusionDecoder
-from vlv.frozen import freeze
-from vlv.limits import check_decoder_resolution
+from vlv.frozen import freeze, keep_dtype
 from vlv.sampling import denoise, guide, sample_noise
 
 
 class LatentDecoder(DiffusionDecoder):
     """A frozen denoiser on the latents of a VAE, which stays in fp32 whatever the rest computes in."""
 
-    schedulers: ClassVar[dict[str, Any]]  # diffusers' classes that can draw, by name
-    noise_scheduler: Any  # of training; drawing builds its own, since `set_timesteps` changes the tables
+    schedulers: ClassVar[Mapping[str, type[ConfigMixin]]]  # diffusers' classes that can generate, by name
+    noise_scheduler: Any  # of training; generation builds its own, since `set_timesteps` overwrites the tables
     unconditional_states: Tensor
     unconditional_pooled: Tensor | None
 
     def __init__(
-        self, vae: AutoencoderKL, conditioner: Conditioner, unconditional: Conditioning, resolution: int, patch: int
+        self, vae: AutoencoderKL, conditioner: Conditioner, unconditional: Conditioning, resolution: int
     ) -> None:
         """Freeze and hold the parts.
 
         Args:
             unconditional: what the pipeline conditions the empty prompt on, [1, L, D] and [1, P], encoded once.
             resolution: R, the side of the images in pixels.
-            patch: latents along a side that the denoiser's deepest level sees as one.
         """
         super().__init__()
-        # Any: diffusers' configs and outputs are typed as mappings and tuples.
-        self.vae: Any = freeze(vae)
-        self.vae.kept_dtype = torch.float32
+        self.vae = freeze(vae)
+        keep_dtype(self.vae, torch.float32)  # in fp16 it overflows, and in bf16 colours drift
         self.conditioner = conditioner
         self.resolution = resolution
-        check_decoder_resolution(resolution, self._vae_factor * patch)
         self.register_buffer("unconditional_states", unconditional.states, persistent=False)
         self.register_buffer("unconditional_pooled", unconditional.pooled, persistent=False)
 
     @property
     def _vae_factor(self) -> int:
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+
+    @property
+    def _shift(self) -> float:
+        return self.vae.config["shift_factor"] or 0.0  # null in the configs of SD and SDXL
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         side = self.resolution // self._vae_factor
-        return (self.vae.config.latent_channels, side, side)
+        return (self.vae.config["latent_channels"], side, side)
 
     def encode_images(self, decoder_pixels: Tensor, posterior_noise: Tensor) -> Tensor:
         with torch.no_grad(), _full_precision(decoder_pixels.device):
             pixels = 2 * decoder_pixels.float() / 255 - 1  # [B, 3, R, R] in [-1, 1]
-            posterior = self.vae.encode(pixels).latent_dist
+            posterior = cast(AutoencoderKLOutput, self.vae.encode(pixels)).latent_dist
             latents = posterior.mean + posterior.std * posterior_noise
-            return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
+            return (latents - self._shift) * self.vae.config["scaling_factor"]
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Images [B, 3, R, R] in [0, 1] of scaled latents [B, C, h, w]."""
         with _full_precision(latents.device):
-            latents = latents.float() / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
-            images = self.vae.decode(latents).sample
+            latents = latents.float() / self.vae.config["scaling_factor"] + self._shift
+            images = cast(DecoderOutput, self.vae.decode(cast(torch.FloatTensor, latents))).sample
         return (images / 2 + 0.5).clamp(0, 1)
 
     def unconditional(self, like: Conditioning) -> Conditioning:
@@ -80,7 +82,7 @@ class LatentDecoder(DiffusionDecoder):
     def predict(
         self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, crops: Tensor | None
     ) -> Tensor:
-        """What the denoiser says of noisy latents [B, C, h, w] at timesteps [B] or []; see `denoising_loss`."""
+        """The denoiser's prediction (noise or velocity) for noisy latents [B, C, h, w] at timesteps [B] or []."""
 
     def scheduler_name(self, name: str) -> str:
         """The name of a scheduler; `auto` is the family's first.
@@ -117,12 +119,12 @@ class LatentDecoder(DiffusionDecoder):
             return guide(halves[0], halves[1], guidance_scale)
 
         noise = sample_noise(self.latent_shape, generators).to(conditioning.states.device)
-        sampler = self.schedulers[self.scheduler_name(scheduler)].from_config(self.noise_scheduler.config)
+        sampler: Any = self.schedulers[self.scheduler_name(scheduler)].from_config(self.noise_scheduler.config)
         latents = denoise(predict, sampler, noise, num_inference_steps, generators)
         return (self.decode_latents(latents) * 255).round().to(torch.uint8)
 
 
-def _full_precision(device: torch.device) -> AbstractContextManager:
+def _full_precision(device: torch.device) -> AbstractContextManager[object]:
     """No autocast; the meta device, on which sizes are counted, has none."""
     available = torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, enabled=False) if available else nullcontext()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from vlv.checkpoints.pretrained import load_tokenizer, load_whole
 from vlv.decoders.clip import TextConditioner
-from vlv.decoders.direct import DirectConditioner, build_direct
-from vlv.decoders.interface import Conditioner, Conditioning, EmbeddingSpace
-from vlv.decoders.unet import UNetDecoder, refuse_clip
+from vlv.decoders.direct import build_direct, load_direct
+from vlv.decoders.interface import Conditioner, Conditioning
+from vlv.decoders.parts import DecoderParts
+from vlv.decoders.settings import EmbeddingSpace
+from vlv.decoders.unet import UNetDecoder
 
 FAMILY = "stable_diffusion"
 
@@ -49,18 +50,16 @@ class StableDiffusionDecoder(UNetDecoder):
         self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning, crops: Tensor | None
     ) -> Tensor:
         dtype = self.unet.dtype
-        return self.unet(noisy_latents.to(dtype), timesteps, encoder_hidden_states=conditioning.states.to(dtype)).sample
+        states = conditioning.states.to(dtype)
+        output = self.unet(noisy_latents.to(dtype), timesteps, encoder_hidden_states=states)
+        return cast(UNet2DConditionOutput, output).sample
 
 
-def load_conditioner(folder: Path, conditioning: str, dtype: torch.dtype) -> Conditioner:
-    """The conditioner of a diffusers Stable Diffusion folder; `conditioning` is text_encoder or direct."""
-    refuse_clip(conditioning)
-    if conditioning == "direct":
-        unet: Any = UNet2DConditionModel.load_config(folder, subfolder="unet")
-        text = CLIPTextConfig.from_pretrained(folder, subfolder="text_encoder")
-        return DirectConditioner(FAMILY, unet["cross_attention_dim"], text.max_position_embeddings)
-    text_encoder = load_whole(CLIPTextModel.from_pretrained, folder / "text_encoder", dtype=dtype)
-    return TextEncoderConditioner(text_encoder)
+def load_conditioner(parts: DecoderParts) -> Conditioner:
+    """The conditioner of a folder; `conditioning` is text_encoder or direct."""
+    if parts.settings.conditioning == "direct":
+        return load_direct(parts.layout)
+    return TextEncoderConditioner(parts.text_encoder("text_encoder", CLIPTextModel))
 
 
 def build_conditioner(description: dict[str, Any]) -> Conditioner:
@@ -73,56 +72,37 @@ def build_conditioner(description: dict[str, Any]) -> Conditioner:
     return TextEncoderConditioner(CLIPTextModel._from_config(config, dtype=torch.get_default_dtype()))
 
 
-def load_decoder(folder: Path, conditioning: str, resolution: int) -> StableDiffusionDecoder:
-    """The whole decoder of a diffusers Stable Diffusion folder, in fp32 on the CPU."""
-    text_encoder = load_whole(CLIPTextModel.from_pretrained, folder / "text_encoder", dtype=torch.float32)
-    tokenizer = load_tokenizer(folder / "tokenizer", "stable_diffusion_model_path")
-    scheduler: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
-    length = text_encoder.config.max_position_embeddings
-    empty = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    with torch.no_grad():
-        unconditional_states = text_encoder.eval()(empty["input_ids"]).last_hidden_state  # [1, L, D]
-    conditioner = (
-        load_conditioner(folder, conditioning, torch.float32)
-        if conditioning == "direct"
-        else TextEncoderConditioner(text_encoder)
-    )
+def build(parts: DecoderParts, conditioner: Conditioner | None) -> StableDiffusionDecoder:
+    """The whole decoder of a folder."""
+    given = conditioner or load_conditioner(parts)
+    unconditional = Conditioning(_encode_empty_prompt(parts, given))
+    if conditioner is None:
+        parts.cast(given)
     return StableDiffusionDecoder(
-        vae=load_whole(AutoencoderKL.from_pretrained, folder / "vae", torch_dtype=torch.float32),
-        unet=load_whole(UNet2DConditionModel.from_pretrained, folder / "unet", torch_dtype=torch.float32),
-        noise_scheduler=_without_clipping(scheduler),
-        conditioner=conditioner,
-        unconditional=Conditioning(unconditional_states),
-        resolution=resolution,
+        vae=parts.latent_model("vae", AutoencoderKL, torch.float32),
+        unet=parts.latent_model("unet", UNet2DConditionModel, parts.dtype),
+        noise_scheduler=_without_clipping(parts.scheduler(DDPMScheduler)),
+        conditioner=given,
+        unconditional=unconditional,
+        resolution=parts.settings.resolution,
     )
 
 
-def load_skeleton(folder: Path, conditioning: str, resolution: int, device: str = "meta") -> StableDiffusionDecoder:
-    """The decoder of a folder without its weights: names and shapes alone, or random ones on another device."""
-    unet: Any = UNet2DConditionModel.load_config(folder, subfolder="unet")
-    vae: Any = AutoencoderKL.load_config(folder, subfolder="vae")
-    text = CLIPTextConfig.from_pretrained(folder, subfolder="text_encoder")
-    scheduler: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
-    length, width = text.max_position_embeddings, unet["cross_attention_dim"]
-    with torch.device(device):
-        vae = AutoencoderKL.from_config(vae)
-        unet = UNet2DConditionModel.from_config(unet)
-        return StableDiffusionDecoder(
-            vae=vae,
-            unet=unet,
-            noise_scheduler=scheduler,
-            conditioner=(
-                DirectConditioner(FAMILY, width, length)
-                if conditioning == "direct"
-                else TextEncoderConditioner(CLIPTextModel._from_config(text))
-            ),
-            unconditional=Conditioning(torch.zeros(1, length, width)),
-            resolution=resolution,
-        )
+def _encode_empty_prompt(parts: DecoderParts, conditioner: Conditioner) -> Tensor:
+    """States [1, L, D] of the empty prompt; a text encoder that is loaded for it alone is dropped with the call."""
+    if parts.device is not None:
+        space = parts.layout.spaces("text_encoder")[0]
+        return torch.zeros(1, space.max_length, space.width, device=parts.device)
+    if isinstance(conditioner, TextEncoderConditioner):
+        text = conditioner.text
+    else:
+        text = TextConditioner(parts.text_encoder("text_encoder", CLIPTextModel))
+    return text.encode_empty_prompt(parts.tokenizer("tokenizer"))
 
 
-def _without_clipping(scheduler: Any) -> Any:
+def _without_clipping(scheduler: DDPMScheduler) -> DDPMScheduler:
     """Apply what StableDiffusionPipeline's constructor does: latents are not images, so they are never clipped."""
-    if scheduler.config.clip_sample or scheduler.config.steps_offset != 1:
-        return DDPMScheduler.from_config(scheduler.config, clip_sample=False, steps_offset=1)
+    config = scheduler.config
+    if config["clip_sample"] or config["steps_offset"] != 1:
+        return cast(DDPMScheduler, DDPMScheduler.from_config(config, clip_sample=False, steps_offset=1))
     return scheduler

@@ -1,47 +1,112 @@
-"""Stable Diffusion 3 and 3.5: two CLIPs and T5, taught by rectified flow."""
+"""Stable Diffusion 3 and 3.5: two CLIPs and T5, trained by rectified flow."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
+from typing import Any, ClassVar, cast
 
 import torch
+import torch.nn.functional as F
 from diffusers import (
     AutoencoderKL,
+    ConfigMixin,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
     SD3Transformer2DModel,
 )
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Generator, Tensor
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+from transformers import BitsAndBytesConfig, CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from vlv.checkpoints.pretrained import load_whole
+from vlv.decoders.clip import PenultimateTextConditioner
+from vlv.decoders.direct import build_direct, load_direct
 from vlv.decoders.interface import Conditioner, Conditioning, NoiseAndTimesteps
 from vlv.decoders.latent import LatentDecoder
-from vlv.decoders.three_text_encoders import (
-    ThreeTextEncodersConditioner,
-    build_conditioner,
-    encode_empty_prompt,
-    has_t5,
-    load_conditioner,
-    load_direct,
-    transformer_config,
-)
-from vlv.frozen import freeze
+from vlv.decoders.parts import DecoderParts
+from vlv.decoders.settings import EmbeddingSpace
+from vlv.frozen import freeze, keep_dtype
 from vlv.limits import T5_ROWS
 from vlv.losses import diffusion_loss
 from vlv.sampling import sample_noise
 
-__all__ = ["StableDiffusion3Decoder", "build_conditioner", "load_conditioner", "load_decoder", "load_skeleton"]
+FAMILY = "stable_diffusion_3"
 
-T5_DTYPES = ("bf16", "int8")  # of `t5_dtype`
+
+class ThreeTextEncodersConditioner(Conditioner):
+    """Embeddings of each space pass its frozen text encoder: states [B, 2 Q, 4096] and pooled [B, 2048].
+
+    The first Q rows are both CLIPs' states side by side, padded with zeros to T5's width; T5's rows stand below.
+    Without T5, `T5_ROWS` of zeros stand there, as in the pipeline: the denoiser's bias makes them act.
+    """
+
+    def __init__(
+        self,
+        text_encoder: CLIPTextModelWithProjection,
+        text_encoder_2: CLIPTextModelWithProjection,
+        text_encoder_3: T5EncoderModel | None,
+        width: int,
+    ) -> None:
+        """Freeze and hold the text encoders.
+
+        Args:
+            width: of the states, the transformer's `joint_attention_dim`.
+        """
+        super().__init__()
+        self.clip_l = PenultimateTextConditioner(text_encoder)
+        self.clip_g = PenultimateTextConditioner(text_encoder_2)
+        self.t5 = None if text_encoder_3 is None else freeze(text_encoder_3)
+        self._width = width
+        # transformers asks a model's children for theirs, so that a captioner's file holds T5's table once.
+        tied = {} if text_encoder_3 is None else text_encoder_3.all_tied_weights_keys
+        self.all_tied_weights_keys = {f"t5.{name}": f"t5.{other}" for name, other in tied.items()}
+
+    @property
+    def spaces(self) -> tuple[EmbeddingSpace, ...]:
+        texts = {"clip_l": self.clip_l, "clip_g": self.clip_g}
+        clips = tuple(EmbeddingSpace(name, text.width, text.max_length) for name, text in texts.items())
+        return clips if self.t5 is None else (*clips, EmbeddingSpace("t5", self.t5.config.d_model, T5_ROWS))
+
+    @property
+    def width(self) -> int:
+        return self._width
+
+    def forward(self, embeddings: dict[str, Tensor], pooled_at: Tensor | None = None) -> Conditioning:
+        left, pooled_left = self.clip_l(embeddings["clip_l"], pooled_at)
+        right, pooled_right = self.clip_g(embeddings["clip_g"], pooled_at)
+        below = None
+        if self.t5 is not None:
+            # No attention mask anywhere, as in the pipeline: padding is attended.
+            with in_own_dtype(embeddings["t5"]):
+                below = self.t5(inputs_embeds=embeddings["t5"].to(self.t5.dtype)).last_hidden_state
+        assert pooled_left is not None  # both CLIPs have a projection
+        assert pooled_right is not None
+        pooled = torch.cat([pooled_left, pooled_right], dim=-1)
+        return Conditioning(join_rows(torch.cat([left, right], dim=-1), below, self.width), pooled)
+
+    def num_prefix_tokens(self, queries: int) -> int:
+        return queries if self.t5 is None else 2 * queries
+
+    def prefix_states(self, states: Tensor) -> Tensor:
+        return states if self.t5 is not None else states[:, :-T5_ROWS]  # the rest are zeros
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "family": FAMILY,
+            "conditioning": "text_encoder" if self.t5 is not None else "clip",
+            "text_encoder": self.clip_l.text_encoder.config.to_dict(),
+            "text_encoder_2": self.clip_g.text_encoder.config.to_dict(),
+            "text_encoder_3": None if self.t5 is None else self.t5.config.to_dict(),
+            "width": self.width,
+        }
 
 
 class StableDiffusion3Decoder(LatentDecoder):
     """The frozen transformer and VAE with their conditioner."""
 
-    schedulers: ClassVar[dict[str, Any]] = {
+    schedulers: ClassVar[Mapping[str, type[ConfigMixin]]] = {
         "euler": FlowMatchEulerDiscreteScheduler,
         "heun": FlowMatchHeunDiscreteScheduler,
     }
@@ -57,30 +122,24 @@ class StableDiffusion3Decoder(LatentDecoder):
         resolution: int,
     ) -> None:
         """Freeze and hold the parts; arguments as in `LatentDecoder`."""
-        config: Any = transformer.config
-        super().__init__(vae, conditioner, unconditional, resolution, patch=config.patch_size)
-        self.transformer: Any = freeze(transformer)
-        self._below: dict[int, Tensor] = {}
+        super().__init__(vae, conditioner, unconditional, resolution)
+        self.transformer = freeze(transformer)
         self.noise_scheduler = noise_scheduler
-        if self.noise_scheduler.config.use_dynamic_shifting:
-            raise ValueError("scheduler says use_dynamic_shifting: Stable Diffusion 3 and 3.5 have a fixed shift")
-        if conditioner.width != config.joint_attention_dim:
-            raise ValueError(
-                f"the conditioning's width {conditioner.width} is not the transformer's {config.joint_attention_dim}: "
-                "the folder mixes two models"
-            )
+        self._below: dict[int, Tensor] = {}  # T5's states of the empty prompt, by their number
 
     def unconditional(self, like: Conditioning) -> Conditioning:
         texts = self.conditioner
-        states = self.unconditional_states  # the whole of it where no text encoder made the rows: T5's stand at its end
+        # Where no text encoder made the rows, all of the pipeline's: T5's stand at the end, and to cut at the number
+        # of queries would leave a prompt that the denoiser has never seen.
+        states = self.unconditional_states
         if isinstance(texts, ThreeTextEncodersConditioner):
             # The CLIPs are causal, so their first rows stay the same; T5 looks both ways, so each length is another.
             clip_rows = states.shape[1] - T5_ROWS
             below_rows = like.states.shape[1] // 2 if texts.t5 is not None else T5_ROWS
             below = states[:, clip_rows:]
-            if below_rows != T5_ROWS:
+            if texts.t5 is not None and below_rows != T5_ROWS:
                 if below_rows not in self._below:
-                    self._below[below_rows] = texts.encode_empty_t5(below_rows)
+                    self._below[below_rows] = encode_empty_t5(texts.t5, below_rows)
                 below = self._below[below_rows]
             states = torch.cat([states[:, : like.states.shape[1] - below_rows], below.to(states)], dim=1)
         assert like.pooled is not None
@@ -95,7 +154,7 @@ class StableDiffusion3Decoder(LatentDecoder):
         """Timesteps are indices into the scheduler's shifted tables, logit-normal (arXiv 2403.03206)."""
         posterior_noise = sample_noise(self.latent_shape, generators)
         normal = torch.stack([torch.randn((), generator=generator) for generator in generators])
-        count = self.noise_scheduler.config.num_train_timesteps
+        count = self.noise_scheduler.config["num_train_timesteps"]
         index = (normal.sigmoid() * count).long().clamp(max=count - 1)
         return NoiseAndTimesteps(posterior_noise, index, sample_noise(self.latent_shape, generators))
 
@@ -115,55 +174,135 @@ class StableDiffusion3Decoder(LatentDecoder):
     ) -> Tensor:
         dtype = self.transformer.dtype
         assert conditioning.pooled is not None
-        return self.transformer(
+        output = self.transformer(
             hidden_states=noisy_latents.to(dtype),
             timestep=timesteps.expand(len(noisy_latents)),
             encoder_hidden_states=conditioning.states.to(dtype),
             pooled_projections=conditioning.pooled.to(dtype),
-        ).sample
+        )
+        return cast(Transformer2DModelOutput, output).sample
 
     def enable_gradient_checkpointing(self) -> None:
         self.transformer.enable_gradient_checkpointing()
 
 
-def load_decoder(
-    folder: Path, conditioning: str, resolution: int, t5_dtype: str | None = None
-) -> StableDiffusion3Decoder:
-    """The whole decoder of a diffusers SD3 folder, in fp32 on the CPU; `t5_dtype` bf16 or int8 is T5's alone."""
-    texts: Any = load_conditioner(folder, "clip" if conditioning == "clip" else "text_encoder", torch.float32, t5_dtype)
-    scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
-    return StableDiffusion3Decoder(
-        vae=load_whole(AutoencoderKL.from_pretrained, folder / "vae", torch_dtype=torch.float32),
-        transformer=load_whole(
-            SD3Transformer2DModel.from_pretrained, folder / "transformer", torch_dtype=torch.float32
-        ),
-        noise_scheduler=scheduler,
-        conditioner=load_direct(folder) if conditioning == "direct" else texts,
-        unconditional=encode_empty_prompt(folder, texts),
-        resolution=resolution,
+def load_conditioner(parts: DecoderParts) -> Conditioner:
+    """The conditioner of a folder; `conditioning` is text_encoder, clip (without T5) or direct."""
+    if parts.settings.conditioning == "direct":
+        return load_direct(parts.layout)
+    return ThreeTextEncodersConditioner(
+        parts.text_encoder("text_encoder", CLIPTextModelWithProjection),
+        parts.text_encoder("text_encoder_2", CLIPTextModelWithProjection),
+        _load_t5(parts) if parts.layout.uses_t5(parts.settings.conditioning) else None,
+        parts.layout.states_width,
     )
 
 
-def load_skeleton(folder: Path, conditioning: str, resolution: int, device: str = "meta") -> StableDiffusion3Decoder:
-    """The decoder of a folder without its weights: names and shapes alone, or random ones on another device."""
-    vae: Any = AutoencoderKL.load_config(folder, subfolder="vae")
-    config = transformer_config(folder)
-    scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
-    texts = [CLIPTextConfig.from_pretrained(folder, subfolder=name) for name in ("text_encoder", "text_encoder_2")]
-    with torch.device(device):
-        clips = [CLIPTextModelWithProjection._from_config(text) for text in texts]
-        t5 = None
-        if conditioning == "text_encoder" and has_t5(folder):
-            t5 = T5EncoderModel._from_config(T5Config.from_pretrained(folder, subfolder="text_encoder_3"))
-        conditioner = ThreeTextEncodersConditioner(clips[0], clips[1], t5, config["joint_attention_dim"])
-        rows, pooled = conditioner.clip_l.max_length + T5_ROWS, config["pooled_projection_dim"]
-        vae = AutoencoderKL.from_config(vae)
-        transformer: Any = SD3Transformer2DModel.from_config(config)
-        return StableDiffusion3Decoder(
-            vae=vae,
-            transformer=transformer,
-            noise_scheduler=scheduler,
-            conditioner=load_direct(folder) if conditioning == "direct" else conditioner,
-            unconditional=Conditioning(torch.zeros(1, rows, conditioner.width), torch.zeros(1, pooled)),
-            resolution=resolution,
-        )
+def build_conditioner(description: dict[str, Any]) -> Conditioner:
+    """The conditioner that `to_dict` described, with weights still to be loaded."""
+    if description["conditioning"] == "direct":
+        return build_direct(description)
+    dtype = torch.get_default_dtype()
+    clips = [
+        CLIPTextModelWithProjection._from_config(CLIPTextConfig(**description[name]), dtype=dtype)
+        for name in ("text_encoder", "text_encoder_2")
+    ]
+    third = description["text_encoder_3"]
+    t5 = None if third is None else T5EncoderModel._from_config(T5Config(**third), dtype=dtype)
+    return ThreeTextEncodersConditioner(clips[0], clips[1], t5, description["width"])
+
+
+def build(parts: DecoderParts, conditioner: Conditioner | None) -> StableDiffusion3Decoder:
+    """The whole decoder of a folder."""
+    given = conditioner or load_conditioner(parts)
+    unconditional = _encode_empty_prompt(parts, given)
+    if conditioner is None:
+        parts.cast(given)
+    return StableDiffusion3Decoder(
+        vae=parts.latent_model("vae", AutoencoderKL, torch.float32),
+        transformer=parts.latent_model("transformer", SD3Transformer2DModel, parts.dtype),
+        noise_scheduler=parts.scheduler(FlowMatchEulerDiscreteScheduler),
+        conditioner=given,
+        unconditional=unconditional,
+        resolution=parts.settings.resolution,
+    )
+
+
+def _load_t5(parts: DecoderParts) -> T5EncoderModel:
+    """T5 as the other text encoders, or kept in bf16 or 8 bit whatever the rest is cast to.
+
+    Raises:
+        ValueError: int8 without bitsandbytes.
+    """
+    kept = parts.settings.t5_dtype
+    if kept is None or parts.device is not None:
+        return parts.text_encoder("text_encoder_3", T5EncoderModel)
+    options: dict[str, Any] = {"dtype": torch.bfloat16}
+    if kept == "int8":
+        if find_spec("bitsandbytes") is None:
+            raise ValueError("t5_dtype=int8 needs bitsandbytes: pip install bitsandbytes, or set t5_dtype=bf16")
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+        options["device_map"] = {"": f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"}
+    t5 = parts.text_encoder("text_encoder_3", T5EncoderModel, **options)
+    keep_dtype(t5, torch.bfloat16)
+    return t5
+
+
+def _encode_empty_prompt(parts: DecoderParts, conditioner: Conditioner) -> Conditioning:
+    """The encoded empty prompt, [1, 77 + T5_ROWS, 4096] and [1, 2048].
+
+    Encoders that only the empty prompt needs (direct conditioning) are loaded one after another and dropped at once:
+    no more than the largest of them is in memory, and nothing has to be kept in step on disk, as a cached file would.
+    """
+    layout = parts.layout
+    if parts.device is not None:
+        width, pooled = layout.states_width, layout.pooled_width or 0
+        rows = layout.spaces("clip")[0].max_length + T5_ROWS
+        device = parts.device
+        return Conditioning(torch.zeros(1, rows, width, device=device), torch.zeros(1, pooled, device=device))
+    texts = conditioner if isinstance(conditioner, ThreeTextEncodersConditioner) else None
+    left, pooled_left = _encode_with_clip(parts, "", None if texts is None else texts.clip_l)
+    right, pooled_right = _encode_with_clip(parts, "_2", None if texts is None else texts.clip_g)
+    below = None
+    if texts is not None:
+        below = None if texts.t5 is None else encode_empty_t5(texts.t5, T5_ROWS)
+    elif layout.has_t5:
+        below = encode_empty_t5(_load_t5(parts).eval(), T5_ROWS)
+    states = join_rows(torch.cat([left, right], dim=-1), below, layout.states_width)
+    return Conditioning(states, torch.cat([pooled_left, pooled_right], dim=-1))
+
+
+def _encode_with_clip(
+    parts: DecoderParts, suffix: str, text: PenultimateTextConditioner | None
+) -> tuple[Tensor, Tensor]:
+    """States and pooled vector of the empty prompt, by a text encoder that is there or is loaded for this alone."""
+    if text is None:
+        text = PenultimateTextConditioner(parts.text_encoder(f"text_encoder{suffix}", CLIPTextModelWithProjection))
+    states, pooled = text.encode_empty_prompt(parts.tokenizer(f"tokenizer{suffix}"))
+    assert pooled is not None
+    return states, pooled
+
+
+@torch.no_grad()
+def encode_empty_t5(t5: T5EncoderModel, rows: int) -> Tensor:
+    """T5's states of the empty prompt, [1, rows, 4096]: its end token and padding."""
+    pad, end = t5.config.pad_token_id, t5.config.eos_token_id
+    assert isinstance(pad, int)
+    assert isinstance(end, int)
+    ids = torch.full((1, rows), pad, device=t5.device)
+    ids[:, 0] = end
+    return t5(input_ids=ids).last_hidden_state
+
+
+def join_rows(clips: Tensor, below: Tensor | None, width: int) -> Tensor:
+    """States of both CLIPs [B, Q, 2048], padded to the width, with T5's rows below [B, L, width]; None is zeros."""
+    clips = F.pad(clips, (0, width - clips.shape[-1]))
+    if below is None:
+        below = clips.new_zeros(len(clips), T5_ROWS, width)
+    return torch.cat([clips, below.to(clips)], dim=1)  # T5 in 8 bit sits on its GPU from the start
+
+
+def in_own_dtype(tensor: Tensor) -> AbstractContextManager[object]:
+    """T5 computes in its weights' formats, as in the pipeline: autocast would undo the fp32 that fp16 needs."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from vlv.checkpoints.pretrained import load_tokenizer, load_whole
 from vlv.decoders.clip import PenultimateTextConditioner
-from vlv.decoders.direct import DirectConditioner, build_direct
-from vlv.decoders.interface import Conditioner, Conditioning, EmbeddingSpace
-from vlv.decoders.unet import UNetDecoder, refuse_clip
+from vlv.decoders.direct import build_direct, load_direct
+from vlv.decoders.interface import Conditioner, Conditioning
+from vlv.decoders.parts import DecoderParts
+from vlv.decoders.settings import EmbeddingSpace
+from vlv.decoders.unet import UNetDecoder
 
 FAMILY = "stable_diffusion_xl"
 
@@ -60,12 +60,13 @@ class StableDiffusionXLDecoder(UNetDecoder):
         dtype = self.unet.dtype
         assert conditioning.pooled is not None
         added = {"text_embeds": conditioning.pooled.to(dtype), "time_ids": self._time_ids(noisy_latents, crops)}
-        return self.unet(
+        output = self.unet(
             noisy_latents.to(dtype),
             timesteps,
             encoder_hidden_states=conditioning.states.to(dtype),
             added_cond_kwargs=added,
-        ).sample
+        )
+        return cast(UNet2DConditionOutput, output).sample
 
     def _time_ids(self, noisy_latents: Tensor, crops: Tensor | None) -> Tensor:
         """Original height and width, the crop's top and left, and the target's height and width, [B, 6].
@@ -79,14 +80,11 @@ class StableDiffusionXLDecoder(UNetDecoder):
         return torch.cat([crops.to(noisy_latents.device), target], dim=1).float()
 
 
-def load_conditioner(folder: Path, conditioning: str, dtype: torch.dtype) -> Conditioner:
-    """The conditioner of a diffusers SDXL folder; `conditioning` is text_encoder or direct."""
-    refuse_clip(conditioning)
-    if conditioning == "direct":
-        return _direct(folder)
-    text_encoder = load_whole(CLIPTextModel.from_pretrained, folder / "text_encoder", dtype=dtype)
-    text_encoder_2 = load_whole(CLIPTextModelWithProjection.from_pretrained, folder / "text_encoder_2", dtype=dtype)
-    return TwoTextEncodersConditioner(text_encoder, text_encoder_2)
+def load_conditioner(parts: DecoderParts) -> Conditioner:
+    """The conditioner of a folder; `conditioning` is text_encoder or direct."""
+    if parts.settings.conditioning == "direct":
+        return load_direct(parts.layout)
+    return _load_texts(parts)
 
 
 def build_conditioner(description: dict[str, Any]) -> Conditioner:
@@ -100,58 +98,42 @@ def build_conditioner(description: dict[str, Any]) -> Conditioner:
     )
 
 
-def load_decoder(folder: Path, conditioning: str, resolution: int) -> StableDiffusionXLDecoder:
-    """The whole decoder of a diffusers SDXL folder, in fp32 on the CPU."""
-    both = load_conditioner(folder, "text_encoder", torch.float32)
-    # The shipped scheduler is Euler's, whose add_noise is another; only its tables' settings are taken.
-    scheduler: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", clip_sample=False)
+def build(parts: DecoderParts, conditioner: Conditioner | None) -> StableDiffusionXLDecoder:
+    """The whole decoder of a folder."""
+    given = conditioner or load_conditioner(parts)
+    unconditional = _unconditional(parts, given)
+    if conditioner is None:
+        parts.cast(given)
     return StableDiffusionXLDecoder(
-        vae=load_whole(AutoencoderKL.from_pretrained, folder / "vae", torch_dtype=torch.float32),
-        unet=load_whole(UNet2DConditionModel.from_pretrained, folder / "unet", torch_dtype=torch.float32),
-        noise_scheduler=scheduler,
-        conditioner=_direct(folder) if conditioning == "direct" else both,
-        unconditional=_unconditional(folder, both),
-        resolution=resolution,
+        vae=parts.latent_model("vae", AutoencoderKL, torch.float32),
+        unet=parts.latent_model("unet", UNet2DConditionModel, parts.dtype),
+        # The shipped scheduler is Euler's, whose add_noise is another; only its tables' settings are taken.
+        noise_scheduler=parts.scheduler(DDPMScheduler, clip_sample=False),
+        conditioner=given,
+        unconditional=unconditional,
+        resolution=parts.settings.resolution,
     )
 
 
-def load_skeleton(folder: Path, conditioning: str, resolution: int, device: str = "meta") -> StableDiffusionXLDecoder:
-    """The decoder of a folder without its weights: names and shapes alone, or random ones on another device."""
-    unet: Any = UNet2DConditionModel.load_config(folder, subfolder="unet")
-    vae: Any = AutoencoderKL.load_config(folder, subfolder="vae")
-    scheduler: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", clip_sample=False)
-    texts = [CLIPTextConfig.from_pretrained(folder, subfolder=name) for name in ("text_encoder", "text_encoder_2")]
-    with torch.device(device):
-        both = TwoTextEncodersConditioner(
-            CLIPTextModel._from_config(texts[0]), CLIPTextModelWithProjection._from_config(texts[1])
-        )
-        rows = both.spaces[0].max_length
-        vae, unet = AutoencoderKL.from_config(vae), UNet2DConditionModel.from_config(unet)
-        return StableDiffusionXLDecoder(
-            vae=vae,
-            unet=unet,
-            noise_scheduler=scheduler,
-            conditioner=_direct(folder) if conditioning == "direct" else both,
-            unconditional=Conditioning(torch.zeros(1, rows, both.width), torch.zeros(1, both.clip_g.pooled_width)),
-            resolution=resolution,
-        )
-
-
-def _direct(folder: Path) -> DirectConditioner:
-    unet: Any = UNet2DConditionModel.load_config(folder, subfolder="unet")
-    text = CLIPTextConfig.from_pretrained(folder, subfolder="text_encoder_2")
-    return DirectConditioner(
-        FAMILY, unet["cross_attention_dim"], text.max_position_embeddings, pooled_width=text.projection_dim
+def _load_texts(parts: DecoderParts) -> TwoTextEncodersConditioner:
+    return TwoTextEncodersConditioner(
+        parts.text_encoder("text_encoder", CLIPTextModel),
+        parts.text_encoder("text_encoder_2", CLIPTextModelWithProjection),
     )
 
 
-@torch.no_grad()
-def _unconditional(folder: Path, both: Any) -> Conditioning:
-    """What the pipeline takes for no prompt: zeros, unless its index says that the empty prompt is encoded."""
-    tokenizers = [load_tokenizer(folder / name, "stable_diffusion_model_path") for name in ("tokenizer", "tokenizer_2")]
-    left, _ = both.clip_l.encode_empty_prompt(tokenizers[0])
-    right, pooled = both.clip_g.encode_empty_prompt(tokenizers[1])
-    states = torch.cat([left, right], dim=-1)
-    if json.loads((folder / "model_index.json").read_text()).get("force_zeros_for_empty_prompt", True):
-        return Conditioning(torch.zeros_like(states), torch.zeros_like(pooled))
-    return Conditioning(states, pooled)
+def _unconditional(parts: DecoderParts, conditioner: Conditioner) -> Conditioning:
+    """What the pipeline takes for no prompt: zeros, unless its index says that the empty prompt is encoded.
+
+    Zeros need no text encoder; encoders that are loaded for the empty prompt alone are dropped with the call.
+    """
+    if parts.device is not None or parts.layout.index.get("force_zeros_for_empty_prompt", True):
+        rows, width = parts.layout.spaces("text_encoder")[0].max_length, parts.layout.states_width
+        pooled_width = parts.layout.pooled_width
+        assert pooled_width is not None
+        device = parts.device
+        return Conditioning(torch.zeros(1, rows, width, device=device), torch.zeros(1, pooled_width, device=device))
+    both = conditioner if isinstance(conditioner, TwoTextEncodersConditioner) else _load_texts(parts)
+    left, _ = both.clip_l.encode_empty_prompt(parts.tokenizer("tokenizer"))
+    right, pooled = both.clip_g.encode_empty_prompt(parts.tokenizer("tokenizer_2"))
+    return Conditioning(torch.cat([left, right], dim=-1), pooled)

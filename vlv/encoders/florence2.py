@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import Florence2Config, Florence2Model, PreTrainedConfig, PreTrainedModel
+from transformers import Florence2Config, Florence2Model, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.configuration_utils import SubConfigSpec
 
 from vlv.checkpoints.hub import HubUpload, refuse_upload
-from vlv.checkpoints.identity import ENCODER_TYPE
-from vlv.checkpoints.pretrained import TASK_PROMPT, load_florence2, load_tokenizer, load_whole, resolve_checkpoint
-from vlv.decoders.interface import EmbeddingSpace
-from vlv.encoders.florence2_layout import new_florence2
-from vlv.frozen import FrozenStaysEval, is_frozen
-from vlv.limits import check_encoder_resolution, check_queries
+from vlv.checkpoints.identity import ENCODER_TYPE, CheckpointError
+from vlv.checkpoints.pretrained import load_tokenizer, load_whole, resolve_checkpoint
+from vlv.decoders.settings import EmbeddingSpace
+from vlv.encoders.florence2_layout import load_original, new_florence2
+from vlv.encoders.interface import VisionEncoder
+from vlv.encoders.layout import EncoderLayout, Florence2Layout, read_encoder_layout
+from vlv.encoders.settings import EncoderPart, EncoderSettings
+from vlv.frozen import checkpoint_frozen_layers, is_frozen
+
+# What Florence-2's task token <MORE_DETAILED_CAPTION> stands for.
+TASK_PROMPT = "Describe with a paragraph what is shown in the image."
 
 _CARD = """---
 library_name: vlv
@@ -24,7 +31,7 @@ pipeline_tag: image-feature-extraction
 tags: [vlv]
 ---
 
-# VLV encoder: an image becomes the caption embeddings that a frozen text-to-image model draws from
+# VLV encoder: an image becomes the caption embeddings that a frozen text-to-image model decodes
 
 Florence-2 with learned queries (arXiv 2507.07104), whole: it needs no other folder.
 
@@ -36,8 +43,6 @@ encoder = VLVEncoder.from_pretrained("PATH")
 embeddings = encoder(pixels)  # uint8 [B, 3, E, E] -> for each embedding space [B, Q, width]
 ```
 """
-
-EncoderPart = Literal["language_model", "decoder_only", "all", "bart", "none"]
 
 
 class VLVEncoderConfig(PreTrainedConfig):
@@ -65,12 +70,13 @@ class VLVEncoderConfig(PreTrainedConfig):
     vocab_rows: int | None = None
 
 
-class VLVEncoder(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ignore[reportIncompatibleVariableOverride]
+class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[reportIncompatibleVariableOverride]
     """Florence-2 encodes the image and a fixed prompt; its decoder reads learned queries; a head projects them.
 
     Shapes: B images, E encoder pixels, N image tokens, P prompt tokens, D Florence-2's width, Q queries.
     """
 
+    base_parts: ClassVar[tuple[str, ...]] = ("florence2.vision_tower.", "florence2.multi_modal_projector.")
     config_class = VLVEncoderConfig
     config: VLVEncoderConfig
     base_model_prefix = "encoder"
@@ -99,6 +105,10 @@ class VLVEncoder(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ignor
         super()._init_weights(module)
         if module is self:
             nn.init.normal_(self.query_embed)
+
+    @property
+    def num_queries(self) -> int:
+        return self.config.num_queries
 
     @property
     def vision_tower(self) -> nn.Module:
@@ -178,6 +188,23 @@ class VLVEncoder(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ignor
             if isinstance(module, nn.Dropout):
                 module.p = dropout
 
+    def enable_gradient_checkpointing(self) -> None:
+        self.gradient_checkpointing_enable()
+        checkpoint_frozen_layers(self.florence2.language_model)
+
+    def describe(self) -> dict[str, Any]:
+        config = self.config
+        rows = {} if config.vocab_rows is None else {"vocab_rows": config.vocab_rows}
+        return {
+            "num_queries": config.num_queries,
+            "prompt_ids": config.prompt_ids,
+            "spaces": config.spaces,
+            **rows,
+        }
+
+    def restore(self, description: dict[str, Any]) -> None:
+        self.config.vocab_rows = description.get("vocab_rows")
+
     def card(self, folder: Path) -> str:
         """The model card of an encoder that was saved into a folder."""
         return _CARD
@@ -203,59 +230,41 @@ class VLVEncoder(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ignor
         return model.eval()
 
 
-def prompt_token_ids(tokenizer: Any, prompt: str) -> list[int]:
+def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     """Token ids of the task prompt, with the tokenizer's own begin and end tokens."""
-    return list(tokenizer(prompt)["input_ids"])
+    return list(tokenizer(prompt)["input_ids"])  # type: ignore[arg-type]  # of one prompt: numbers, no encodings
 
 
-def check_sizes(
-    florence2: Florence2Config,
-    spaces: tuple[EmbeddingSpace, ...],
-    num_queries: int,
-    encoder_resolution: int,
-    num_prompt_ids: int,
-) -> None:
-    """Check that queries and image tokens fit into the learned positions.
-
-    Raises:
-        ValueError: they do not; names what does.
-    """
-    text: Any = florence2.text_config
-    vision: Any = florence2.vision_config
-    check_queries(num_queries, [text.max_position_embeddings, *(space.max_length for space in spaces)])
-    check_encoder_resolution(
-        encoder_resolution,
-        vision.patch_stride,
-        vision.max_position_embeddings,
-        text.max_position_embeddings,
-        num_prompt_ids,
-    )
-
-
-def build_encoder(
-    florence2_folder: Path,
-    spaces: tuple[EmbeddingSpace, ...],
-    num_queries: int,
-    *,
-    encoder_resolution: int,
-    dtype: torch.dtype = torch.float32,
-    prompt_ids: list[int] | None = None,
-) -> VLVEncoder:
-    """A new encoder on pretrained Florence-2: queries and projection are random, from torch's seed.
-
-    Raises:
-        ValueError: more queries than an embedding space or Florence-2's decoder has positions for, or more
-            image tokens than Florence-2 has positions for.
-    """
-    florence2 = load_florence2(florence2_folder, dtype)
+def build(layout: EncoderLayout, spaces: Sequence[EmbeddingSpace], settings: EncoderSettings) -> VLVEncoder:
+    """A new encoder on a folder of Florence-2, in fp32; see `build_encoder`."""
+    florence2 = load_florence2(layout.folder, torch.float32)
+    prompt_ids = None if settings.prompt_ids is None else list(settings.prompt_ids)
     if prompt_ids is None:
-        prompt_ids = prompt_token_ids(load_tokenizer(florence2_folder, "florence2_model_path"), TASK_PROMPT)
-    check_sizes(florence2.config, spaces, num_queries, encoder_resolution, len(prompt_ids))
+        prompt_ids = prompt_token_ids(load_tokenizer(layout.folder, "florence2_model_path"), TASK_PROMPT)
+    layout.check(settings, spaces, len(prompt_ids))
     config = VLVEncoderConfig(
         # A copy: a config that holds the loaded model's own would reset its attention implementation.
         florence2_config=florence2.config.to_dict(),
         spaces={space.name: space.width for space in spaces},
-        num_queries=num_queries,
+        num_queries=settings.num_queries,
         prompt_ids=prompt_ids,
     )
     return VLVEncoder(config, florence2)
+
+
+def load_florence2(folder: Path, dtype: torch.dtype) -> Florence2Model:
+    """Florence-2 without its language head, from the native or the original layout.
+
+    The dtype is always given: the native config says float16, which would be taken otherwise.
+
+    Raises:
+        CheckpointError: a folder of something else, or weights that do not fit.
+    """
+    layout = read_encoder_layout(folder)
+    if isinstance(layout, Florence2Layout) and layout.is_original:
+        try:
+            return load_original(folder, layout.config, dtype)
+        except (RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).splitlines()[:2])
+            raise CheckpointError(f"{folder} is damaged, or no original Florence-2 ({reason})") from None
+    return load_whole(Florence2Model.from_pretrained, folder, dtype=dtype)

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from vlv.checkpoints.external_state_dict import open_state_dict
 from vlv.checkpoints.identity import CheckpointError
 from vlv.checkpoints.origin import BASE_OPTIONS
-from vlv.checkpoints.pretrained import load_florence2, load_language_model, resolve_base, resolve_component
-from vlv.decoders import load_conditioner
+from vlv.checkpoints.pretrained import load_language_model, resolve_base, resolve_component
+from vlv.decoders import DecoderSettings, load_conditioner
+from vlv.encoders.florence2 import load_florence2
 
 # Stage 2 trains Florence-2's BART, the projector and the language model; these parts of a captioner it never does.
 NEVER_TRAINED = ("encoder.florence2.vision_tower.", "encoder.florence2.multi_modal_projector.", "conditioner.")
@@ -80,7 +81,7 @@ def _base_weights(origin: Origin, base: str, moved: str | None, checkpoint: Path
     option = BASE_OPTIONS[base]
     folder = resolve_component(resolve_base(origin[base], moved, option, checkpoint), option)
     if base == "decoder":
-        return _named("conditioner.", load_conditioner(folder, origin["conditioning"], torch.float32))
+        return _named("conditioner.", load_conditioner(folder, DecoderSettings(origin["conditioning"])))
     if base == "language_model":
         return _named("llm.", load_language_model(folder, torch.float32))
     weights = _named("encoder.florence2.", load_florence2(folder, torch.float32))

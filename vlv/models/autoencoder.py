@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
@@ -19,12 +20,14 @@ from vlv.checkpoints.hub import HubUpload
 from vlv.checkpoints.identity import CONFIG_NAME, OWN_BASES, STAGE1_TYPE, WEIGHTS_NAME, component_identity
 from vlv.checkpoints.pretrained import load_trained, resolve_base, resolve_checkpoint, resolve_component
 from vlv.checkpoints.schema import describe, read_description
-from vlv.decoders import Conditioning, DiffusionDecoder, NoiseAndTimesteps, load_decoder
-from vlv.encoders.florence2 import EncoderPart, VLVEncoder, build_encoder
+from vlv.decoders import Conditioning, DecoderSettings, DiffusionDecoder, NoiseAndTimesteps, build_decoder
+from vlv.encoders import EncoderPart, EncoderSettings, VisionEncoder, build_encoder
 from vlv.frozen import FrozenStaysEval, checkpoint_frozen_layers, set_dtypes
+from vlv.losses import LossOptions
 from vlv.models.image_processor import VLVImageProcessor, to_images
 from vlv.sampling import mix_seed
 
+_DECODER_OPTIONS = ("dtype", "t5_dtype")  # of `DecoderSettings`, which no checkpoint decides
 _OF_AUTO_MODEL = {"config", "trust_remote_code", "adapter_kwargs"}  # it always gives them; nothing here needs them
 
 
@@ -40,6 +43,7 @@ class VLVAutoEncoderConfig(PreTrainedConfig):
     spaces: dict[str, int] | None = None
     bases: dict[str, dict[str, str]] | None = None
     vocab_rows: int | None = None
+    loss_options: dict[str, float | bool] | None = None
 
 
 class VLVAutoEncoder(HubUpload, FrozenStaysEval):
@@ -52,7 +56,7 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
 
     def __init__(
         self,
-        encoder: VLVEncoder,
+        encoder: VisionEncoder,
         decoder: DiffusionDecoder,
         image_processor: VLVImageProcessor,
         bases: dict[str, dict[str, str]],
@@ -63,7 +67,7 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
 
         Args:
             bases: identity of the frozen bases, `florence2` and `decoder` (see `component_identity`).
-            conditioning: text_encoder or direct.
+            conditioning: text_encoder, clip or direct (see `DecoderSettings`).
             trained: what of the encoder trains.
         """
         super().__init__()
@@ -93,9 +97,17 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         """
         latents = self.decoder.encode_images(decoder_pixels, sampled.posterior_noise)  # [B, C, h, w]
         conditioning = self.embed(encoder_pixels)
-        if dropped is not None:
-            conditioning = self.decoder.unconditional(conditioning).where(dropped, conditioning)
-        return self.decoder.denoising_loss(latents, conditioning, sampled, crops)
+        if dropped is None:
+            return self.decoder.denoising_loss(latents, conditioning, sampled, crops)
+        empty = self.decoder.unconditional(conditioning)
+        if empty.states.shape == conditioning.states.shape:
+            return self.decoder.denoising_loss(latents, empty.where(dropped, conditioning), sampled, crops)
+        # An empty prompt with a row count of its own (SD 3.5 direct) cannot share a batch, and cut to the queries it
+        # would not be the one that generation guides with. All samples pass both, so that every process calls the
+        # denoiser equally often; nothing that trains acts on the empty prompt's loss, so it needs no gradient.
+        with torch.no_grad():
+            without = self.decoder.denoising_loss(latents, empty, sampled, crops)
+        return torch.where(dropped, without, self.decoder.denoising_loss(latents, conditioning, sampled, crops))
 
     def set_dtypes(self, compute_dtype: torch.dtype, param_dtype: torch.dtype) -> VLVAutoEncoder:
         """Number formats of frozen and of trained weights; the VAE stays in fp32."""
@@ -113,7 +125,7 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         generators: Sequence[Generator],
         scheduler: str = "auto",
     ) -> Tensor:
-        """Draw images back, uint8 [B, 3, R, R], from uint8 encoder pixels [B, 3, E, E].
+        """Reconstruct images, uint8 [B, 3, R, R], from uint8 encoder pixels [B, 3, E, E].
 
         Args:
             generators: one CPU generator an image; the noise depends on it alone.
@@ -138,11 +150,11 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         scheduler: str = "auto",
         batch_size: int = 8,
     ) -> list[Image.Image]:
-        """Draw images back from their embeddings, as RGB images of the decoder's resolution.
+        """Reconstruct images from their embeddings, as RGB images of the decoder's resolution.
 
         Args:
             images: PIL images of any number, size and mode.
-            seeds: one seed an image, or one for all; image i then draws from (seed, i).
+            seeds: one seed an image, or one for all; the noise of image i then comes from (seed, i).
         """
         batches = self.image_processor.batches(images, batch_size)
         if isinstance(seeds, int):
@@ -197,22 +209,24 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in backward, in the encoder and in the decoder's denoiser."""
-        self.encoder.gradient_checkpointing_enable()
-        checkpoint_frozen_layers(self.encoder.florence2.language_model)
+        self.encoder.enable_gradient_checkpointing()
         checkpoint_frozen_layers(self.decoder.conditioner)
         self.decoder.enable_gradient_checkpointing()
 
     def describe(self) -> dict[str, Any]:
-        """What config.json says: how the model is built again from its bases."""
-        config = self.encoder.config
+        """What config.json says: how the model is built again from its bases, and how its loss was weighted."""
+        plain = dataclasses.asdict(LossOptions())
+        options = dataclasses.asdict(self.decoder.loss_options)
+        weighted = {name: value for name, value in options.items() if value != plain[name]}
+        return describe("stage1", {**self.identity(), "loss_options": weighted or None})
+
+    def identity(self) -> dict[str, Any]:
+        """The part of `describe` that a run which resumes must agree on."""
         values = {
             "trained": self.trained,
             "conditioning": self.conditioning,
-            "num_queries": config.num_queries,
-            "prompt_ids": config.prompt_ids,
-            "spaces": config.spaces,
             "bases": self.bases,
-            "vocab_rows": config.vocab_rows,
+            **self.encoder.describe(),
         }
         return describe("stage1", values)
 
@@ -221,77 +235,74 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         cls,
         stable_diffusion: str,
         florence2: str,
-        *,
-        conditioning: str = "text_encoder",
-        decoder_resolution: int = 384,
-        encoder_resolution: int = 768,
-        encoder_view_from_original: bool = False,
-        num_queries: int = 77,
-        trained: EncoderPart = "language_model",
-        prompt_ids: list[int] | None = None,
-        t5_dtype: str | None = None,
+        decoder_settings: DecoderSettings | None = None,
+        encoder_settings: EncoderSettings | None = None,
     ) -> VLVAutoEncoder:
-        """A new model on pretrained components (folders or hub ids), in fp32 on the CPU.
+        """A new model on pretrained components (folders or hub ids), on the CPU.
+
+        The encoder is in fp32; so is the decoder, unless its settings name another format.
 
         Raises:
             ValueError: a component that is missing or does not fit.
         """
+        decoder_settings = decoder_settings or DecoderSettings()
+        encoder_settings = encoder_settings or EncoderSettings()
         decoder_folder = resolve_component(stable_diffusion, "stable_diffusion_model_path")
         florence2_folder = resolve_component(florence2, "florence2_model_path")
-        decoder = load_decoder(decoder_folder, conditioning, decoder_resolution, t5_dtype)
-        encoder = build_encoder(
-            florence2_folder,
-            decoder.conditioner.spaces,
-            num_queries,
-            encoder_resolution=encoder_resolution,
-            prompt_ids=prompt_ids,
-        )
+        decoder = build_decoder(decoder_folder, decoder_settings)
+        encoder = build_encoder(florence2_folder, decoder.conditioner.spaces, encoder_settings)
         bases = {
             "florence2": component_identity(florence2_folder, florence2),
             "decoder": component_identity(decoder_folder, stable_diffusion),
         }
-        image_processor = VLVImageProcessor(decoder_resolution, encoder_resolution, encoder_view_from_original)
+        image_processor = VLVImageProcessor(
+            decoder_settings.resolution, encoder_settings.resolution, encoder_settings.view_from_original
+        )
+        conditioning, trained = decoder_settings.conditioning, encoder_settings.trained
         return cls(encoder, decoder, image_processor, bases, conditioning, trained)
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, stable_diffusion: str | None = None, florence2: str | None = None,
-        t5_dtype: str | None = None, **options: Any,
-    ) -> VLVAutoEncoder:  # fmt: skip
-        """Load a stage-1 checkpoint onto its frozen bases, in fp32 on the CPU.
+        cls,
+        folder: str | Path,
+        stable_diffusion: str | None = None,
+        florence2: str | None = None,
+        **options: Any,
+    ) -> VLVAutoEncoder:
+        """Load a stage-1 checkpoint onto its frozen bases, on the CPU.
 
         Args:
             folder: what `save_pretrained` wrote, or its hub id.
             stable_diffusion, florence2: where the bases lie, if they have moved since training.
-            t5_dtype: see `load_decoder`.
-            options: of the hub: `revision`, `token`, ... (see `resolve_checkpoint`).
+            options: `dtype` and `t5_dtype` of `DecoderSettings`; and the hub's `revision`, `token`, ... (see
+                `resolve_checkpoint`).
 
         Raises:
             ValueError: not a stage-1 checkpoint, a missing base, other bases than it was trained with,
                 or weights that do not fit.
         """
         folder = resolve_checkpoint(folder, "stage1", options)
+        decoder_options = {name: options.pop(name) for name in _DECODER_OPTIONS if name in options}
         unknown = options.keys() - _OF_AUTO_MODEL
         if unknown:
             raise TypeError(f"VLVAutoEncoder.from_pretrained takes no {', '.join(sorted(unknown))}")
         described = read_description(folder, "stage1")
         bases = described["bases"]
-        sources = {
-            "decoder": resolve_base(bases["decoder"], stable_diffusion, "stable_diffusion_model_path", folder),
-            "florence2": resolve_base(bases["florence2"], florence2, "florence2_model_path", folder),
-        }
-        image_processor = VLVImageProcessor.from_pretrained(folder)
+        processor = VLVImageProcessor.from_pretrained(folder)
         model = cls.from_components(
-            sources["decoder"],
-            sources["florence2"],
-            conditioning=described["conditioning"],
-            num_queries=described["num_queries"],
-            trained=described["trained"],
-            prompt_ids=described["prompt_ids"],
-            t5_dtype=t5_dtype,
-            **image_processor.to_dict(),
+            resolve_base(bases["decoder"], stable_diffusion, "stable_diffusion_model_path", folder),
+            resolve_base(bases["florence2"], florence2, "florence2_model_path", folder),
+            DecoderSettings(described["conditioning"], processor.decoder_resolution, **decoder_options),
+            EncoderSettings(
+                described["num_queries"],
+                processor.encoder_resolution,
+                described["trained"],
+                processor.encoder_view_from_original,
+                tuple(described["prompt_ids"]),
+            ),
         )
-        model.encoder.config.vocab_rows = described.get("vocab_rows")
+        model.encoder.restore(described)
+        model.decoder.set_loss_options(LossOptions(**described.get("loss_options", {})))
         for name, given in (("decoder", stable_diffusion), ("florence2", florence2)):
             if given is None and bases[name]["source"].startswith(OWN_BASES):
                 model.bases[name] = bases[name]  # relative, as it stays when the folder moves

@@ -1,12 +1,13 @@
-"""How a captioner comes out of a stage-1 model, and how it finds back to one that sampled."""
+"""How a captioner is made from a stage-1 model, and how it finds the model that reconstructs its images."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vlv.checkpoints.external_state_dict import open_state_dict
 from vlv.checkpoints.identity import (
@@ -26,28 +27,46 @@ from vlv.checkpoints.pretrained import (
     resolve_component,
 )
 from vlv.checkpoints.schema import require_checkpoint
-from vlv.decoders import DiffusionDecoder, load_conditioner, load_decoder
-from vlv.encoders.florence2 import build_encoder
+from vlv.decoders import Conditioner, DecoderSettings, DiffusionDecoder, build_decoder, load_conditioner
+from vlv.encoders import EncoderSettings, build_encoder
+from vlv.encoders.florence2 import VLVEncoder
+from vlv.losses import LossOptions
 from vlv.models.adapter import NEVER_TRAINED
 from vlv.models.autoencoder import VLVAutoEncoder
 from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
 from vlv.models.image_processor import VLVImageProcessor
 
 
+@dataclass(frozen=True)
+class CaptionerSettings:
+    """How a captioner is made.
+
+    Args:
+        trained: parts that train (see `VLVCaptioner.set_trained`).
+        max_caption_tokens: captions are cut here in training; the default length of generation.
+        draws_with_own_weights: whether the denoising loss keeps its embeddings decodable.
+        llm_dtype: number format in which the language model is loaded.
+    """
+
+    trained: list[str]
+    max_caption_tokens: int = 300
+    draws_with_own_weights: bool = False
+    llm_dtype: torch.dtype = torch.float32
+
+
 def captioner_from_stage1(
     stage1: str | Path,
     language_model: str,
-    *,
-    trained: list[str],
-    max_caption_tokens: int,
-    draws_with_own_weights: bool,
+    settings: CaptionerSettings,
     stable_diffusion: str | None = None,
     florence2: str | None = None,
-    llm_dtype: torch.dtype = torch.float32,
 ) -> VLVCaptioner:
     """A new captioner on a finished stage 1 and a pretrained language model, on the CPU.
 
     The encoder's weights are stage 1's, the projector is random from torch's seed. UNet and VAE are not read.
+
+    Args:
+        stable_diffusion, florence2: where stage 1's bases lie, if they have moved since training.
 
     Raises:
         ValueError: a folder that is missing or is something else; bases other than stage 1's.
@@ -62,39 +81,22 @@ def captioner_from_stage1(
 
     image_processor = VLVImageProcessor.from_pretrained(folder)
     decoder_folder = resolve_component(decoder_source, "stable_diffusion_model_path")
-    conditioner = load_conditioner(decoder_folder, config["conditioning"], torch.float32)
-    encoder = build_encoder(
-        resolve_component(florence2_source, "florence2_model_path"),
-        conditioner.spaces,
-        config["num_queries"],
-        encoder_resolution=image_processor.encoder_resolution,
-        prompt_ids=config["prompt_ids"],
+    conditioner = load_conditioner(
+        decoder_folder, DecoderSettings(config["conditioning"], image_processor.decoder_resolution)
     )
-    encoder.config.vocab_rows = config.get("vocab_rows")
-    encoder.set_trained(config["trained"])
-    load_trained(torch.nn.ModuleDict({"encoder": encoder}), folder / WEIGHTS_NAME)
-    llm = load_language_model(llm_folder, llm_dtype)
-    embeddings: Any = llm.get_input_embeddings()
-    rows: int = embeddings.num_embeddings
-    if len(tokenizer) > rows:
-        raise CheckpointError(
-            f"qwen_model: the tokenizer in {llm_folder} has {len(tokenizer):,} tokens, the model {rows:,} rows: "
-            "they are of two models"
-        )
-    positions = getattr(llm.config, "max_position_embeddings", None)
+    florence2_folder = resolve_component(florence2_source, "florence2_model_path")
+    encoder = _encoder_of_stage1(folder, florence2_folder, conditioner, image_processor)
+    llm = load_language_model(llm_folder, settings.llm_dtype)
+    _check_language_model(llm, tokenizer, llm_folder)
     prefix = conditioner.num_prefix_tokens(config["num_queries"])
-    if positions is not None and prefix + max_caption_tokens + 1 > positions:
-        raise CheckpointError(
-            f"max_caption_tokens={max_caption_tokens} and {prefix} rows of embeddings do not fit the {positions} "
-            f"positions of {llm_folder}: give at most {positions - prefix - 1}"
-        )
+    _check_length(llm, prefix, settings.max_caption_tokens, llm_folder)
     eos_token_id, pad_token_id = end_and_pad_ids(tokenizer, llm_folder)
     captioner_config = VLVCaptionerConfig(
         # Copies: a config that holds a loaded model's own would reset its attention implementation.
         encoder_config=encoder.config.to_dict(),
         llm_config=llm.config.to_dict(),
         conditioner=conditioner.to_dict(),
-        max_caption_tokens=max_caption_tokens,
+        max_caption_tokens=settings.max_caption_tokens,
         eos_token_id=eos_token_id,
         pad_token_id=pad_token_id,
         tie_word_embeddings=llm.config.tie_word_embeddings,  # type: ignore[call-arg]
@@ -104,26 +106,76 @@ def captioner_from_stage1(
             "florence2": {**bases["florence2"], "source": florence2_source},
             "language_model": component_identity(llm_folder, language_model),
             "conditioning": config["conditioning"],
-            "trained": trained,
-            "draws_with_own_weights": draws_with_own_weights,
+            "trained": settings.trained,
+            "draws_with_own_weights": settings.draws_with_own_weights,
+            **{key: config[key] for key in ("loss_options",) if key in config},
         },
     )
     captioner = VLVCaptioner(captioner_config, encoder, conditioner, llm)
     captioner.tokenizer = tokenizer
     captioner.image_processor = image_processor
-    captioner.set_trained(trained)
+    captioner.set_trained(settings.trained)
     return captioner.eval()
 
 
-def decoder_of(captioner: VLVCaptioner, stable_diffusion: str | None = None) -> DiffusionDecoder:
-    """The frozen diffusion decoder that a captioner's embeddings belong to, sharing its text encoder."""
+def _encoder_of_stage1(
+    stage1: Path, florence2: Path, conditioner: Conditioner, image_processor: VLVImageProcessor
+) -> VLVEncoder:
+    """Stage 1's encoder with its trained weights."""
+    config = read_json(stage1 / CONFIG_NAME)
+    encoder = build_encoder(
+        florence2,
+        conditioner.spaces,
+        EncoderSettings(
+            config["num_queries"],
+            image_processor.encoder_resolution,
+            config["trained"],
+            prompt_ids=tuple(config["prompt_ids"]),
+        ),
+    )
+    assert isinstance(encoder, VLVEncoder), "a captioner's config holds this kind alone"
+    encoder.restore(config)
+    load_trained(torch.nn.ModuleDict({"encoder": encoder}), stage1 / WEIGHTS_NAME)
+    return encoder
+
+
+def _check_language_model(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    embeddings = llm.get_input_embeddings()
+    assert isinstance(embeddings, torch.nn.Embedding)
+    rows = embeddings.num_embeddings
+    if len(tokenizer) > rows:
+        raise CheckpointError(
+            f"qwen_model: the tokenizer in {folder} has {len(tokenizer):,} tokens, the model {rows:,} rows: "
+            "they are of two models"
+        )
+
+
+def _check_length(llm: PreTrainedModel, prefix: int, max_caption_tokens: int, folder: Path) -> None:
+    positions = getattr(llm.config, "max_position_embeddings", None)
+    if positions is not None and prefix + max_caption_tokens + 1 > positions:
+        raise CheckpointError(
+            f"max_caption_tokens={max_caption_tokens} and {prefix} rows of embeddings do not fit the {positions} "
+            f"positions of {folder}: give at most {positions - prefix - 1}"
+        )
+
+
+def decoder_of(captioner: VLVCaptioner, stable_diffusion: str | None = None, **options: Any) -> DiffusionDecoder:
+    """The frozen diffusion decoder that a captioner's embeddings belong to, with stage 1's loss options.
+
+    It shares the captioner's conditioner, whose text encoders are not loaded a second time.
+
+    Args:
+        stable_diffusion: where the decoder lies, if it has moved since training.
+        options: fields of `DecoderSettings` that no checkpoint decides.
+    """
     origin = captioner.origin
     source = resolve_base(
         origin["decoder"], stable_diffusion, "stable_diffusion_model_path", Path(captioner.name_or_path or "captioner")
     )
     folder = resolve_component(source, "stable_diffusion_model_path")
-    decoder = load_decoder(folder, origin["conditioning"], captioner.image_processor.decoder_resolution)
-    decoder.conditioner = captioner.conditioner
+    settings = DecoderSettings(origin["conditioning"], captioner.image_processor.decoder_resolution, **options)
+    decoder = build_decoder(folder, settings, conditioner=captioner.conditioner)
+    decoder.set_loss_options(LossOptions(**origin.get("loss_options", {})))
     return decoder
 
 
@@ -133,10 +185,10 @@ def preview_autoencoder(
     stable_diffusion: str | None = None,
     florence2: str | None = None,
 ) -> VLVAutoEncoder:
-    """The model that draws a captioner's pictures.
+    """The model that reconstructs a captioner's images.
 
-    Captions alone move an encoder out of the decoder's space, so drawing uses the weights of the stage-1
-    model that the captioner came from; one trained with the denoising loss on draws with its own.
+    Trained on captions alone, an encoder leaves the decoder's space, so the weights of the stage-1 model are used that
+    the captioner came from; one trained with the denoising loss beside them uses its own.
 
     Raises:
         CheckpointError: the stage-1 model is not there, or is another one, or stands on other frozen bases.

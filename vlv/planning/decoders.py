@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlv.cli.entry import BAD_CALL, stop
+from vlv.decoders.settings import ConditioningKind
 
 COMPONENTS = Path(__file__).resolve().parents[2] / "configs" / "components"
 DECODERS = (
@@ -44,7 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
         print("| " + " | ".join(HEAD) + " |\n" + "| --- " * len(HEAD) + "|")
         for name in options.decoder or DECODERS:
             three = name.startswith("stable-diffusion-3")
-            for conditioning in ("text_encoder", "clip", "direct") if three else ("text_encoder", "direct"):
+            kinds: tuple[ConditioningKind, ...] = ("text_encoder", "direct")
+            for conditioning in ("text_encoder", "clip", "direct") if three else kinds:
                 print(
                     "| " + " | ".join(plan(name, conditioning, options.resolution, options.memory)) + " |", flush=True
                 )
@@ -52,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         stop(str(error), BAD_CALL)
 
 
-def plan(name: str, conditioning: str, resolution: int, memory_gb: float) -> list[str]:
+def plan(name: str, conditioning: ConditioningKind, resolution: int, memory_gb: float) -> list[str]:
     """One row of the table."""
     from vlv.cli.dry_run import parameter_counts
     from vlv.planning.meta_step import count_flops, enable_checkpointing
@@ -70,17 +72,17 @@ def plan(name: str, conditioning: str, resolution: int, memory_gb: float) -> lis
     return [name, str(resolution), conditioning, *sizes, f"{whole:.2f}", f"{checkpointed:.2f}", *fits]
 
 
-def build(folder: Path, conditioning: str, resolution: int, device: str = "meta") -> Any:
+def build(folder: Path, conditioning: ConditioningKind, resolution: int, device: str = "meta") -> Any:
     """Stage 1's model in fp32, without weights on the meta device, with random ones on another."""
     import torch
     from transformers import Florence2Config
 
-    from vlv.decoders import load_skeleton
+    from vlv.decoders import DecoderSettings, build_decoder
     from vlv.encoders.florence2 import VLVEncoder, VLVEncoderConfig
     from vlv.models.autoencoder import VLVAutoEncoder
     from vlv.models.image_processor import VLVImageProcessor
 
-    decoder = load_skeleton(folder, conditioning, resolution, device)
+    decoder = build_decoder(folder, DecoderSettings(conditioning, resolution), device)
     config = VLVEncoderConfig(
         florence2_config=Florence2Config.from_pretrained(COMPONENTS / "Florence-2-large").to_dict(),
         spaces={space.name: space.width for space in decoder.conditioner.spaces},

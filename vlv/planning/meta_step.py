@@ -133,15 +133,15 @@ def fused_attention() -> Callable[..., Tensor]:
 
     class Fused(torch.autograd.Function):
         @staticmethod
-        def forward(context: Any, query: Any, key: Any, value: Any) -> Any:
+        def forward(ctx: Any, query: Any, key: Any, value: Any) -> Any:
             result = query.new_empty(*query.shape[:-1], value.shape[-1])
             statistics = query.new_empty(query.shape[:-1], dtype=torch.float32)  # log-sum-exp of each row
-            context.save_for_backward(query, key, value, result, statistics)
+            ctx.save_for_backward(query, key, value, result, statistics)
             return result
 
         @staticmethod
-        def backward(context: Any, *_: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-            query, key, value, _, _ = context.saved_tensors
+        def backward(ctx: Any, *_: Any) -> Any:
+            query, key, value, _, _ = ctx.saved_tensors
             return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
     def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> Any:

@@ -23,10 +23,11 @@ from vlv.checkpoints.identity import (
     component_identity,
     read_json,
 )
-from vlv.checkpoints.pretrained import TASK_PROMPT, load_tokenizer, resolve_component
+from vlv.checkpoints.pretrained import load_tokenizer, resolve_component
 from vlv.checkpoints.schema import describe
-from vlv.decoders import load_skeleton
-from vlv.encoders.florence2 import VLVEncoder, VLVEncoderConfig, check_sizes, prompt_token_ids
+from vlv.decoders import DecoderSettings, build_decoder
+from vlv.encoders import EncoderSettings, read_encoder_layout
+from vlv.encoders.florence2 import TASK_PROMPT, VLVEncoder, VLVEncoderConfig, prompt_token_ids
 from vlv.encoders.florence2_layout import read_config
 from vlv.models.adapter import NEVER_TRAINED
 from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
@@ -71,7 +72,7 @@ def import_stage1(
         CheckpointError: weights that do not fit; they were told before.
     """
     module, trained, prompt_ids = stage1_skeleton(bases, _num_queries(source, "query_embed"), resolutions[0])
-    _check_sizes(module, resolutions[1])
+    _check_sizes(bases, module, resolutions[1])
     plan = plan_import(source.shapes, "stage1", Skeleton.of(module))
     plan.take_absent_parts(DECODER_PARTS)
     _tell_and_accept(plan, source, allow, log)
@@ -119,7 +120,7 @@ def import_stage2(
     tokenizer = load_tokenizer(llm_folder, "llm")
     llm_config = _language_model_config(llm_folder)
     stage1, _, _ = stage1_skeleton(bases, _num_queries(source, "VLV_model.query_embed"), resolutions[0])
-    _check_sizes(stage1, resolutions[1])
+    _check_sizes(bases, stage1, resolutions[1])
     eos_token_id, pad_token_id = end_and_pad_ids(tokenizer, llm_folder)
     config = VLVCaptionerConfig(
         encoder_config=stage1.encoder.config.to_dict(),
@@ -192,7 +193,7 @@ def captioners_stage1(source: ExternalStateDict) -> ExternalStateDict:
 
 def stage1_skeleton(bases: Bases, num_queries: int, resolution: int) -> tuple[Any, list[str], list[int]]:
     """Encoder and decoder without weights, the names that train, and the prompt's token ids."""
-    decoder = load_skeleton(bases.decoder, "text_encoder", resolution)
+    decoder = build_decoder(bases.decoder, DecoderSettings(resolution=resolution), device="meta")
     prompt_ids = prompt_token_ids(load_tokenizer(bases.florence2, "florence2"), TASK_PROMPT)
     config = VLVEncoderConfig(
         florence2_config=read_config(bases.florence2).to_dict(),
@@ -217,13 +218,12 @@ def _num_queries(source: ExternalStateDict, key: str) -> int:
     return shape[1]
 
 
-def _check_sizes(stage1: Any, encoder_resolution: int) -> None:
+def _check_sizes(bases: Bases, stage1: Any, encoder_resolution: int) -> None:
     """Refuse what the model would refuse once it is loaded."""
     config = stage1.encoder.config
+    settings = EncoderSettings(config.num_queries, encoder_resolution)
     spaces = stage1.decoder.conditioner.spaces
-    check_sizes(
-        config.florence2_config, spaces, config.num_queries, encoder_resolution, num_prompt_ids=len(config.prompt_ids)
-    )
+    read_encoder_layout(bases.florence2).check(settings, spaces, num_prompt_ids=len(config.prompt_ids))
 
 
 def _language_model_config(folder: Path) -> PreTrainedConfig:

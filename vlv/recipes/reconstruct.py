@@ -18,6 +18,7 @@ def run(config: ReconstructConfig) -> ReconstructionReport:
     from datetime import timedelta
     from pathlib import Path
 
+    from vlv.decoders import DecoderSettings
     from vlv.evaluation.extractors import build_extractor, choose_extractor
     from vlv.inference.identity import checkpoint_identity
     from vlv.inference.images import ReadSettings
@@ -32,12 +33,17 @@ def run(config: ReconstructConfig) -> ReconstructionReport:
     choice = choose_extractor(config.extractor, config.inception_weights)
     accelerator.print(choice.message)
     dtype = torch_dtype(precision)
+    decoder_options = DecoderSettings.options_of(config)
     autoencoder = VLVAutoEncoder.from_pretrained(
-        config.ckpt_dir, config.stable_diffusion_model_path, config.florence2_model_path, config.t5_dtype
+        config.ckpt_dir,
+        config.stable_diffusion_model_path,
+        config.florence2_model_path,
+        dtype=precision,
+        **decoder_options,
     )
     autoencoder = autoencoder.set_dtypes(dtype, dtype).to(accelerator.device)
-    # In the identity only where it is set, so that folders of runs that had no such setting still fit.
-    t5 = {} if config.t5_dtype is None else {"t5_dtype": config.t5_dtype}
+    # In the identity only where they are set, so that folders of runs that had no such setting still fit.
+    chosen = {name: value for name, value in decoder_options.items() if value is not None}
     scheduler = autoencoder.decoder.scheduler_name(config.scheduler)
     with explain_out_of_memory(f"set batch_size below {config.batch_size}"):
         report = reconstruct_images(
@@ -46,7 +52,7 @@ def run(config: ReconstructConfig) -> ReconstructionReport:
             Path(config.output_dir),
             SamplingSettings(config.seeds, config.guidance_scale, config.num_inference_steps, scheduler),
             ReadSettings(config.batch_size, config.num_workers, config.max_image_pixels),
-            {**checkpoint_identity(config.ckpt_dir, precision), **t5},
+            {**checkpoint_identity(config.ckpt_dir, precision), **chosen},
             build_extractor(choice.name, autoencoder, config.inception_weights, accelerator.device),
             Processes(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone),
         )

@@ -15,6 +15,8 @@ def train(config: Stage1Config) -> None:
     from vlv.checkpoints.initial import load_initial
     from vlv.cli.dry_run import print_dry_run
     from vlv.data.preparation import SamplePreparation
+    from vlv.decoders import DecoderSettings
+    from vlv.encoders import EncoderSettings
     from vlv.inference.validation import ReconstructionSamples
     from vlv.losses import LossOptions
     from vlv.models.autoencoder import VLVAutoEncoder
@@ -28,13 +30,10 @@ def train(config: Stage1Config) -> None:
     model = VLVAutoEncoder.from_components(
         config.stable_diffusion_model_path,
         config.florence2_model_path,
-        conditioning=config.conditioning,
-        decoder_resolution=config.decoder_resolution,
-        encoder_resolution=config.encoder_resolution,
-        encoder_view_from_original=config.encoder_view_from_original,
-        num_queries=config.num_queries,
-        trained=config.train,
-        t5_dtype=config.t5_dtype,
+        DecoderSettings(
+            config.conditioning, config.decoder_resolution, precision, **DecoderSettings.options_of(config)
+        ),
+        EncoderSettings(config.num_queries, config.encoder_resolution, config.train, config.encoder_view_from_original),
     ).set_dtypes(torch_dtype(precision), torch_dtype(config.param_dtype))
     if config.dropout is not None:
         model.encoder.set_dropout(config.dropout)
@@ -59,7 +58,7 @@ def train(config: Stage1Config) -> None:
         sizes,
         assembly.StageParts(
             prepare=SamplePreparation(model.image_processor, max_image_pixels=config.max_image_pixels),
-            identity=model.describe(),
+            identity=model.identity(),
             write_extras=model.save_description,
             show=ReconstructionSamples(
                 assembly.validation_samples(config, accelerator),

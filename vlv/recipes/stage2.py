@@ -42,8 +42,9 @@ def train(config: Stage2Config) -> None:
     model = build_captioner(config, compute_dtype)
     if config.dropout is not None:
         model.set_dropout(config.dropout)
-    decoder = decoder_of(model, config.stable_diffusion_model_path) if config.diffusion_weight > 0 else None
-    if decoder is not None:
+    decoder = None
+    if config.diffusion_weight > 0:
+        decoder = decoder_of(model, config.stable_diffusion_model_path, dtype=precision)
         decoder.set_dtypes(compute_dtype)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
@@ -95,19 +96,21 @@ def part_lrs(config: Stage2Config) -> dict[str, float]:
 def build_captioner(config: Stage2Config, compute_dtype: torch.dtype) -> VLVCaptioner:
     """The captioner that training starts from."""
     from vlv.checkpoints.initial import load_initial
-    from vlv.models.from_stage1 import captioner_from_stage1
+    from vlv.models.from_stage1 import CaptionerSettings, captioner_from_stage1
     from vlv.training.processes import torch_dtype
 
     param_dtype = torch_dtype(config.param_dtype)
     model = captioner_from_stage1(
         config.diffusion_model_path,
         config.qwen_model,
-        trained=[*config.train],
-        max_caption_tokens=config.max_caption_tokens,
-        draws_with_own_weights=config.diffusion_weight > 0,
-        stable_diffusion=config.stable_diffusion_model_path,
-        florence2=config.florence2_model_path,
-        llm_dtype=param_dtype if "llm" in config.train else compute_dtype,
+        CaptionerSettings(
+            trained=[*config.train],
+            max_caption_tokens=config.max_caption_tokens,
+            draws_with_own_weights=config.diffusion_weight > 0,
+            llm_dtype=param_dtype if "llm" in config.train else compute_dtype,
+        ),
+        config.stable_diffusion_model_path,
+        config.florence2_model_path,
     ).set_dtypes(compute_dtype, param_dtype)
     if config.initial_checkpoint is not None:
         load_initial(model, config.initial_checkpoint)

@@ -20,7 +20,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from vlv.checkpoints.pretrained import TASK_PROMPT
+from vlv.encoders.florence2 import TASK_PROMPT
 from vlv.shapes.describe import brief, describe, locate, region
 from vlv.shapes.render import RESOLUTION
 from vlv.shapes.scene import GRID, SHAPES, make_scene

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, CLIPTextModel, Florence2ForConditionalGe
 
 from scripts.small_world.pretraining import architecture, evaluation, objectives, samples
 from vlv.checkpoints.pretrained import load_language_model
-from vlv.decoders import load_decoder
+from vlv.decoders import DecoderSettings, build_decoder
 from vlv.shapes.render import RESOLUTION, render
 from vlv.shapes.scene import make_scene, recolor
 
@@ -105,7 +105,7 @@ def _unet(unet: Any, folder: Path, latents: Path, seed: int, **shares: float) ->
     tokenizer = _tokenizer(folder / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     architecture.save_component(unet, folder / "unet")  # so that the folder is whole while the UNet trains
-    decoder: Any = load_decoder(folder, "text_encoder", RESOLUTION)
+    decoder: Any = build_decoder(folder, DecoderSettings(resolution=RESOLUTION))
 
     def draw() -> dict[str, float]:
         decoder.unet.load_state_dict(unet.state_dict())

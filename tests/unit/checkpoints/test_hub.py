@@ -10,30 +10,22 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel
 
+from tests.models import new_captioner, new_stage1
 from vlv import VLVAutoEncoder, VLVCaptioner, VLVEncoder
 from vlv.checkpoints.identity import CheckpointError
-from vlv.models.from_stage1 import captioner_from_stage1
 
 
 @pytest.fixture(scope="module")
 def autoencoder(tiny_components):
     torch.manual_seed(0)
-    return VLVAutoEncoder.from_components(
-        str(tiny_components / "stable-diffusion"),
-        str(tiny_components / "florence2"),
-        decoder_resolution=64,
-        encoder_resolution=128,
-        num_queries=12,
-    )
+    return new_stage1(tiny_components)
 
 
 @pytest.fixture(scope="module")
 def captioner(autoencoder, tiny_components, tmp_path_factory):
     stage1 = tmp_path_factory.mktemp("stage1")
     autoencoder.save_pretrained(stage1)
-    return captioner_from_stage1(
-        stage1, str(tiny_components / "qwen"), trained=["mlp"], max_caption_tokens=32, draws_with_own_weights=False
-    )
+    return new_captioner(stage1, tiny_components / "qwen")
 
 
 class Hub:

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+from tests.models import new_stage1
 from vlv import VLVAutoEncoder
 from vlv.checkpoints.identity import recorded_place
 
@@ -18,8 +19,7 @@ def test_places_beside_a_checkpoint_are_relative_to_it(tmp_path):
 def test_a_folder_of_a_checkpoint_and_its_bases_can_be_moved(tiny_components, tmp_path):
     here = tmp_path / "here"
     shutil.copytree(tiny_components, here)
-    sources = (str(here / "stable-diffusion"), str(here / "florence2"))
-    model = VLVAutoEncoder.from_components(*sources, decoder_resolution=64, encoder_resolution=128, num_queries=4)
+    model = new_stage1(here, num_queries=4)
     model.save_pretrained(here / "trained" / "stage1")
     path = here / "trained" / "stage1" / "config.json"
     config = json.loads(path.read_text())

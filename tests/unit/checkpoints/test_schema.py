@@ -5,10 +5,10 @@ import json
 import pytest
 from transformers import PreTrainedConfig
 
+from tests.models import new_captioner, new_stage1
 from vlv import VLVAutoEncoder, VLVCaptioner, VLVEncoder
 from vlv.checkpoints.identity import CheckpointError
 from vlv.checkpoints.schema import SCHEMAS, describe, kind_of, read_description, require_checkpoint
-from vlv.models.from_stage1 import captioner_from_stage1
 
 # What transformers writes into every config.json.
 LIBRARY = set(PreTrainedConfig().to_dict()) | {"architectures", "transformers_version", "dtype", "tie_word_embeddings"}
@@ -18,22 +18,10 @@ LIBRARY = set(PreTrainedConfig().to_dict()) | {"architectures", "transformers_ve
 def written(tiny_components, tmp_path_factory):
     """One checkpoint of each kind, written as users write it; the one for resuming by a step of training."""
     folder = tmp_path_factory.mktemp("written")
-    autoencoder = VLVAutoEncoder.from_components(
-        str(tiny_components / "stable-diffusion"),
-        str(tiny_components / "florence2"),
-        decoder_resolution=64,
-        encoder_resolution=128,
-        num_queries=12,
-    )
+    autoencoder = new_stage1(tiny_components)
     autoencoder.save_pretrained(folder / "stage1")
     autoencoder.encoder.save_pretrained(folder / "encoder")
-    captioner_from_stage1(
-        folder / "stage1",
-        str(tiny_components / "qwen"),
-        trained=["mlp"],
-        max_caption_tokens=32,
-        draws_with_own_weights=False,
-    ).save_pretrained(folder / "stage2")
+    new_captioner(folder / "stage1", tiny_components / "qwen").save_pretrained(folder / "stage2")
     train_a_step(autoencoder, folder / "training")
     return folder
 

@@ -9,10 +9,11 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
+from tests.models import new_captioner, new_stage1
 from vlv import VLVAutoEncoder, VLVCaptioner, VLVEncoder
 from vlv.checkpoints.identity import CheckpointError
-from vlv.checkpoints.pretrained import load_florence2, load_language_model, load_whole
-from vlv.models.from_stage1 import captioner_from_stage1
+from vlv.checkpoints.pretrained import load_language_model, load_whole
+from vlv.encoders.florence2 import load_florence2
 
 
 @pytest.fixture(scope="module")
@@ -20,22 +21,10 @@ def saved(tiny_components, tmp_path_factory):
     """A stage 1, its encoder alone, and a captioner, beside the components."""
     folder = tmp_path_factory.mktemp("saved")
     shutil.copytree(tiny_components, folder, dirs_exist_ok=True)
-    autoencoder = VLVAutoEncoder.from_components(
-        str(folder / "stable-diffusion"),
-        str(folder / "florence2"),
-        decoder_resolution=64,
-        encoder_resolution=128,
-        num_queries=12,
-    )
+    autoencoder = new_stage1(folder)
     autoencoder.save_pretrained(folder / "stage1")
     autoencoder.encoder.save_pretrained(folder / "encoder")
-    captioner_from_stage1(
-        folder / "stage1",
-        str(folder / "qwen"),
-        trained=["mlp"],
-        max_caption_tokens=32,
-        draws_with_own_weights=False,
-    ).save_pretrained(folder / "captioner")
+    new_captioner(folder / "stage1", folder / "qwen").save_pretrained(folder / "captioner")
     return folder
 
 
@@ -197,18 +186,11 @@ def load_part(folder, part):
         return VLVCaptioner.from_pretrained(folder / part)
     if part == "qwen":
         return build_captioner(folder)
-    sources = (str(folder / "stable-diffusion"), str(folder / "florence2"))
-    return VLVAutoEncoder.from_components(*sources, decoder_resolution=64, encoder_resolution=128, num_queries=12)
+    return new_stage1(folder)
 
 
 def build_captioner(folder, max_caption_tokens=32):
-    return captioner_from_stage1(
-        folder / "stage1",
-        str(folder / "qwen"),
-        trained=["mlp"],
-        max_caption_tokens=max_caption_tokens,
-        draws_with_own_weights=False,
-    )
+    return new_captioner(folder / "stage1", folder / "qwen", max_caption_tokens=max_caption_tokens)
 
 
 def test_captions_longer_than_the_language_model_are_refused(saved):

@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
 from tests.unit.decoders.pipelines import FAMILIES, FULL, SHORT, encode, overfit, table_rows
-from vlv.decoders import build_conditioner, load_conditioner, load_decoder, load_skeleton
+from vlv.decoders import DecoderSettings, build_conditioner, build_decoder, load_conditioner
 from vlv.losses import LossOptions
 from vlv.sampling import sample_generators, sample_noise
 
@@ -87,7 +87,7 @@ def test_images_are_the_pipelines(families, drawn_exactly, name, guidance_scale,
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_without_text_encoders_the_empty_prompt_stays_the_pipelines(folders, families, name):
-    decoder = load_decoder(folders / name, "direct", 64)
+    decoder = build_decoder(folders / name, DecoderSettings("direct", 64))
     embeddings = {space.name: torch.randn(2, 77, space.width) for space in decoder.conditioner.spaces}
     assert not any(key.startswith("conditioner.clip") for key in decoder.state_dict())
     unconditional = decoder.unconditional(decoder.conditioner(embeddings))
@@ -112,7 +112,7 @@ def test_latents_are_shifted_and_scaled_as_the_vaes_config_says(families, name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_in_bf16_the_vae_stays_in_fp32_and_all_of_it_trains_and_draws(folders, name):
-    decoder = load_decoder(folders / name, "text_encoder", 64)
+    decoder = build_decoder(folders / name, DecoderSettings(resolution=64))
     decoder.set_dtypes(torch.bfloat16)
     assert {value.dtype for value in decoder.vae.parameters()} == {torch.float32}
     assert next(iter((decoder.unet if name == "xl" else decoder.transformer).parameters())).dtype == torch.bfloat16
@@ -134,7 +134,7 @@ def test_in_bf16_the_vae_stays_in_fp32_and_all_of_it_trains_and_draws(folders, n
 @pytest.mark.parametrize("conditioning", ["text_encoder", "direct"])
 @pytest.mark.parametrize("queries", [1, 5, 77])
 def test_any_number_of_queries_conditions_and_draws(folders, name, conditioning, queries):
-    decoder = load_decoder(folders / name, conditioning, 64)
+    decoder = build_decoder(folders / name, DecoderSettings(conditioning, 64))
     embeddings = {s.name: torch.randn(2, queries, s.width, requires_grad=True) for s in decoder.conditioner.spaces}
     sampled = decoder.sample_noise_and_timesteps(sample_generators(1, range(2)))
     losses = decoder.denoising_loss(torch.randn(2, *decoder.latent_shape), decoder.conditioner(embeddings), sampled)
@@ -177,7 +177,7 @@ def test_a_scheduler_of_another_objective_is_refused(families):
 
 def test_without_t5_to_leave_out_clip_is_refused(folders):
     with pytest.raises(ValueError, match="conditioning=clip leaves T5 out"):
-        load_conditioner(folders / "xl", "clip", torch.float32)
+        load_conditioner(folders / "xl", DecoderSettings("clip", 64))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -185,14 +185,17 @@ def test_without_t5_to_leave_out_clip_is_refused(folders):
 def test_the_conditioner_is_built_again_from_its_description(folders, name, conditioning):
     if conditioning == "clip" and name == "xl":
         pytest.skip("SDXL has no T5 to leave out")
-    loaded = load_conditioner(folders / name, conditioning, torch.float32)
+    loaded = load_conditioner(folders / name, DecoderSettings(conditioning, 64))
     built = build_conditioner(loaded.to_dict())
     built.load_state_dict(loaded.state_dict())
     embeddings = {space.name: torch.randn(2, 7, space.width) for space in loaded.spaces}
     assert built.spaces == loaded.spaces
     for got, wanted in zip(built.eval()(embeddings), loaded.eval()(embeddings), strict=True):
         assert torch.equal(got, wanted)
-    skeleton = load_skeleton(folders / name, conditioning, 64)
-    names = {key: value.shape for key, value in load_decoder(folders / name, conditioning, 64).state_dict().items()}
+    skeleton = build_decoder(folders / name, DecoderSettings(conditioning, 64), device="meta")
+    names = {
+        key: value.shape
+        for key, value in build_decoder(folders / name, DecoderSettings(conditioning, 64)).state_dict().items()
+    }
     assert {key: value.shape for key, value in skeleton.state_dict().items()} == names
     assert all(value.device.type == "meta" for value in skeleton.state_dict().values())

@@ -6,7 +6,7 @@ from diffusers import StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from tests.unit.decoders.pipelines import overfit
-from vlv.decoders import NoiseAndTimesteps, build_conditioner, load_conditioner, load_decoder
+from vlv.decoders import DecoderSettings, NoiseAndTimesteps, build_conditioner, build_decoder, load_conditioner
 from vlv.decoders.clip import TextConditioner
 from vlv.frozen import is_frozen
 from vlv.sampling import sample_generators, sample_noise
@@ -28,7 +28,7 @@ def folder(request, tiny_components, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def decoder(folder):
-    return load_decoder(folder, "text_encoder", 64)
+    return build_decoder(folder, DecoderSettings(resolution=64))
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def test_fewer_queries_than_the_limit_work_under_guidance(decoder):
 
 @pytest.mark.parametrize("conditioning", ["text_encoder", "direct"])
 def test_conditioner_is_built_again_from_its_description(folder, conditioning):
-    first = load_conditioner(folder, conditioning, torch.float32)
+    first = load_conditioner(folder, DecoderSettings(conditioning, 64))
     again = build_conditioner(first.to_dict())
     again.load_state_dict(first.state_dict())
     embeddings = {space.name: torch.randn(1, 4, space.width) for space in first.spaces}
@@ -193,15 +193,15 @@ def test_conditioner_is_built_again_from_its_description(folder, conditioning):
 
 def test_a_resolution_that_does_not_fit_names_the_nearest(folder):
     with pytest.raises(ValueError, match=r"decoder_resolution=50.*give 48"):
-        load_decoder(folder, "text_encoder", 50)
+        build_decoder(folder, DecoderSettings(resolution=50))
 
 
 def test_other_folders_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"model_index\.json"):
-        load_decoder(tmp_path, "text_encoder", 64)
+        build_decoder(tmp_path, DecoderSettings(resolution=64))
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(ValueError, match="FluxPipeline"):
-        load_decoder(tmp_path, "text_encoder", 64)
+        build_decoder(tmp_path, DecoderSettings(resolution=64))
 
 
 def test_draws_move_together():

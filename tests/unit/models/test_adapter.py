@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from vlv import VLVAutoEncoder, VLVCaptioner
+from tests.models import new_captioner, new_stage1
+from vlv import VLVCaptioner
 from vlv.checkpoints.identity import CheckpointError
 from vlv.models.adapter import NEVER_TRAINED
-from vlv.models.from_stage1 import captioner_from_stage1
 
 
 @pytest.fixture(scope="module")
@@ -19,21 +19,9 @@ def place(tiny_components, tmp_path_factory):
     """Bases, stage 1 and a captioner of two kinds, whole and as adapters."""
     folder = tmp_path_factory.mktemp("adapters")
     shutil.copytree(tiny_components, folder, dirs_exist_ok=True)
-    VLVAutoEncoder.from_components(
-        str(folder / "stable-diffusion"),
-        str(folder / "florence2"),
-        decoder_resolution=64,
-        encoder_resolution=128,
-        num_queries=4,
-    ).save_pretrained(folder / "stage1")
+    new_stage1(folder, num_queries=4).save_pretrained(folder / "stage1")
     for name, trained in (("all", ["mlp", "llm", "encoder"]), ("mlp", ["mlp"])):
-        captioner = captioner_from_stage1(
-            folder / "stage1",
-            str(folder / "qwen"),
-            trained=trained,
-            max_caption_tokens=8,
-            draws_with_own_weights=False,
-        )
+        captioner = new_captioner(folder / "stage1", folder / "qwen", trained=trained, max_caption_tokens=8)
         with torch.no_grad():
             for value in captioner.parameters():
                 if value.requires_grad:

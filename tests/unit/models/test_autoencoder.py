@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.models import new_stage1
 from vlv import VLVAutoEncoder
 from vlv.checkpoints.initial import load_initial
 from vlv.checkpoints.schema import require_checkpoint
@@ -16,10 +17,7 @@ from vlv.sampling import sample_generators
 
 def build(tiny_components, **changes):
     torch.manual_seed(0)
-    settings = {"decoder_resolution": 64, "encoder_resolution": 128, "num_queries": 16, **changes}
-    return VLVAutoEncoder.from_components(
-        str(tiny_components / "stable-diffusion"), str(tiny_components / "florence2"), **settings
-    )
+    return new_stage1(tiny_components, **{"num_queries": 16, **changes})
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,11 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig
 
+from tests.models import new_captioner, new_stage1
 from vlv import VLVAutoEncoder, VLVCaptioner
 from vlv.checkpoints.schema import require_checkpoint
 from vlv.losses import IGNORED
-from vlv.models.from_stage1 import captioner_from_stage1, decoder_of, preview_autoencoder
+from vlv.models.from_stage1 import decoder_of, preview_autoencoder
 from vlv.models.objectives import CaptionObjective
 
 
@@ -14,21 +15,14 @@ from vlv.models.objectives import CaptionObjective
 def stage1(tiny_components, tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("stage1")
-    model = VLVAutoEncoder.from_components(
-        str(tiny_components / "stable-diffusion"),
-        str(tiny_components / "florence2"),
-        decoder_resolution=64,
-        encoder_resolution=128,
-        num_queries=12,
-    )
-    model.save_pretrained(folder)
+    new_stage1(tiny_components).save_pretrained(folder)
     return folder
 
 
 def build(stage1, tiny_components, language_model=None, **changes):
     torch.manual_seed(0)
-    settings = {"trained": ["mlp", "llm", "encoder"], "max_caption_tokens": 32, "draws_with_own_weights": False}
-    return captioner_from_stage1(stage1, str(language_model or tiny_components / "qwen"), **{**settings, **changes})
+    changes = {"trained": ["mlp", "llm", "encoder"], **changes}
+    return new_captioner(stage1, language_model or tiny_components / "qwen", **changes)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import Florence2Config, Qwen2Config
 
-from vlv.decoders import load_skeleton
+from vlv.decoders import DecoderSettings, build_decoder
 from vlv.encoders.florence2 import VLVEncoder, VLVEncoderConfig
 from vlv.models.projector import Projector
 from vlv.planning import decoders as plan_decoders
@@ -66,7 +66,7 @@ def test_projector_for_qwen_3b(encoder):
     ],
 )
 def test_each_decoder_has_the_published_size(name, denoiser):
-    decoder = load_skeleton(COMPONENTS / name, "text_encoder", 384)
+    decoder = build_decoder(COMPONENTS / name, DecoderSettings(resolution=384), device="meta")
     part = decoder.transformer if "-3.5" in name else decoder.unet
     assert sum(value.numel() for value in part.parameters()) == denoiser
 
@@ -81,7 +81,7 @@ def test_each_decoder_has_the_published_size(name, denoiser):
     ],
 )
 def test_each_text_encoder_has_the_published_size(name, encoders):
-    conditioner = load_skeleton(COMPONENTS / name, "text_encoder", 384).conditioner
+    conditioner = build_decoder(COMPONENTS / name, DecoderSettings(resolution=384), device="meta").conditioner
     sizes = {key: sum(value.numel() for value in part.parameters()) for key, part in conditioner.named_children()}
     assert sizes == encoders
 

@@ -6,7 +6,7 @@ from diffusers import StableDiffusionPipeline
 from transformers import AutoModelForCausalLM, AutoTokenizer, Florence2ForConditionalGeneration
 
 from scripts.make_tiny_components import main, read_sentences
-from vlv.checkpoints.pretrained import TASK_PROMPT, load_florence2
+from vlv.encoders.florence2 import TASK_PROMPT, load_florence2
 from vlv.encoders.florence2_layout import convert_config, is_original_config, original_config, rename_original
 
 TEXT = "Émile's café — 3 croissants,  two  spaces\nand a line ☕️ 你好"

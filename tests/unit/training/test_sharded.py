@@ -8,8 +8,9 @@ import pytest
 import torch
 from accelerate.utils import DistributedType
 
+from tests.models import new_stage1
 from tests.unit.models.test_captioner import pair_batch
-from vlv import VLVAutoEncoder, VLVCaptioner
+from vlv import VLVCaptioner
 from vlv.config import Stage2Config
 from vlv.models.objectives import CaptionObjective
 from vlv.recipes.stage2 import build_captioner
@@ -61,9 +62,7 @@ def shard_train_and_save(rank, config, port, out):
 @pytest.mark.distributed
 def test_the_captioner_of_sharded_weights_is_that_of_whole_ones(tiny_components, tmp_path):
     torch.manual_seed(0)
-    sources = (str(tiny_components / "stable-diffusion"), str(tiny_components / "florence2"))
-    stage1 = VLVAutoEncoder.from_components(*sources, decoder_resolution=64, encoder_resolution=128, num_queries=12)
-    stage1.save_pretrained(tmp_path / "stage1")
+    new_stage1(tiny_components).save_pretrained(tmp_path / "stage1")
     config = Stage2Config(
         diffusion_model_path=str(tmp_path / "stage1"), qwen_model=str(tiny_components / "qwen"), max_caption_tokens=32
     )

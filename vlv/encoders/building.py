@@ -1,0 +1,40 @@
+"""From a folder to a vision encoder: the layout picks the kind, its file builds it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+from vlv.decoders.settings import EmbeddingSpace
+from vlv.encoders.interface import VisionEncoder
+from vlv.encoders.layout import EncoderLayout, read_encoder_layout
+from vlv.encoders.settings import EncoderSettings
+
+
+class EncoderModule(Protocol):
+    """What the file of an encoder has."""
+
+    def build(
+        self, layout: EncoderLayout, spaces: Sequence[EmbeddingSpace], settings: EncoderSettings
+    ) -> VisionEncoder:
+        """A new encoder on pretrained weights."""
+        ...
+
+
+def build_encoder(folder: Path, spaces: Sequence[EmbeddingSpace], settings: EncoderSettings) -> VisionEncoder:
+    """A new encoder on pretrained weights, in fp32 on the CPU: queries and heads are random, from torch's seed.
+
+    Args:
+        folder: the pretrained base.
+        spaces: that the decoder wants (`Conditioner.spaces`).
+
+    Raises:
+        ValueError: no encoder of a kind that is here, or settings that do not fit it.
+    """
+    layout = read_encoder_layout(folder)
+    module = cast(EncoderModule, import_module(f"vlv.encoders.{layout.module}"))
+    encoder = module.build(layout, spaces, settings)
+    encoder.set_trained(settings.trained)
+    return encoder
