@@ -25,7 +25,9 @@ from transformers import (
 )
 
 from vlv.checkpoints.identity import (
+    INDEX_NAME,
     CheckpointError,
+    indexed_parts,
     is_hub_id,
     recorded_place,
     require_same_component,
@@ -34,6 +36,7 @@ from vlv.checkpoints.schema import ModelKind, require_checkpoint
 
 # What a snapshot needs, without the same weights in other formats beside it.
 _FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/*.safetensors", "README.md", "config.yaml"]
+_FILES_OF_PARTS = ("*.json", "*.txt", "*.model", "*.safetensors")
 _VOCABULARIES = (
     ("tokenizer.json",),
     ("vocab.json", "merges.txt"),
@@ -41,7 +44,7 @@ _VOCABULARIES = (
     ("spiece.model",),
     ("vocab.txt",),
 )
-_DUPLICATES = ["*.fp16.*", "*non_ema*", "safety_checker/*", "onnx/*"]
+_DUPLICATES = ["*.fp16*", "*non_ema*", "safety_checker/*", "onnx/*"]
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 # In files of other classes or times, and no weight of the model: CLIP's counted positions, Florence-2's language head.
 _NO_WEIGHTS = re.compile(r"position_ids$|^lm_head\.|^(language_model\.)?final_logits_bias$")
@@ -85,11 +88,26 @@ def resolve_checkpoint(source: str | Path, wanted: ModelKind, options: dict[str,
 
 
 def _fetch(hub_id: str, what: str, **hub: Any) -> Path:
+    """The snapshot of a hub's model: of a diffusers repository only the parts that its index names, in one format."""
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=_FILES, ignore_patterns=_DUPLICATES, **hub))
+        folder = Path(snapshot_download(hub_id, allow_patterns=[INDEX_NAME], **hub))
+        parts = indexed_parts(folder)
+        if parts is None:
+            return Path(snapshot_download(hub_id, allow_patterns=_FILES, ignore_patterns=_DUPLICATES, **hub))
+        wanted = [INDEX_NAME, "README.md", *(f"{part}/{name}" for part in parts for name in _FILES_OF_PARTS)]
+        snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=_DUPLICATES, **hub)
+        # A repository may hold a part's weights as a variant alone; its config tells that there are any.
+        lacking = [part for part in parts if _lacks_weights(folder / part)]
+        if lacking:
+            snapshot_download(hub_id, allow_patterns=[f"{part}/*.fp16*" for part in lacking], **hub)
+        return folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{what} is neither a folder nor a hub model that can be fetched ({reason})") from None
+
+
+def _lacks_weights(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and not any(folder.glob("*.safetensors"))
 
 
 def load_whole(load: Callable[..., Any], folder: Path, **options: Any) -> Any:
