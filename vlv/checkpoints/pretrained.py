@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -123,7 +124,7 @@ def load_whole(load: Callable[..., Any], folder: Path, **options: Any) -> Any:
         CheckpointError: weights that are missing, have no place, are of another shape, or cannot be read.
     """
     try:
-        with _no_reports():
+        with _no_reports(), no_progress_bars():
             model, report = load(folder, output_loading_info=True, ignore_mismatched_sizes=True, **options)
     except (SafetensorError, OSError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]
@@ -160,6 +161,29 @@ def _no_reports() -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeFilter(_nothing)
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Switch off the libraries' bars of loading while the block runs, and put them back as they were.
+
+    Somebody who calls `from_pretrained` of ours in a script wants neither their bars nor to lose those of his own
+    calls. Bars of downloads are not touched: they run before, and for minutes.
+    """
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    shown = [library for library in (of_diffusers, of_transformers) if library.is_progress_bar_enabled()]
+    hub_was_off = are_progress_bars_disabled()  # transformers' switch turns the hub's too
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
+        if hub_was_off:
+            disable_progress_bars()
 
 
 def _nothing(_: logging.LogRecord) -> bool:
