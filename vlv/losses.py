@@ -65,6 +65,7 @@ def diffusion_loss(model_pred: Tensor, target: Tensor) -> Tensor:
     Returns:
         [B], the mean over all elements of a sample.
     """
+    # fp32 also where the model computes in bf16: its 8 bits of mantissa would round the errors' sum.
     errors = F.mse_loss(model_pred.float(), target.float(), reduction="none")
     return errors.flatten(1).mean(1)
 
@@ -104,4 +105,5 @@ def caption_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
     """Sum of values [B] with weights [B]; a weight of 0 leaves out even a value that is not finite."""
+    # A product alone would keep a NaN: 0 * nan is nan, in backward too.
     return (torch.where(weights > 0, values, torch.zeros_like(values)) * weights).sum()

@@ -50,11 +50,13 @@ class BadSampleLog:
     def _count(self, batch: Batch) -> None:
         places = zip(batch["names"], batch["positions"], batch["errors"], batch["weights"].tolist(), strict=True)
         for name, position, reason, weight in places:
-            self.seen += weight > 0 or reason is not None
+            self.seen += weight > 0 or reason is not None  # padding has neither a weight nor a reason
             if reason is not None:
                 self.bad += 1
                 self._reasons[reason.split(":")[0]] += 1
                 self._write(name, position, reason)
+        # This process's own share, without asking the others: they read the same order in turn, so theirs is about the
+        # same, and a collective in the loader's path could wait for a process that has ended.
         share = self.bad / max(1, self.seen)
         if self._max_share is not None and self.seen * self._num_processes >= _JUDGED_FROM and share > self._max_share:
             raise TooManyBadSamples(

@@ -51,6 +51,7 @@ class CaptionTokenizer:
         ids = list(encoded["input_ids"])
         if not ids:
             raise BadSample("the caption has no tokens")
+        # Without an end token the model never learns to stop, and captions run to the limit: the published fault.
         if len(ids) > self._max_tokens:
             return ids[: self._max_tokens]
         return [*ids, self._eos_token_id] if self._supervise_eos else ids

@@ -62,7 +62,7 @@ def scan_folder(root: str, limit: int | None = None) -> dict[str, pa.LargeBinary
         folder, above = stack.pop()
         folders, names = _list_folder(os.path.join(root, folder) if folder else root)
         identity = _identity(os.path.join(root, folder))
-        if identity in above:
+        if identity in above:  # only what lies above: a folder may be linked from two places, and is then read twice
             continue
         stack.extend((os.path.join(folder, name), above | {identity}) for name in folders)
         for name in names:
@@ -71,7 +71,7 @@ def scan_folder(root: str, limit: int | None = None) -> dict[str, pa.LargeBinary
                 fresh[kind].append(os.path.join(folder, name))
                 count += 1
         for kind, found in fresh.items():
-            if len(found) > _CHUNK:
+            if len(found) > _CHUNK:  # Python strings take five times the bytes of their Arrow array
                 packed[kind].append(pack_names(found))
                 fresh[kind] = []
     return {kind: _sorted([*chunks, pack_names(fresh[kind])]) for kind, chunks in packed.items()}
@@ -168,7 +168,9 @@ def _list_folder(folder: str) -> tuple[list[str], list[str]]:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
+                if (
+                    entry.is_dir()
+                ):  # from the directory entry where the file system gives it: no stat for each of millions
                     folders.append(entry.name)
                 elif entry.is_file() or entry.is_symlink():
                     files.append(entry.name)

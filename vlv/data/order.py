@@ -2,6 +2,12 @@
 
 A position n >= 0 counts samples over all epochs (epoch = n // N). Whoever knows n knows the sample, so
 resuming is "start at n", and neither loader workers nor processes have state of their own.
+
+It is our own because no library has it. webdataset's shuffle buffer and torchdata's nodes are states that a resumed run
+must restore in every worker, for the same number of workers and processes; torch's DistributedSampler permutes samples
+one by one, which turns each read of a shard into a seek; Mosaic's StreamingDataset is deterministic for any number of
+processes too, but reads its own format alone. Here the order is random access, keeps reading inside few shards, serves
+every format, and is the same for any number of workers, processes and accumulated batches.
 """
 
 from __future__ import annotations
@@ -18,7 +24,11 @@ _Value = TypeVar("_Value")
 
 
 class _Epoch(NamedTuple):
-    """One epoch's shards in order, and where its pools end."""
+    """One epoch's shards in order, and where its pools end.
+
+    Two numbers a shard are all that is held: a table of the epoch's samples would be 8 bytes for each of millions, in
+    every worker of every process.
+    """
 
     shards: np.ndarray  # shard numbers, permuted
     pool_shards: np.ndarray  # pool k holds shards[pool_shards[k] : pool_shards[k + 1]]
@@ -30,6 +40,9 @@ class SampleOrder:
 
     The shards are permuted; consecutive ones are pooled until they hold at least `window` samples, and
     the pool is shuffled. So reading stays inside few shards, and a sample's place is random all the same.
+
+    A pool holds whole shards: which samples lie together then follows from the permutation of shards alone, and a pool
+    can be shuffled without knowing what the one before it took.
     """
 
     def __init__(self, shard_sizes: Sequence[int] | np.ndarray, seed: int, window: int, shuffle: bool = True) -> None:
@@ -67,6 +80,7 @@ class SampleOrder:
         if not self._shuffle:
             return offset
         layout = _recall(self._epochs, epoch, lambda: self._permute_shards(epoch))
+        # The last pool that starts at or before the offset; pool_starts ends with N, which no offset reaches.
         pool = int(np.searchsorted(layout.pool_starts, offset, side="right")) - 1
         samples = _recall(self._pools, (epoch, pool), lambda: self._shuffle_pool(layout, epoch, pool))
         return int(samples[offset - layout.pool_starts[pool]])
@@ -74,6 +88,7 @@ class SampleOrder:
     __iter__ = None  # the order is endless; ask for positions
 
     def _permute_shards(self, epoch: int) -> _Epoch:
+        # Number 0 of the key is the shards' order, and k + 1 is pool k's: each shuffle has its own random stream.
         shards = permutation(len(self._sizes), self._seed, epoch, 0)
         ends = np.cumsum(self._sizes[shards])
         pool_shards, pool_starts = [0], [0]
@@ -87,6 +102,7 @@ class SampleOrder:
         shards = layout.shards[layout.pool_shards[pool] : layout.pool_shards[pool + 1]]
         sizes = self._sizes[shards]
         before = np.cumsum(sizes) - sizes
+        # Source indices of the pool: within a shard they run on from its start, as `arange - before` does from 0.
         samples = np.repeat(self._starts[shards] - before, sizes) + np.arange(sizes.sum())
         return samples[permutation(len(samples), self._seed, epoch, pool + 1)]
 
@@ -129,6 +145,8 @@ class BatchPlan:
         """
         size = self.micro_batch_size
         stride = self.num_processes * size
+        # Micro-batches run through the step in turn, processes within each: any split covers step_start and the
+        # following global_batch_size positions once.
         firsts = [step_start + a * stride + self.process_index * size for a in range(self.accumulation)]
         return [list(range(first, first + size)) for first in firsts]
 
@@ -168,7 +186,8 @@ def validation_positions(
 ) -> Iterator[list[int]]:
     """Yield this process's batches of positions 0 .. num_samples - 1, each sample once over all processes.
 
-    Every process gets the same number of batches; positions from `num_samples` on are padding.
+    Every process gets the same number of batches, as the collectives of a sharded forward pass need; positions from
+    `num_samples` on are padding.
     """
     for start in range(0, num_samples, num_processes * batch_size):
         first = start + process_index * batch_size

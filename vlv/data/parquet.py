@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from vlv.data.formats import DataFiles, SourceSettings, accepted
 from vlv.data.sample import BadSample, RawSample
 
-_MIN_CACHE = 1 << 30
-_NOTED_CACHE = 2 << 30
+_MIN_CACHE = 1 << 30  # bytes: a small dataset's row groups all stay, whatever the window
+_NOTED_CACHE = 2 << 30  # bytes for each worker from which a user should know
 # Long enough that raw pixels cannot start so by chance; BMP's two letters are not.
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\x93NUMPY", b"GIF89a", b"GIF87a")
 _SHORT_SIGNATURES = (b"BM", b"RIFF", b"II*\0", b"MM\0*")
@@ -92,13 +92,17 @@ class ParquetSource:
         groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
         wanted = [n for n in range(footer.num_columns) if _top_level(footer, n) in self._columns()]
         first_rows = groups[0].num_rows if groups else 0
+        # The first row group stands for the file: a footer says nothing else of decoded sizes, and rows are alike.
         decoded = sum(groups[0].column(n).total_uncompressed_size for n in wanted) if first_rows else 0
         rows = np.array([group.num_rows for group in groups], dtype=np.int64)
         return rows, decoded * int(rows.sum()) // max(1, first_rows)
 
     def _size_cache(self, total_bytes: int, pool_samples: int) -> int:
         """Return the bytes that a pool of the order may span, whose row groups must all stay in memory."""
+        # A pool holds whole shards, here row groups, so it may exceed its window by almost one; and while a worker
+        # crosses to the next pool, it reads of that one too.
         samples = pool_samples + 2 * int(self.shard_sizes.max(initial=0))
+        # A quarter more: Arrow's buffers are padded, and rows of other row groups may be larger than the first's.
         needed = int(1.25 * total_bytes / max(1, len(self)) * min(samples, len(self)))
         if needed > _NOTED_CACHE:
             _log.warning(
@@ -116,6 +120,7 @@ class ParquetSource:
             raise BadSample(self._broken[group])
         if group not in self._groups:
             self._groups[group] = self._read_group(group)
+            # By bytes, not by count: row groups of one dataset differ in size by tens.
             held = sum(table.nbytes for table in self._groups.values())
             while held > self._cache_bytes and len(self._groups) > 1:
                 held -= self._groups.popitem(last=False)[1].nbytes
@@ -126,6 +131,7 @@ class ParquetSource:
         path, number = self._path(int(self._file_of[group])), int(self._group_of[group])
         try:
             with pq.ParquetFile(path) as file:
+                # Each worker is a process of its own; Arrow's threads would compete with theirs for the same cores.
                 return file.read_row_group(number, columns=self._columns(), use_threads=False)
         except (OSError, pa.ArrowException) as error:
             self._broken[group] = f"row group {number} cannot be read: {' '.join(str(error).split())[:200]}"

@@ -97,7 +97,7 @@ class StreamedDataset(IterableDataset[Batch]):
 
     def _endless(self) -> Iterator[_Sample]:
         epoch = 0
-        while True:
+        while True:  # positions count over epochs, as they do in an order; the stream is opened anew for each
             sample = None
             for sample in self._epoch(epoch, self._settings.window):
                 yield sample
@@ -142,7 +142,7 @@ def build_stream_loader(dataset: StreamedDataset, pin_memory: bool) -> DataLoade
     return DataLoader(
         dataset,
         batch_size=None,
-        num_workers=1,
+        num_workers=1,  # each worker would read the whole stream again
         pin_memory=pin_memory,
         worker_init_fn=start_worker,
         multiprocessing_context="fork",
@@ -154,7 +154,7 @@ def _take(samples: Iterator[tuple[int, _Sample]], positions: list[int]) -> Itera
     wanted = iter(positions)
     position = next(wanted, None)
     while position is not None:
-        number, sample = next(samples)
+        number, sample = next(samples)  # reads what other processes take too: a stream cannot skip
         if number == position:
             yield number, sample
             position = next(wanted, None)

@@ -54,11 +54,12 @@ class TarSource:
         return RawSample(image, self._caption(path, index) if self._captions else None)
 
     def _shard(self, index: int) -> int:
-        return int(np.searchsorted(self._ends, index, side="right"))
+        return int(np.searchsorted(self._ends, index, side="right"))  # empty shards end where they start: skipped
 
     def _member(self, path: str, index: int, part: str) -> bytes:
         size, offset = int(self._spans[f"{part}_size"][index]), int(self._spans[f"{part}_offset"][index])
         try:
+            # pread has no position, so threads of one process can share the descriptor.
             data = os.pread(self._files.descriptor(path), size, offset)
         except OSError as error:
             raise BadSample(f"the shard cannot be read: {error.strerror}") from None

@@ -12,7 +12,8 @@ from PIL import Image, UnidentifiedImageError
 
 from vlv.data.sample import BadSample
 
-MAX_IMAGE_PIXELS = 178_956_970
+MAX_IMAGE_PIXELS = 178_956_970  # where Pillow by default refuses an image as a decompression bomb
+# Named, so that Pillow does not try its rarer plug-ins on data from the web: their decoders are the least tested.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 # What Pillow raises on broken files, as fuzzing shows it. A MemoryError is ours to see, so not in here.
 DECODE_ERRORS = (
@@ -47,8 +48,8 @@ def decode_image(raw: bytes | np.ndarray, max_image_pixels: int = MAX_IMAGE_PIXE
         return _from_array(_load_npy(raw), max_image_pixels)
     try:
         image = _open(raw)
-        _check_size(*image.size, max_image_pixels)
-        image.load()
+        _check_size(*image.size, max_image_pixels)  # before load(), which allocates all of it
+        image.load()  # decodes the whole, so that damage shows here and not in a resize
     except BadSample:
         raise
     except UnidentifiedImageError:
@@ -94,7 +95,7 @@ def _from_array(array: np.ndarray, max_image_pixels: int) -> Image.Image:
     if array.dtype != np.uint8 or array.ndim not in (2, 3):
         raise BadSample(f"an array of {array.dtype} with shape {list(array.shape)}: wanted uint8 CHW, HWC or HW")
     if array.ndim == 3 and array.shape[0] in (1, 3, 4):
-        array = array.transpose(1, 2, 0)
+        array = array.transpose(1, 2, 0)  # CHW; a picture of 1, 3 or 4 pixels' height is not expected
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.ndim == 3 and array.shape[2] not in (3, 4):

@@ -27,7 +27,7 @@ class WeightAverage:
     def update(self) -> None:
         """Take one step towards the module's weights."""
         current = [value.detach() for value in self._parameters.values()]
-        self._step(list(self._averages.values()), current, 0)
+        self._step(list(self._averages.values()), current, 0)  # the count is for averages with equal weights, unused
 
     def state(self) -> dict[str, Tensor]:
         """The averages by name, on the CPU."""

@@ -45,7 +45,7 @@ class MetricLogger:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._remove_lines_after(first_step)
-        if sys.stderr.isatty():
+        if sys.stderr.isatty():  # in a log file a bar is one endless line
             self._bar = tqdm(total=num_steps, initial=first_step, dynamic_ncols=True, unit="step")
         if wandb is not None:
             self._tracker = WandbTracker(wandb, folder, self.message)
@@ -67,10 +67,11 @@ class MetricLogger:
         """Write one line of metrics, and show the main ones."""
         if not self.enabled:
             return
-        with self.path.open("a") as handle:
+        with self.path.open("a") as handle:  # opened for each line: a killed run leaves whole lines
             handle.write(json.dumps({"step": step, **metrics}) + "\n")
         if self._tracker is not None:
             self._tracker.metrics(step, metrics)
+        # A count of 0 bad samples is the normal case, and not worth a reader's time.
         shown = {key: value for key, value in metrics.items() if value or not key.endswith("/bad_samples")}
         text = "  ".join(f"{_short(key)} {_format(value)}" for key, value in shown.items())
         if self._bar is not None:

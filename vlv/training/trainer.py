@@ -147,6 +147,7 @@ class Trainer:
             batch = next(batches, None)
             if batch is None:
                 raise TrainingError(f"the data ended at step {self.state.step} of {self.settings.num_steps}")
+            # Pinned memory makes this copy run beside the computation of the step before.
             micro_batches.append(send_to_device(batch, self.accelerator.device, non_blocking=True))
         self._window.waited += time.monotonic() - started
         return micro_batches
