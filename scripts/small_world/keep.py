@@ -6,15 +6,16 @@ captioner shares with its bases is kept there alone.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlv.atomic import whole_file
-from vlv.cli.entry import BAD_CALL, stop
+from vlv.cli.entry import BAD_CALL, Call, parse, stop
+from vlv.settings import option
 from vlv.shapes.runs import ROOT, TRAINED, relative
 
 DOCS = ROOT / "docs" / "embedded_world"
@@ -25,24 +26,23 @@ LEFT = ("README.md", "config.yaml", "trainer_state.json")  # cards and states th
 BASES = {"decoder": "../../stable-diffusion", "florence2": "../../florence2", "language_model": "../../qwen"}
 
 
+@dataclass(frozen=True)
+class KeepConfig:
+    """What is kept."""
+
+    out: str = option("./outputs/reproduce_tiny", "folder of scripts/reproduce_tiny.sh", path="local")
+    early: str | None = option(None, "keep this stage-1 checkpoint for the quickstart, and nothing else", path="local")
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Read the call and keep."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.small_world.keep",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "reproduce_tiny", help="of reproduce_tiny.sh")
-    parser.add_argument(
-        "--early", type=Path, metavar="CHECKPOINT", help="keep this stage-1 checkpoint for quickstart.sh"
-    )
-    options = parser.parse_args(arguments)
-    out = options.out.resolve()
+    """Parse the call and keep."""
+    call = Call("python -m scripts.small_world.keep", __doc__ or "")
+    config = parse(KeepConfig, call, sys.argv[1:] if arguments is None else arguments)
     try:
-        if options.early:
-            keep_checkpoint(options.early, TRAINED / "early")
+        if config.early:
+            keep_checkpoint(Path(config.early), TRAINED / "early")
         else:
-            keep(out)
+            keep(Path(config.out).resolve())
     except OSError as error:
         stop(str(error), BAD_CALL)
 
@@ -59,8 +59,8 @@ def keep(out: Path) -> None:
     stage1, captioner = (out / "full" / run / "final" for run in ("stage1", "stage2_one_encoder"))
     if stage1.is_dir() and captioner.is_dir():
         keep_checkpoints(stage1, captioner, TRAINED)
-    if (sheet := out / "measured" / "composition" / "sheet.png").is_file():
-        shutil.copy(sheet, DOCS / "composition.png")
+    if (panel := out / "measured" / "composition" / "composition.png").is_file():
+        shutil.copy(panel, DOCS / "composition.png")
     measured = out / "measured" / "one_encoder"
     if (measured / "captions.json").is_file():
         keep_picture(out, measured, DOCS / "pictures.png")
@@ -128,18 +128,18 @@ def halve_weights(path: Path) -> None:
 
 
 def keep_picture(out: Path, measured: Path, path: Path) -> None:
-    """Draw the picture of the README."""
-    from scripts.small_world.panel import draw_panel
+    """Write the picture of the README."""
+    from scripts.small_world.panels import caption_panel
     from vlv.shapes.report import Example
     from vlv.shapes.writing import named_scene
 
     texts = list(json.loads((measured / "captions.json").read_text()).items())
-    drawn = measured / "pictures" / "reconstructions"
+    originals, reconstructions = out / "data" / "test", measured / "pictures" / "reconstructions"
     chosen = [texts[number] for number in SHOWN]
-    examples = [Example(named_scene(name), out / "data" / "test" / name, drawn / name, text) for name, text in chosen]
-    draw_panel(examples).save(path, optimize=True)
+    examples = [Example(named_scene(name), originals / name, reconstructions / name, text) for name, text in chosen]
+    caption_panel(examples).save(path, optimize=True)
     print(f"kept: {relative(path)}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

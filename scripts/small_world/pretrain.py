@@ -1,18 +1,21 @@
-"""Train one part of the embedded world's tiny family from nothing; `scripts/small_world/pretrain.sh` runs them all.
+"""Train one part of the small world's components, starting from random weights; pretrain.sh beside it runs them all.
 
-Each part is a run of its own in WORK/PART with metrics.jsonl and checkpoints; called again, it goes on from the
+Each part is a run of its own in WORK/PART with metrics.jsonl and checkpoints; called again, it resumes from the
 newest. The finished part is written into OUT, in the layout of the hub's folders, in fp16.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
-from vlv.cli.entry import BAD_CALL, stop
+from vlv.cli.entry import BAD_CALL, Call, parse, quiet_libraries, stop
+from vlv.settings import option, require
+
+if TYPE_CHECKING:
+    from scripts.small_world.pretraining.parts import Part
 
 
 @dataclass(frozen=True)
@@ -38,31 +41,32 @@ RECIPES = {
     "unet_finish": Recipe(3000, 64, 8e-4),  # from the third's, with more weight on the shapes
 }
 LATENT_SCENES = 60_000
-WORK = Path("outputs/pretrain_tiny")
 SEED = 42
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Read the call and train."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.small_world.pretrain",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("part", choices=["tokenizers", *RECIPES])
-    parser.add_argument("--out", type=Path, default=WORK / "family", help="where the family goes")
-    parser.add_argument("--work", type=Path, default=WORK, help="runs, logs, checkpoints")
-    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], help="default: what is fastest here")
-    parser.add_argument("--steps", type=int, help="train for another number of steps")
-    options = parser.parse_args(arguments)
-    from vlv.cli.entry import quiet_libraries
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Which part is trained, and where everything goes."""
 
+    part: str = option("", f"one of tokenizers, {', '.join(RECIPES)}")
+    out: str = option("./outputs/pretrain_tiny/family", "folder of the components", path="local")
+    work: str = option("./outputs/pretrain_tiny", "runs, logs, checkpoints", path="local")
+    precision: Literal["auto", "bf16", "fp32"] = option("auto", "number format; auto is what is fastest here")
+    steps: int | None = option(None, "train for another number of steps than the recipe's")
+
+    def __post_init__(self) -> None:
+        known = ["tokenizers", *RECIPES]
+        require(self.part in known, "part", self.part, f"give one of {', '.join(known)}")
+        require(self.steps is None or self.steps >= 1, "steps", self.steps, "give at least 1, or null")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the call and train."""
+    call = Call("python -m scripts.small_world.pretrain", __doc__ or "", positional=("part",))
+    config = parse(PretrainConfig, call, sys.argv[1:] if arguments is None else arguments)
     quiet_libraries()
     try:
-        if options.part == "tokenizers":
-            write_tokenizers(options.out)
-        else:
-            train(options)
+        pretrain(config)
     except (OSError, ValueError) as error:
         stop(str(error), BAD_CALL)
 
@@ -74,27 +78,30 @@ def write_tokenizers(out: Path) -> None:
     save_tokenizers(out, build_tokenizers(tokenizer_sentences()))
 
 
-def train(options: argparse.Namespace) -> None:
-    """Train one part and write it."""
+def pretrain(config: PretrainConfig) -> None:
+    """Train one part and write it, unless it is finished."""
+    if config.part == "tokenizers":
+        write_tokenizers(Path(config.out))
+        return
     import torch
 
     from scripts.small_world.pretraining import parts
 
-    finished = options.work / options.part / "finished"
+    folder = Path(config.work) / config.part
+    finished = folder / "finished"
     if finished.exists():
-        print(f"{options.part} is finished; remove {finished.parent} to train it again", file=sys.stderr)
+        print(f"{config.part} is finished; remove {folder} to train it again", file=sys.stderr)
         return
     torch.manual_seed(SEED)
-    recipe = RECIPES[options.part]
-    built = parts.build(options.part, options.out, options.work, SEED, LATENT_SCENES)
-    fit(options, recipe, built)
+    built = parts.build(config.part, Path(config.out), Path(config.work), SEED, LATENT_SCENES)
+    fit(folder, config, built)
     built.save()
     finished.touch()
-    print(f"written: {options.out} ({options.part})", file=sys.stderr)
+    print(f"written: {config.out} ({config.part})", file=sys.stderr)
 
 
-def fit(options: argparse.Namespace, recipe: Recipe, part: Any) -> None:
-    """Train a part to the end of its recipe."""
+def fit(folder: Path, config: PretrainConfig, part: Part) -> None:
+    """Train a part to the end of its recipe, in its folder."""
     from functools import partial
 
     from scripts.small_world.pretraining.samples import scene_loader
@@ -106,11 +113,13 @@ def fit(options: argparse.Namespace, recipe: Recipe, part: Any) -> None:
     from vlv.training.state import TrainState
     from vlv.training.trainer import Trainer, TrainerSettings, TrainingParts
 
-    folder, steps = options.work / options.part, options.steps or recipe.steps
-    accelerator = start_processes(resolve_precision(options.precision or fastest_precision()))
+    recipe = RECIPES[config.part]
+    steps = config.steps or recipe.steps
+    precision = fastest_precision() if config.precision == "auto" else config.precision
+    accelerator = start_processes(resolve_precision(precision))
     optimizer = build_optimizer(part.objective.named_parameters(), recipe.lr, (0.9, 0.99), 0.01)
     objective, optimizer = accelerator.prepare(part.objective, optimizer)
-    identity = {"part": options.part, "steps": steps}
+    identity = {"part": config.part, "steps": steps}
     checkpointer = Checkpointer(
         folder / "checkpoints", accelerator, keep=1, identity=identity, write_extras=lambda _: None
     )

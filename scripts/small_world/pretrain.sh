@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the embedded world's family again from nothing: Stable Diffusion, Florence-2 and Qwen2 into OUT
+# Trains the small world's components again from random weights: Stable Diffusion, Florence-2 and Qwen2 into OUT
 # (outputs/pretrain_tiny/family). Each part is a resumable run with its log in WORK (outputs/pretrain_tiny); finished ones
 # are skipped. What stands in assets/tiny stays: models trained on it belong to it. docs/embedded_world.md has the times.
 set -euo pipefail
@@ -11,7 +11,7 @@ mkdir -p "$WORK"
 ensure_environment ''
 
 part() {
-  python -m scripts.small_world.pretrain "$1" --out "$OUT" --work "$WORK" 2>&1 | tee -a "$WORK/$1.log" | sed -u "s/^/$1: /"
+  python -m scripts.small_world.pretrain "$1" out="$OUT" work="$WORK" 2>&1 | tee -a "$WORK/$1.log" | sed -u "s/^/$1: /"
 }
 parts() { local name; for name in "$@"; do part "$name" || return 1; done; }
 # Two runs side by side with half the cores each are a third faster than one after the other with all of them.
@@ -26,7 +26,7 @@ beside() (
   wait $first
 )
 
-python -m scripts.small_world.pretrain tokenizers --out "$OUT"
+python -m scripts.small_world.pretrain tokenizers out="$OUT"
 beside "vae" "text_encoder tower florence2"
 beside "unet" "qwen qwen_refine"
 parts unet_refine unet_colors unet_finish

@@ -1,12 +1,12 @@
-"""The paper's questions on the embedded world: the full recipe, then the rows of the ablation table.
+"""The paper's questions on the small world: the full recipe, then the rows of the ablation table.
 
-Every row is resumable and skipped where its result is there. `--only NAME` runs one row; `--list` names them.
-Results go to OUT/results.json, OUT/table.md and OUT/report.html.
+Every row is resumable and skipped where its result is there. `only=ROW` runs one row, `only=[ROW,ROW]` several;
+`list=true` names them. Results go to OUT/results.json, OUT/table.md and OUT/report.html.
 """
 
 from __future__ import annotations
 
-import argparse
+import builtins
 import json
 import os
 import subprocess
@@ -14,48 +14,70 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.small_world.report import write_results
+from scripts.small_world.results import write_results
 from scripts.small_world.rows import ROWS, World
-from vlv.cli.entry import FAILED_RUN, stop
-from vlv.shapes.runs import ROOT, RunError, make_data, one_at_a_time, say
+from vlv.cli.entry import FAILED_RUN, Call, parse, stop
+from vlv.settings import option, require
+from vlv.shapes.runs import ROOT, RunError, log, make_data, one_at_a_time
 
 OPTIONAL = ("smollm2",)  # needs more than the project installs
 
 
+@dataclass(frozen=True)
+class ReproduceConfig:
+    """Which rows run, and where everything goes."""
+
+    out: str = option("./outputs/reproduce_tiny", "folder of data, runs and results", path="local")
+    only: builtins.list[str] = option([], "rows to run; none given: all but smollm2")
+    kept: bool = option(False, "take stage 1 from assets/tiny/trained instead of training it")
+    jobs: int = option(2, "rows that run side by side, each with its share of the cores")
+    list: bool = option(False, "name the rows and stop")  # hides the built-in one within this class
+
+    def __post_init__(self) -> None:
+        require(1 <= self.jobs <= 8, "jobs", self.jobs, "give 1 to 8")
+        for name in self.only:
+            require(name in ROWS, "only", name, f"the rows are {', '.join(ROWS)}")
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Read the call and run the rows."""
-    parser = argparse.ArgumentParser(
-        prog="bash scripts/reproduce_tiny.sh",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "reproduce_tiny", metavar="OUT")
-    parser.add_argument("--only", choices=list(ROWS), action="append", help="this row alone; repeatable")
-    parser.add_argument(
-        "--kept", action="store_true", help="take stage 1 from assets/tiny/trained instead of training it"
-    )
-    parser.add_argument(
-        "--jobs", type=int, default=2, choices=range(1, 9), metavar="N", help="rows that run side by side (2)"
-    )
-    parser.add_argument("--list", action="store_true", help="name the rows and stop")
-    options = parser.parse_args(arguments)
-    if options.list:
+    """Parse the call and run the rows."""
+    call = Call("bash scripts/reproduce_tiny.sh", __doc__ or "")
+    given = sys.argv[1:] if arguments is None else arguments
+    config = parse(ReproduceConfig, call, [_as_list(item) for item in given])
+    if config.list:
         print("\n".join(f"{name:<22} {title}" for name, (title, _) in ROWS.items()))
         return
-    out = options.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    world = World(out, make_data(out / "data", pictures=100_000, pairs=8_000, test=1_000, drawn=500), options.kept)
-    names = options.only or [name for name in ROWS if name not in OPTIONAL]
     try:
-        missing = [name for name in names if not row_path(name, world).exists()]
-        if options.jobs > 1 and len(missing) > 1:
-            run_side_by_side(missing, world, options.jobs)
-        for name in names:
-            run_row(name, world)
+        reproduce(config)
     except RunError as error:
         stop(str(error), FAILED_RUN)
+
+
+def _as_list(item: str) -> str:
+    """`only=base` for `only=[base]`."""
+    key, equals, value = item.partition("=")
+    return f"only=[{value}]" if key == "only" and equals and not value.startswith("[") else item
+
+
+def reproduce(config: ReproduceConfig) -> None:
+    """Run the rows.
+
+    Raises:
+        RunError: some of them failed; the others were run.
+    """
+    out = Path(config.out).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    data = make_data(out / "data", pictures=100_000, pairs=8_000, test=1_000, unseen=1_000, subset=500)
+    world = World(out, data, config.kept)
+    names = config.only or [name for name in ROWS if name not in OPTIONAL]
+    missing = [name for name in names if not row_path(name, world).exists()]
+    if config.jobs > 1 and len(missing) > 1:
+        run_side_by_side(missing, world, config.jobs)
+    for name in names:
+        run_row(name, world)
 
 
 def row_path(name: str, world: World) -> Path:
@@ -67,7 +89,7 @@ def run_row(name: str, world: World) -> None:
     """Run a row unless its result is there, and write table and report anew."""
     path = row_path(name, world)
     if not path.exists():
-        say(f"row {name}")
+        log(f"row {name}")
         result = ROWS[name][1](world)
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(result, indent=2) + "\n")
@@ -97,7 +119,7 @@ def run_side_by_side(names: Sequence[str], world: World, jobs: int) -> None:
             code = forward(row_command(name, world), name, threads)
             if code:
                 failed.append(name)
-                say(f"row {name} ended with exit code {code}; its message is above")
+                log(f"row {name} ended with exit code {code}; its message is above")
 
     with ThreadPoolExecutor(jobs) as pool:
         try:
@@ -107,13 +129,13 @@ def run_side_by_side(names: Sequence[str], world: World, jobs: int) -> None:
             raise
     if failed:
         rows = ", ".join(failed)
-        raise RunError(f"not finished: {rows}. The same command goes on where they stopped; the other rows are done")
+        raise RunError(f"not finished: {rows}. The same command resumes where they stopped; the other rows are done")
 
 
 def row_command(name: str, world: World) -> list[str]:
     """The command that runs one row."""
-    command = [sys.executable, "-m", "scripts.small_world.reproduce", "--out", str(world.out), "--only", name]
-    return [*command, "--kept"] if world.kept else command
+    settings = [f"out={world.out}", f"only={name}", f"kept={str(world.kept).lower()}"]
+    return [sys.executable, "-m", "scripts.small_world.reproduce", *settings]
 
 
 def forward(command: Sequence[str], name: str, threads: int) -> int:
@@ -130,4 +152,4 @@ def forward(command: Sequence[str], name: str, threads: int) -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,14 +1,15 @@
-"""Rows of the embedded world's ablation table: what each trains, and what is measured of it."""
+"""Rows of the small world's ablation table: what each trains, and what is measured of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from scripts.small_world.measures import (
-    composition,
+from scripts.small_world.composition import CompositionConfig, compose
+from scripts.small_world.evaluate import (
+    Result,
+    Sampling,
     family,
     measured_captions,
     measured_pictures,
@@ -16,18 +17,19 @@ from scripts.small_world.measures import (
     sentences,
     untrained_stage1,
 )
-from scripts.small_world.pretrain import main as pretrain
+from scripts.small_world.pretrain import PretrainConfig, pretrain
 from vlv.shapes.runs import (
     FAMILY,
     GUIDANCE,
-    KEPT_LEGS,
-    LEGS,
+    KEPT_PHASES,
+    PHASES,
     ROOT,
-    SHORT_LEGS,
-    SHORT_READING_LR,
+    SHORT_PHASES,
     SHORT_STAGE2,
     Data,
     RunError,
+    Stage2,
+    Value,
     pictures_seen,
     relative,
     train_captioner,
@@ -36,10 +38,11 @@ from vlv.shapes.runs import (
 )
 
 # Of most rows' pictures. The tower is at hand and quick; EfficientNet's distances are the full recipe's.
-SHORT_PICTURES: dict[str, Any] = {"steps": 25, "extractor": "vision_tower"}
-SENTENCES = 1_000  # true descriptions that the frozen decoder draws
+SHORT_SAMPLING = Sampling(steps=25, extractor="vision_tower")
+FULL_SAMPLING = Sampling()
+SENTENCES = 1_000  # true descriptions that the frozen decoder generates pictures from
 WEIGHT = 3.0  # of the denoising loss beside the caption loss
-Result = dict[str, Any]
+FULL_STAGE2 = Stage2()
 
 
 @dataclass(frozen=True)
@@ -53,44 +56,43 @@ class World:
     data: Data
     kept: bool = False
 
-    def leg_final(self, count: int) -> Path:
-        """Where stage 1 after a run of the full recipe is, or will be."""
-        if self.kept and count in KEPT_LEGS:
-            return KEPT_LEGS[count]
-        return self.out / "full" / ("stage1" if count == len(LEGS) else f"stage1_leg{count}") / "final"
+    def phase_final(self, count: int) -> Path:
+        """Where stage 1 after a phase of the full recipe is, or will be."""
+        if self.kept and count in KEPT_PHASES:
+            return KEPT_PHASES[count]
+        return self.out / "full" / ("stage1" if count == len(PHASES) else f"stage1_phase{count}") / "final"
 
-    def leg(self, count: int) -> Path:
-        """Stage 1 after the first `count` runs of the full recipe; what is there needs none of the runs before it."""
-        final = self.leg_final(count)
+    def phase(self, count: int) -> Path:
+        """Stage 1 after the first `count` phases of the full recipe; what is there needs none of those before it."""
+        final = self.phase_final(count)
         if final.is_dir():
             return final
-        steps, lr = LEGS[count - 1]
-        settings: dict[str, Any] = {"num_steps": steps, "lr": lr, "seed": 41 + count}
+        steps, lr = PHASES[count - 1]
+        settings: dict[str, Value] = {"num_steps": steps, "lr": lr, "seed": 41 + count}
         if count > 1:
-            settings["initial_checkpoint"] = self.leg(count - 1)
-        return train_stage1(final.parent, "stage1_shapes.yaml", self.data, **settings)
+            settings["initial_checkpoint"] = self.phase(count - 1)
+        return train_stage1(final.parent, self.data, settings)
 
     def full_stage1(self) -> Path:
         """Stage 1 of the full recipe."""
-        return self.leg(len(LEGS))
+        return self.phase(len(PHASES))
 
     def short_stage1(self) -> Path:
         """Stage 1 of the rows' shorter recipe."""
-        return self.leg(SHORT_LEGS)
+        return self.phase(SHORT_PHASES)
 
-    def begun_stage1(self, name: str, **settings: Any) -> Path:
-        """Stage 1 as the full recipe's first run makes it, with other settings."""
+    def begun_stage1(self, name: str, settings: dict[str, Value]) -> Path:
+        """Stage 1 as the full recipe's first phase makes it, with other settings."""
         run = self.out / "short" / f"stage1_{name}"
-        return train_stage1(run, "stage1_shapes.yaml", self.data, num_steps=LEGS[0][0], val_pictures=0, **settings)
+        return train_stage1(run, self.data, {"num_steps": PHASES[0][0], "val_pictures": 0, **settings})
 
-    def short_stage2(self, stage1: Path, name: str = "base", **settings: Any) -> Path:
+    def short_stage2(self, stage1: Path, name: str = "base", how: Stage2 = SHORT_STAGE2) -> Path:
         """Stage 2 of the rows' shorter recipe: the quickstart's."""
-        run = self.out / "short" / f"stage2_{name}"
-        return train_stage2(run, self.data, stage1, SHORT_STAGE2, reading_lr=SHORT_READING_LR, **settings)
+        return train_stage2(self.out / "short" / f"stage2_{name}", self.data, stage1, how)
 
     def full_stage2(self) -> Path:
         """Stage 2 of the full recipe."""
-        return train_stage2(self.full_run(), self.data, self.full_stage1())
+        return train_stage2(self.full_run(), self.data, self.full_stage1(), FULL_STAGE2)
 
     def full_run(self) -> Path:
         """Where stage 2 of the full recipe goes."""
@@ -101,45 +103,49 @@ class World:
         return self.out / "short" / "stage2_base"
 
     def short_results(self, name: str, stage1: Path, captioner: Path) -> Result:
-        """Measures of one row of the shorter recipe: captions, and pictures drawn with `stage1`."""
+        """Measures of one row of the shorter recipe: captions, and pictures reconstructed with `stage1`."""
         folder = self.out / "measured" / name
         # Rows of one stage 1 share its pictures.
-        drawn_in = self.out / "measured" / ("base" if stage1 == self.leg_final(SHORT_LEGS) else name)
-        told = measured_captions(captioner, self.data.test, folder)
-        return {**told, **measured_pictures(stage1, self.data.drawn, drawn_in, GUIDANCE, **SHORT_PICTURES)}
+        pictures_in = self.out / "measured" / ("base" if stage1 == self.phase_final(SHORT_PHASES) else name)
+        captions = measured_captions(captioner, self.data.test, folder)
+        return {**captions, **measured_pictures(stage1, self.data.subset, pictures_in, SHORT_SAMPLING)}
 
     def left(self, name: str, stage1: Path, captioner: Path) -> Result:
-        """What the embeddings of an encoder that stage 2 has trained still draw."""
+        """Reconstructions from the embeddings of an encoder that stage 2 has trained."""
         model = own_model(stage1, captioner, self.out / "short" / f"own_{name}")
         folder = self.out / "measured" / name / "own"
-        drawn = measured_pictures(model, self.data.drawn, folder, GUIDANCE, **SHORT_PICTURES)
-        return {"own_reconstruction_f1": drawn["reconstruction_f1"]}
+        measured = measured_pictures(model, self.data.subset, folder, SHORT_SAMPLING)
+        return {"own_reconstruction_f1": measured["reconstruction_f1"]}
 
 
 def full(world: World) -> Result:
     """The full recipe, on held-out scenes and on scenes of held-out pairs of colour and shape."""
     stage1, captioner = world.full_stage1(), world.full_stage2()
-    unseen = world.out / "measured" / "full_unseen"
+    measured, unseen = (world.out / "measured" / name for name in ("full", "full_unseen"))
     moved = own_model(stage1, captioner, world.out / "full" / "own")
-    own = world.out / "measured" / "full" / "own"
-    left = measured_pictures(moved, world.data.drawn, own, GUIDANCE, extractor="vision_tower")
+    tower = replace(FULL_SAMPLING, extractor="vision_tower")
+    own = measured_pictures(moved, world.data.subset, measured / "own", tower)
+    on_unseen = {
+        **measured_captions(captioner, world.data.unseen, unseen),
+        **measured_pictures(stage1, world.data.unseen, unseen, FULL_SAMPLING),
+    }
     return {
-        **measured_captions(captioner, world.data.test, world.out / "measured" / "full"),
-        **measured_pictures(stage1, world.data.test, world.out / "measured" / "full", GUIDANCE),
-        "own_reconstruction_f1": left["reconstruction_f1"],
-        **{f"unseen_{k}": v for k, v in measured_captions(captioner, world.data.unseen, unseen).items()},
-        **{f"unseen_{k}": v for k, v in measured_pictures(stage1, world.data.unseen, unseen, GUIDANCE).items()},
+        **measured_captions(captioner, world.data.test, measured),
+        **measured_pictures(stage1, world.data.test, measured, FULL_SAMPLING),
+        "own_reconstruction_f1": own["reconstruction_f1"],
+        **{f"unseen_{name}": value for name, value in on_unseen.items()},
     }
 
 
 def guidance(world: World) -> Result:
-    """Reconstruction by guidance, and what the frozen decoder draws from the true sentence; half of the test scenes."""
+    """Pictures by guidance, from embeddings and from the true sentence; half of the test scenes."""
     stage1 = world.full_stage1()
     result: Result = {}
     for scale in (1.0, GUIDANCE, 2.0, 3.0, 4.0):
         folder = world.out / "measured" / f"guidance_{scale:g}"
-        drawn = measured_pictures(stage1, world.data.drawn, folder, scale, extractor="vision_tower")
-        result[f"reconstruction_f1_at_{scale:g}"] = drawn["reconstruction_f1"]
+        sampling = Sampling(guidance=scale, extractor="vision_tower")
+        measured = measured_pictures(stage1, world.data.subset, folder, sampling)
+        result[f"reconstruction_f1_at_{scale:g}"] = measured["reconstruction_f1"]
         result[f"sentence_f1_at_{scale:g}"] = sentences(world.out, scale, SENTENCES // 2)["f1"]
     return result
 
@@ -156,7 +162,7 @@ def without_stage1(name: str, encoder_waits: bool) -> Callable[[World], Result]:
 
     def row(world: World) -> Result:
         stage1 = untrained_stage1(world.out / "short" / "untrained")
-        captioner = world.short_stage2(stage1, name, encoder_waits=encoder_waits)
+        captioner = world.short_stage2(stage1, name, replace(SHORT_STAGE2, encoder_waits=encoder_waits))
         return measured_captions(captioner, world.data.test, world.out / "measured" / name)
 
     return row
@@ -165,7 +171,8 @@ def without_stage1(name: str, encoder_waits: bool) -> Callable[[World], Result]:
 def without_stage1_full(world: World) -> Result:
     """As many steps of stage 2 as the full recipe has, the encoder in training from the first on, without stage 1."""
     stage1, name = untrained_stage1(world.out / "short" / "untrained"), "without_stage1_full"
-    captioner = train_stage2(world.out / "full" / f"stage2_{name}", world.data, stage1, encoder_waits=False)
+    how = replace(FULL_STAGE2, encoder_waits=False)
+    captioner = train_stage2(world.out / "full" / f"stage2_{name}", world.data, stage1, how)
     return measured_captions(captioner, world.data.test, world.out / "measured" / name)
 
 
@@ -174,8 +181,8 @@ def unfrozen(*parts: str) -> Callable[[World], Result]:
 
     def row(world: World) -> Result:
         stage1, name = world.short_stage1(), "_".join(parts)
-        reading = world.base_run() if "llm" in parts else None  # the same as when the encoder trains after it
-        captioner = world.short_stage2(stage1, name, train=parts, reading_of=reading)
+        shared = world.base_run() if "llm" in parts else None  # the same as when the encoder trains after it
+        captioner = world.short_stage2(stage1, name, replace(SHORT_STAGE2, train=parts, warmup_of=shared))
         result = world.short_results(name, stage1, captioner)
         return {**result, "own_reconstruction_f1": result["reconstruction_f1"]}
 
@@ -185,8 +192,8 @@ def unfrozen(*parts: str) -> Callable[[World], Result]:
 def denoising_kept(world: World) -> Result:
     """All of stage 2 trains, and the denoising loss stays on beside the caption loss."""
     stage1 = world.short_stage1()
-    settings = {"diffusion_weight": WEIGHT, "reading_of": world.base_run()}
-    captioner = world.short_stage2(stage1, "denoising_kept", **settings)
+    how = replace(SHORT_STAGE2, diffusion_weight=WEIGHT, warmup_of=world.base_run())
+    captioner = world.short_stage2(stage1, "denoising_kept", how)
     result = world.short_results("denoising_kept", stage1, captioner)
     return {**result, **world.left("denoising_kept", stage1, captioner)}
 
@@ -195,28 +202,29 @@ def one_encoder(world: World) -> Result:
     """The full stage 1, then stage 2 with the denoising loss kept on: one encoder that captions and reconstructs."""
     stage1 = world.full_stage1()
     run, folder = world.out / "full" / "stage2_one_encoder", world.out / "measured" / "one_encoder"
-    captioner = train_stage2(run, world.data, stage1, diffusion_weight=WEIGHT, reading_of=world.full_run())
+    how = replace(FULL_STAGE2, diffusion_weight=WEIGHT, warmup_of=world.full_run())
+    captioner = train_stage2(run, world.data, stage1, how)
     own = own_model(stage1, captioner, world.out / "full" / "own_one_encoder")
-    drawn = measured_pictures(own, world.data.test, folder, GUIDANCE)
-    told = measured_captions(captioner, world.data.test, folder)
-    return {**told, **drawn, "own_reconstruction_f1": drawn["reconstruction_f1"]}
+    pictures = measured_pictures(own, world.data.test, folder, FULL_SAMPLING)
+    captions = measured_captions(captioner, world.data.test, folder)
+    return {**captions, **pictures, "own_reconstruction_f1": pictures["reconstruction_f1"]}
 
 
 def queries(count: int) -> Callable[[World], Result]:
-    """Another number of learned queries, from nothing."""
+    """Another number of learned queries; stage 1 starts from new ones."""
 
     def row(world: World) -> Result:
-        stage1 = world.begun_stage1(f"queries_{count}", num_queries=count)
+        stage1 = world.begun_stage1(f"queries_{count}", {"num_queries": count})
         return world.short_results(f"queries_{count}", stage1, world.short_stage2(stage1, f"queries_{count}"))
 
     return row
 
 
-def after(legs: int) -> Callable[[World], Result]:
-    """Stage 1 after another number of the full recipe's runs."""
+def after_phases(phases: int) -> Callable[[World], Result]:
+    """Stage 1 after another number of the full recipe's phases."""
 
     def row(world: World) -> Result:
-        stage1, name = world.leg(legs), f"pictures_leg{legs}"
+        stage1, name = world.phase(phases), f"pictures_phase{phases}"
         return world.short_results(name, stage1, world.short_stage2(stage1, name))
 
     return row
@@ -225,8 +233,8 @@ def after(legs: int) -> Callable[[World], Result]:
 def own_tasks_tower(world: World) -> Result:
     """The vision tower that Florence-2's own tasks trained, without a read-out head."""
     work = world.out / "short" / "pretrain"
-    pretrain(["own_tasks", "--out", str(FAMILY), "--work", str(work)])
-    stage1 = world.begun_stage1("own_tasks", florence2_model_path=work / "own_tasks" / "florence2")
+    pretrain(PretrainConfig(part="own_tasks", out=str(FAMILY), work=str(work)))
+    stage1 = world.begun_stage1("own_tasks", {"florence2_model_path": work / "own_tasks" / "florence2"})
     return world.short_results("own_tasks", stage1, world.short_stage2(stage1, "own_tasks"))
 
 
@@ -235,10 +243,8 @@ def smollm2(world: World) -> Result:
     llm = ROOT / "pretrained_checkpoints" / "SmolLM2-135M"
     if not llm.is_dir():
         raise RunError(f"{relative(llm)} is not there: bash scripts/small_world/install_smollm2.sh makes it")
-    run = world.out / "full" / "stage2_smollm2"
-    captioner = train_captioner(
-        run, world.data, world.full_stage1(), "stage2_shapes_smollm2.yaml", train=("mlp", "llm"), qwen_model=llm
-    )
+    run, stage1 = world.out / "full" / "stage2_smollm2", world.full_stage1()
+    captioner = train_captioner(run, world.data, stage1, "stage2_shapes_smollm2", {"qwen_model": llm})
     return measured_captions(captioner, world.data.test, world.out / "measured" / "smollm2")
 
 
@@ -248,22 +254,23 @@ def of_the_family(world: World) -> Result:
 
 
 def composed(world: World) -> Result:
-    """Two pictures' embeddings, joined and drawn."""
-    return composition(world.full_stage1(), world.out / "measured" / "composition")
+    """Two pictures' embeddings, joined."""
+    out = world.out / "measured" / "composition"
+    return {**compose(CompositionConfig(ckpt_dir=str(world.full_stage1()), out=str(out)))}
 
 
-def _seen(legs: int) -> str:
-    return f"stage 1 has seen {pictures_seen(legs):,} pictures"
+def _seen(phases: int) -> str:
+    return f"stage 1 has seen {pictures_seen(phases):,} pictures"
 
 
-# In the order of the table: the one encoder that both captions and draws comes first.
+# In the order of the table: the one encoder that both captions and reconstructs comes first.
 ROWS: dict[str, tuple[str, Callable[[World], Result]]] = {
     "one_encoder": ("one encoder: full recipe, denoising loss kept on in stage 2", one_encoder),
     "full": ("full recipe", full),
     "family": ("the frozen parts", of_the_family),
     "guidance": ("reconstruction by guidance", guidance),
     "composition": ("two pictures' embeddings, joined", composed),
-    "base": (f"shorter recipe: {_seen(SHORT_LEGS)}", base),
+    "base": (f"shorter recipe: {_seen(SHORT_PHASES)}", base),
     "without_stage1": ("without stage 1, same pairs", without_stage1("without_stage1", True)),
     "without_stage1_at_once": (
         "without stage 1, the encoder trains from the first step on",
@@ -276,9 +283,9 @@ ROWS: dict[str, tuple[str, Callable[[World], Result]]] = {
     "train_mlp": ("stage 2 trains the MLP alone", unfrozen("mlp")),
     "train_mlp_llm": ("stage 2 trains MLP and language model", unfrozen("mlp", "llm")),
     "denoising_kept": (f"stage 2 with diffusion_weight={WEIGHT:g}", denoising_kept),
-    "pictures_leg1": (_seen(1), after(1)),
-    "pictures_leg2": (_seen(2), after(2)),
-    "pictures_leg7": (_seen(7), after(7)),
+    "pictures_phase1": (_seen(1), after_phases(1)),
+    "pictures_phase2": (_seen(2), after_phases(2)),
+    "pictures_phase7": (_seen(7), after_phases(7)),
     "queries_4": (f"4 queries, {_seen(1)}", queries(4)),
     "queries_8": (f"8 queries, {_seen(1)}", queries(8)),
     "queries_16": (f"16 queries, {_seen(1)}", queries(16)),

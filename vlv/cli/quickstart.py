@@ -1,4 +1,9 @@
-"""Try everything on the small world: train, caption and reconstruct on tiny components, in minutes on a CPU."""
+"""Try VLV on the small world, in minutes on a CPU: train the captioner, caption and reconstruct held-out pictures.
+
+Shipped, and not trained here: the tiny Stable Diffusion, Florence-2 and Qwen2, and a stage-1 model that has seen
+723,200 pictures without any text. Trained here: stage 2, on 8,000 pictures with captions. Measured: captions of 500
+held-out pictures and reconstructions of 300, with 95 % confidence intervals.
+"""
 
 from __future__ import annotations
 

@@ -1,53 +1,70 @@
-"""Measure captions or reconstructions of the embedded world's pictures, exactly.
+"""Measure captions or reconstructions of the small world's pictures, exactly.
 
-PATH is a captions.json, or a folder of pictures. Names say which scene each should show (test-00000012.png).
+PATH is a captions.json, or a folder of pictures. Names identify the scene that each should show (test-00000012.png).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from vlv.cli.entry import BAD_CALL, stop
+from vlv.cli.entry import BAD_CALL, Call, parse, stop
+from vlv.settings import option, require
+
+if TYPE_CHECKING:
+    from vlv.shapes.measures import Score
+    from vlv.shapes.oracle import Description
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """What is measured, and where the measures go."""
+
+    path: str = option("", "a captions.json, or a folder of .png pictures", path="local")
+    json: str | None = option(None, "write the measures to this file too", path="local")
+    faults: bool = option(False, "count what is wrong, by kind, too")
+
+    def __post_init__(self) -> None:
+        require(bool(self.path), "path", self.path, "give a captions.json, or a folder of pictures")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Read the call, measure, print."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vlv.shapes.measure_files",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("path", type=Path, metavar="PATH")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measures there too")
-    parser.add_argument("--faults", action="store_true", help="count what is wrong, by kind, too")
-    options = parser.parse_args(arguments)
+    """Parse the call, measure, print."""
+    call = Call("python -m vlv.shapes.measure_files", __doc__ or "", positional=("path",))
+    config = parse(MeasureConfig, call, sys.argv[1:] if arguments is None else arguments)
     try:
-        told = read(options.path)
-        measures = measures_of(told)
+        descriptions = read(Path(config.path))
+        scores = score(descriptions)
     except (OSError, ValueError) as error:
         stop(str(error), BAD_CALL)
-        return
+    from vlv.shapes.measures import confidence_intervals, summarise
+
+    measures, intervals = summarise(scores).to_dict(), confidence_intervals(scores)
     width = max(map(len, measures))
     for name, value in measures.items():
-        print(f"{name:<{width}}  {value:.4f}" if isinstance(value, float) else f"{name:<{width}}  {value}")
-    for fault, count in (count_faults(told) if options.faults else {}).items():
+        number = f"{value:.4f}" if isinstance(value, float) else str(value)
+        interval = "  (95 % interval {:.4f} to {:.4f})".format(*intervals[name]) if name in intervals else ""
+        print(f"{name:<{width}}  {number}{interval}")
+    for fault, count in (count_faults(descriptions) if config.faults else {}).items():
         print(f"{count:5}  {fault}")
-    if options.json:
-        options.json.write_text(json.dumps(measures, indent=2) + "\n")
+    if config.json:
+        Path(config.json).write_text(json.dumps(measures, indent=2) + "\n")
 
 
 def measure(path: Path) -> dict[str, float]:
-    """Measures of a caption file or of a folder of pictures; errors as `read` has them."""
-    return measures_of(read(path))
+    """Measures of a caption file or of a folder of pictures; errors as `read` and `score` have them."""
+    from vlv.shapes.measures import summarise
+
+    return summarise(score(read(path))).to_dict()
 
 
-def read(path: Path) -> dict[str, Any]:
-    """What the oracle reads in a folder's pictures (`Scene`) or a file's captions (`Description`), by name.
+def read(path: Path) -> dict[str, Description]:
+    """What the oracle reads in a folder's pictures or a file's captions, by name.
 
     Raises:
         ValueError: there are none.
@@ -55,47 +72,43 @@ def read(path: Path) -> dict[str, Any]:
     from PIL import Image
 
     from vlv.data.caption_file import read_captions
-    from vlv.shapes.oracle import read_description, read_pictures
+    from vlv.shapes.oracle import as_description, read_description, read_pictures
 
     if path.is_dir():
         pictures = {file.name: Image.open(file).convert("RGB") for file in sorted(path.glob("*.png"))}
         if not pictures:
             raise ValueError(f"{path} holds no .png pictures")
         readings = read_pictures(list(pictures.values()))
-        return {name: reading.scene for name, reading in zip(pictures, readings, strict=True)}
+        return {name: as_description(reading.scene) for name, reading in zip(pictures, readings, strict=True)}
     captions = read_captions(str(path))
     if not captions:
         raise ValueError(f"{path} holds no captions")
     return {name: read_description(caption) for name, caption in captions.items()}
 
 
-def measures_of(told: dict[str, Any]) -> dict[str, float]:
-    """Measures of what was read.
+def score(descriptions: Mapping[str, Description]) -> list[Score]:
+    """Scores of what was read, one a scene.
 
     Raises:
-        ValueError: names that are not the embedded world's.
+        ValueError: names that are not the small world's.
     """
-    from vlv.shapes.measures import measure_descriptions, measure_scenes
-    from vlv.shapes.oracle import Description
+    from vlv.shapes.measures import score_descriptions
     from vlv.shapes.writing import named_scene
 
-    stated = list(told.values())
-    measures = measure_descriptions if isinstance(stated[0], Description) else measure_scenes
-    return measures(stated, [named_scene(name) for name in told]).to_dict()
+    return score_descriptions(list(descriptions.values()), [named_scene(name) for name in descriptions])
 
 
-def count_faults(told: dict[str, Any]) -> dict[str, int]:
+def count_faults(descriptions: Mapping[str, Description]) -> dict[str, int]:
     """How often each kind of fault occurs, the most frequent first; a caption that leaves anything open is one."""
     from vlv.shapes.measures import faults
-    from vlv.shapes.oracle import Description
     from vlv.shapes.writing import named_scene
 
     kinds: Counter[str] = Counter()
-    for name, stated in told.items():
-        scene = stated.scene if isinstance(stated, Description) else stated
+    for name, description in descriptions.items():
+        scene = description.scene
         kinds.update(["incomplete caption"] if scene is None else faults(scene, named_scene(name)))
     return dict(kinds.most_common())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

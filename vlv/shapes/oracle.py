@@ -156,8 +156,14 @@ class Description:
         )
 
 
+def as_description(scene: Scene) -> Description:
+    """What a picture of a scene shows, in the form of a caption's reading, so that both are measured alike."""
+    statements = tuple(Statement(i.size, i.color, i.shape, (i.row, i.column)) for i in scene.items)
+    return Description(statements, scene.background, ())
+
+
 def read_description(text: str) -> Description:
-    """What a description says, sentence by sentence; words that it does not know are passed over."""
+    """What a description states, sentence by sentence; words that it does not know are passed over."""
     statements, relations, background, count = [], [], None, None
     for sentence in re.split(r"[.;!?\n]", text.lower()):
         number = _COUNT.search(sentence)

@@ -1,4 +1,4 @@
-"""One HTML page on runs of the embedded world: measures, pictures with captions (errors marked), loss curves."""
+"""One HTML page on runs of the small world: measures, pictures with captions (errors marked), loss curves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 from vlv.shapes.measures import wrong_facts
@@ -29,12 +28,23 @@ class Table:
 
 @dataclass(frozen=True)
 class Example:
-    """One held-out picture, what was drawn back from it, and its caption."""
+    """One held-out picture, its reconstruction, and its caption."""
 
     scene: Scene
     original: Path
     reconstruction: Path
     caption: str
+
+    @property
+    def sentences(self) -> list[tuple[str, bool]]:
+        """The caption's sentences, each with whether it states anything wrong."""
+        return split_sentences(self.caption, self.scene)
+
+    @property
+    def pictures(self) -> list[tuple[str, str]]:
+        """Both pictures as (label, base64 of the file), so that the page can be moved and mailed alone."""
+        files = (("original", self.original), ("reconstruction", self.reconstruction))
+        return [(label, base64.b64encode(path.read_bytes()).decode()) for label, path in files]
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,19 @@ class Curve:
     points: Sequence[tuple[float, float]]
 
 
+@dataclass(frozen=True)
+class Report:
+    """What the page shows: tables, pictures, curves, tables of details."""
+
+    title: str
+    introduction: str
+    tables: Sequence[Table]
+    examples: Sequence[Example]
+    curves: Sequence[Curve]
+    details: Sequence[Table] = ()
+    examples_note: str = "A sentence that is wrong in any part is marked."
+
+
 def read_curve(title: str, run: Path, metric: str) -> Curve:
     """A metric of a run's metrics.jsonl; empty where there is none."""
     path = run / "metrics.jsonl"
@@ -53,7 +76,7 @@ def read_curve(title: str, run: Path, metric: str) -> Curve:
 
 
 def read_joined_curve(title: str, runs: Sequence[Path], metric: str) -> Curve:
-    """A metric over runs that each went on from the last one's end, as one curve."""
+    """A metric over runs that each continued from the last one's end, as one curve."""
     points: list[tuple[float, float]] = []
     for run in runs:
         start = points[-1][0] if points else 0
@@ -61,104 +84,54 @@ def read_joined_curve(title: str, runs: Sequence[Path], metric: str) -> Curve:
     return Curve(title, points)
 
 
-def write_report(
-    path: Path,
-    title: str,
-    introduction: str,
-    tables: Sequence[Table],
-    examples: Sequence[Example],
-    curves: Sequence[Curve],
-    details: Sequence[Table] = (),
-) -> None:
-    """Write the page: tables, pictures, curves, tables of details.
+def write_report(path: Path, report: Report) -> None:
+    """Write the page."""
+    from jinja2 import Environment, PackageLoader
 
-    Pictures are embedded, so that it can be moved and mailed alone.
-    """
-    body = [f"<h1>{escape(title)}</h1><p>{escape(introduction)}</p>"]
-    body += [_table(table) for table in tables]
-    body.append("<h2>Held-out pictures: original, reconstruction, caption</h2>")
-    body.append("<p>A sentence that is wrong in any part is <mark>marked</mark>.</p><div class=cards>")
-    body += [_card(example) for example in examples]
-    body.append("</div><h2>Training</h2><div class=curves>")
-    body += [_curve(curve) for curve in curves if len(curve.points) > 1]
-    body.append("</div>")
-    body += [_table(table) for table in details]
-    path.write_text(_PAGE.format(title=escape(title), body="\n".join(body)))
-
-
-def mark_errors(caption: str, scene: Scene) -> str:
-    """The caption as HTML, each sentence that says anything wrong in <mark>."""
-    return "".join(
-        f"<mark>{escape(sentence)}</mark>" if wrong else escape(sentence)
-        for sentence, wrong in split_sentences(caption, scene)
-    )
+    # autoescape: captions are a model's output, and must not become HTML.
+    environment = Environment(loader=PackageLoader("vlv.shapes"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    curves = [_plot(curve) for curve in report.curves if len(curve.points) > 1]
+    path.write_text(environment.get_template("report.html").render(report=report, curves=curves), encoding="utf-8")
 
 
 def split_sentences(caption: str, scene: Scene) -> list[tuple[str, bool]]:
-    """The caption's sentences, each with whether it says anything wrong of the scene."""
+    """The caption's sentences, each with whether it states anything wrong of the scene."""
     return [(sentence, _is_wrong(sentence, scene)) for sentence in re.findall(r"[^.]+\.?\s*|\.\s*", caption)]
 
 
+def has_errors(caption: str, scene: Scene) -> bool:
+    """Whether any sentence states anything wrong of the scene."""
+    return any(wrong for _, wrong in split_sentences(caption, scene))
+
+
 def _is_wrong(sentence: str, scene: Scene) -> bool:
-    said = read_description(sentence)
-    ground = said.background is not None and said.background != scene.background
-    return ground or said.miscounts(scene) or bool(wrong_facts(said, scene)) or said.false_relations(scene) > 0
+    read = read_description(sentence)
+    ground = read.background is not None and read.background != scene.background
+    return ground or read.miscounts(scene) or bool(wrong_facts(read, scene)) or read.false_relations(scene) > 0
 
 
-def _table(table: Table) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in table.columns)
-    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    note = f"<p class=note>{escape(table.note)}</p>" if table.note else ""
-    return f"<h2>{escape(table.title)}</h2><table><tr>{head}</tr>{rows}</table>{note}"
+@dataclass(frozen=True)
+class Plot:
+    """A curve as the page's SVG wants it: points in pixels, and the labels of its axes."""
+
+    caption: str
+    points: str
+    high: str
+    low: str
+    last_step: str
+    width: int = _WIDTH
+    height: int = _HEIGHT
+    margin: int = _MARGIN
 
 
-def _card(example: Example) -> str:
-    pictures = "".join(
-        f'<img alt="{label}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
-        for label, path in (("original", example.original), ("reconstruction", example.reconstruction))
-    )
-    return f"<div class=card>{pictures}<p>{mark_errors(example.caption, example.scene)}</p></div>"
-
-
-def _curve(curve: Curve) -> str:
-    """The curve as SVG, with its first, lowest and last values."""
+def _plot(curve: Curve) -> Plot:
     steps, values = [x for x, _ in curve.points], [y for _, y in curve.points]
     low, high, last = min(values), max(values), max(steps)
-    span = (high - low) or 1.0
+    span = (high - low) or 1.0  # a flat curve has none
     points = " ".join(
         f"{_MARGIN + (x / last) * (_WIDTH - 2 * _MARGIN):.1f},"
         f"{_HEIGHT - _MARGIN - (y - low) / span * (_HEIGHT - 2 * _MARGIN):.1f}"
         for x, y in curve.points
     )
-    bottom = _HEIGHT - _MARGIN
-    return (
-        f'<figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}">'
-        f'<polyline points="{points}" fill="none" stroke="#2646d2" stroke-width="1.6"/>'
-        f'<path d="M{_MARGIN} {_MARGIN - 8}V{bottom}H{_WIDTH - _MARGIN + 8}" fill="none" stroke="#999"/>'
-        f'<text x="2" y="{_MARGIN}">{high:.3g}</text><text x="2" y="{bottom}">{low:.3g}</text>'
-        f'<text x="{_MARGIN}" y="{_HEIGHT - 14}">0</text>'
-        f'<text x="{_WIDTH - _MARGIN}" y="{_HEIGHT - 14}" text-anchor="end">step {last:,.0f}</text></svg>'
-        f"<figcaption>{escape(curve.title)}: {values[0]:.3g} to {values[-1]:.3g}</figcaption></figure>"
-    )
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1060px; padding: 0 1rem; color: #222 }}
-h1 {{ font-size: 1.6rem }} h2 {{ font-size: 1.15rem; margin-top: 2rem }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
-th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd }}
-th:first-child, td:first-child {{ text-align: left }}
-.cards {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(310px, 1fr)); gap: 1rem }}
-.card {{ border: 1px solid #ddd; border-radius: 8px; padding: .7rem }}
-.card img {{ width: 138px; height: 138px; image-rendering: pixelated; margin-right: 6px; border: 1px solid #eee }}
-.card p {{ margin: .4rem 0 0; font-size: .88rem }}
-mark {{ background: #ffd3d3 }} .note {{ color: #666; font-size: .88rem }}
-.curves {{ display: flex; flex-wrap: wrap; gap: 1rem }} figure {{ margin: 0 }}
-svg text {{ font: 11px system-ui, sans-serif; fill: #666 }} figcaption {{ font-size: .85rem; color: #444 }}
-</style>
-{body}
-</html>
-"""
+    caption = f"{curve.title}: {values[0]:.3g} to {values[-1]:.3g}"
+    return Plot(caption, points, f"{high:.3g}", f"{low:.3g}", f"{last:,.0f}")

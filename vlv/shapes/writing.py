@@ -36,7 +36,7 @@ def named_scene(name: str) -> Scene:
     for known in SPLITS:
         if split == known and number.isdigit():
             return make_scene(known, int(number))
-    raise ValueError(f"{name} is no picture of the embedded world: those are named like {scene_name('test', 7)}.png")
+    raise ValueError(f"{name} is no picture of the small world: those are named like {scene_name('test', 7)}.png")
 
 
 def write_scenes(

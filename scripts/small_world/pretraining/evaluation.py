@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 from scripts.small_world.pretraining.objectives import CLASSES
 from scripts.small_world.pretraining.samples import Sample, clip_ids, collate, to_pixels
@@ -17,7 +18,7 @@ from vlv.sampling import sample_generators
 from vlv.shapes.describe import describe
 from vlv.shapes.measures import SceneMeasures, measure_pictures
 from vlv.shapes.render import render
-from vlv.shapes.scene import Split, make_scene
+from vlv.shapes.scene import Scene, Split, make_scene
 
 
 @torch.no_grad()
@@ -54,37 +55,33 @@ def mean_loss(objective: Any, sample: Callable[[int], Sample], count: int) -> di
     return {"loss": objective(batch)["loss"].item() / count}
 
 
-@torch.no_grad()
-def drawn_from_sentences(
-    decoder: DiffusionDecoder,
-    text_encoder: Any,
-    tokenizer: Any,
-    split: Split,
-    count: int,
-    guidance_scale: float,
-    num_inference_steps: int,
-    scheduler: str,
-) -> tuple[SceneMeasures, list[Image.Image]]:
-    """Measures of what Stable Diffusion draws from the true descriptions, and the pictures."""
-    scenes = [make_scene(split, number) for number in range(count)]
-    pictures: list[Image.Image] = []
-    for start in range(0, count, 100):
-        numbers = range(start, min(count, start + 100))
-        ids = torch.stack([clip_ids(tokenizer, describe(scenes[number], number)) for number in numbers])
-        states = text_encoder(input_ids=ids).last_hidden_state
-        pictures += draw(decoder, states, numbers, guidance_scale, num_inference_steps, scheduler)
-    return measure_pictures(pictures, scenes), pictures
+@dataclass(frozen=True)
+class SentencePictures:
+    """What Stable Diffusion generates from true descriptions with DDIM; its noise depends on the scene's number."""
 
+    decoder: DiffusionDecoder
+    text_encoder: CLIPTextModel
+    tokenizer: PreTrainedTokenizerBase
+    guidance_scale: float
+    num_inference_steps: int
 
-def draw(
-    decoder: DiffusionDecoder, states: Tensor, numbers: Sequence[int], guidance: float, steps: int, scheduler: str
-) -> list[Image.Image]:
-    """Pictures of states [B, L, D]; the noise of each depends on its scene's number."""
-    images = decoder.generate_images(
-        Conditioning(states),
-        guidance_scale=guidance,
-        num_inference_steps=steps,
-        generators=sample_generators(0, numbers),
-        scheduler=scheduler,
-    )
-    return to_images(images)
+    def measure(self, split: Split, count: int) -> SceneMeasures:
+        """Measures of the pictures of a split's first scenes."""
+        scenes = [make_scene(split, number) for number in range(count)]
+        pictures: list[Image.Image] = []
+        for start in range(0, count, 100):
+            pictures += self.generate(scenes, range(start, min(count, start + 100)))
+        return measure_pictures(pictures, scenes)
+
+    @torch.no_grad()
+    def generate(self, scenes: Sequence[Scene], numbers: range) -> list[Image.Image]:
+        """Pictures of some of the scenes."""
+        ids = torch.stack([clip_ids(self.tokenizer, describe(scenes[number], number)) for number in numbers])
+        images = self.decoder.generate_images(
+            Conditioning(self.text_encoder(input_ids=ids).last_hidden_state),
+            guidance_scale=self.guidance_scale,
+            num_inference_steps=self.num_inference_steps,
+            generators=sample_generators(0, numbers),
+            scheduler="ddim",
+        )
+        return to_images(images)

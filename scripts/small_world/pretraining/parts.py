@@ -107,15 +107,17 @@ def _unet(unet: Any, folder: Path, latents: Path, seed: int, **shares: float) ->
     architecture.save_component(unet, folder / "unet")  # so that the folder is whole while the UNet trains
     decoder: Any = build_decoder(folder, DecoderSettings(resolution=RESOLUTION))
 
-    def draw() -> dict[str, float]:
+    pictures = evaluation.SentencePictures(decoder, encoder, tokenizer, guidance_scale=1.5, num_inference_steps=25)
+
+    def measure() -> dict[str, float]:
         decoder.unet.load_state_dict(unet.state_dict())
-        return evaluation.drawn_from_sentences(decoder, encoder, tokenizer, "val", 100, 1.5, 25, "ddim")[0].to_dict()
+        return pictures.measure("val", 100).to_dict()
 
     return Part(
         objectives.TextToImageObjective(unet, encoder, architecture.build_scheduler(), seed, **shares),
         samples.LatentSamples(tokenizer, latents),
         lambda: architecture.save_component(unet, folder / "unet"),
-        draw,
+        measure,
     )
 
 

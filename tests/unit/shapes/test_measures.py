@@ -7,7 +7,16 @@ import pytest
 
 from vlv.shapes.describe import describe
 from vlv.shapes.measure_files import main
-from vlv.shapes.measures import facts, faults, measure_descriptions, measure_pictures, wrong_facts
+from vlv.shapes.measures import (
+    confidence_intervals,
+    facts,
+    faults,
+    measure_descriptions,
+    measure_pictures,
+    score_descriptions,
+    summarise,
+    wrong_facts,
+)
 from vlv.shapes.oracle import read_description
 from vlv.shapes.render import render
 from vlv.shapes.scene import Item, Scene, make_scene
@@ -66,6 +75,23 @@ def test_pictures_are_measured_through_the_oracle():
     assert other.count == 20
 
 
+def test_intervals_narrow_with_more_scenes_and_resample_whole_scenes():
+    scenes = [make_scene("test", number) for number in range(200)]
+    # A tenth of the captions is wrong in every shape; were shapes resampled, the interval would be narrower.
+    captions = [describe(scenes[n - 1 if n % 10 == 0 else n], n) for n in range(200)]
+    scores = score_descriptions([read_description(caption) for caption in captions], scenes)
+    measures, intervals = summarise(scores), confidence_intervals(scores)
+    for name, value in (("f1", measures.f1), ("exact", measures.exact)):
+        low, high = intervals[name]
+        assert low < value < high
+    # The share of exact captions is binomial: 1.96 standard deviations to each side.
+    half = 1.96 * math.sqrt(0.9 * 0.1 / 200)
+    assert intervals["exact"] == pytest.approx((0.9 - half, 0.9 + half), abs=0.01)
+    few = confidence_intervals(scores[:50])["f1"]
+    assert few[1] - few[0] > 1.5 * (intervals["f1"][1] - intervals["f1"][0])
+    assert confidence_intervals(scores) == intervals
+
+
 def test_each_scene_needs_one_caption():
     with pytest.raises(ValueError, match="2 captions or pictures for 1 scenes"):
         measure_captions(["", ""], [SCENE])
@@ -98,9 +124,9 @@ def test_the_command_counts_faults_of_pictures_and_of_captions(tmp_path, capsys)
         render(scene, 0).save(folder / name)
     texts = [describe(scenes[0], 0), "A red circle.", describe(scenes[2], 0)]
     captions.write_text(json.dumps(dict(zip(names, texts, strict=True))))
-    main([str(folder), "--faults"])
+    main([str(folder), "faults=true"])
     lines = capsys.readouterr().out.splitlines()
     kinds = [line.split(maxsplit=1)[1] for line in lines if line.startswith(" ")]
     assert sorted(set(faults(scenes[0], scenes[1]))) == sorted(kinds)
-    main([str(captions), "--faults"])
+    main([str(captions), "faults=true"])
     assert "    1  incomplete caption" in capsys.readouterr().out

@@ -1,81 +1,141 @@
-"""The page: wrong sentences are marked, pictures lie inside it."""
+"""The page and the panels: wrong sentences are marked, pictures are labelled."""
 
 import json
 
 import numpy as np
 
-from scripts.small_world.panel import draw_panel
+from scripts.small_world.panels import caption_panel, composition_panel
 from vlv.shapes.describe import describe
 from vlv.shapes.render import render
-from vlv.shapes.report import Example, Table, mark_errors, read_curve, read_joined_curve, write_report
+from vlv.shapes.report import (
+    Example,
+    Report,
+    Table,
+    has_errors,
+    read_curve,
+    read_joined_curve,
+    split_sentences,
+    write_report,
+)
 from vlv.shapes.scene import Item, Scene, make_scene
 
 SCENE = Scene((Item(0, 0, "large", "red", "circle"), Item(2, 1, "small", "blue", "star")), "white")
 
 
+def wrong_sentences(caption, scene=SCENE):
+    return [sentence for sentence, wrong in split_sentences(caption, scene) if wrong]
+
+
 def test_only_wrong_sentences_are_marked():
     right = "Two shapes on a white background. A large red circle is at the top left. "
-    assert mark_errors(right, SCENE) == right
+    assert wrong_sentences(right) == []
+    assert not has_errors(right, SCENE)
     for wrong in (
         "A small red circle is at the top left.",
         "A large red circle is at the bottom.",
         "The red circle is below the blue star.",
         "A black background with two shapes.",
     ):
-        assert mark_errors(right + wrong, SCENE) == right + f"<mark>{wrong}</mark>"
+        assert wrong_sentences(right + wrong) == [wrong]
+        assert "".join(sentence for sentence, _ in split_sentences(right + wrong, SCENE)) == right + wrong
+        assert has_errors(right + wrong, SCENE)
 
 
 def test_true_descriptions_have_no_marks():
     for number in range(200):
         scene = make_scene("test", number)
-        assert "<mark>" not in mark_errors(describe(scene, number), scene)
+        assert wrong_sentences(describe(scene, number), scene) == []
 
 
-def test_captions_cannot_write_html():
-    assert mark_errors("<script>alert(1)</script>", SCENE) == "&lt;script&gt;alert(1)&lt;/script&gt;"
+def write(folder, caption):
+    """A page with one example; returns its text."""
+    picture = folder / "a.png"
+    render(SCENE, 0).save(picture)
+    rows = [{"step": step, "train/loss": 1 / step} for step in (1, 2, 4)] + [{"step": 4, "val/loss": 0.5}]
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    curve = read_curve("loss", folder, "train/loss")
+    assert curve.points == [(1, 1.0), (2, 0.5), (4, 0.25)]
+    report = Report(
+        title="a & b",
+        introduction="what",
+        tables=[Table("Measures", ("row", "F1"), [("full", "0.99")], "a note")],
+        examples=[Example(SCENE, picture, picture, caption)],
+        curves=[curve],
+        details=[Table("Details", ("measure", "value"), [("f1", "0.98")])],
+    )
+    write_report(folder / "report.html", report)
+    return (folder / "report.html").read_text()
 
 
 def test_the_page_holds_tables_pictures_and_curves(tmp_path):
-    picture = tmp_path / "a.png"
-    render(SCENE, 0).save(picture)
-    rows = [{"step": step, "train/loss": 1 / step} for step in (1, 2, 4)] + [{"step": 4, "val/loss": 0.5}]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    curve = read_curve("loss", tmp_path, "train/loss")
-    assert curve.points == [(1, 1.0), (2, 0.5), (4, 0.25)]
-    page = tmp_path / "report.html"
-    example = Example(SCENE, picture, picture, "A large red circle is at the bottom.")
-    write_report(page, "a & b", "what", [Table("Measures", ("row", "F1"), [("full", "0.99")])], [example], [curve])
-    text = page.read_text()
-    for part in ("a &amp; b", "<td>0.99</td>", "data:image/png;base64,", "<mark>A large", "loss: 1 to 0.25"):
+    text = write(tmp_path, "Two shapes on a white background. A large red circle is at the bottom.")
+    for part in (
+        "a &amp; b",
+        "<td>0.99</td>",
+        "a note",
+        "<td>0.98</td>",
+        "data:image/png;base64,",
+        "Two shapes on a white background. <mark>A large red circle is at the bottom.</mark>",
+        "<figcaption>original</figcaption>",
+        "<figcaption>reconstruction</figcaption>",
+        "loss: 1 to 0.25",
+    ):
         assert part in text
     assert text.count("<img") == 2
+    assert "<polyline" in text
+
+
+def test_captions_cannot_write_html(tmp_path):
+    text = write(tmp_path, "<script>alert(1)</script>")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "<script>" not in text
 
 
 def test_a_run_without_metrics_has_an_empty_curve(tmp_path):
     assert read_curve("loss", tmp_path, "train/loss").points == []
 
 
-def test_runs_that_went_on_from_each_other_are_one_curve(tmp_path):
-    for name in ("leg1", "leg2"):
+def test_runs_that_continue_each_other_are_one_curve(tmp_path):
+    for name in ("phase1", "phase2"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.jsonl").write_text('{"step": 5, "train/loss": 2}\n{"step": 9, "train/loss": 1}\n')
-    curve = read_joined_curve("loss", [tmp_path / "leg1", tmp_path / "leg2", tmp_path / "none"], "train/loss")
+    curve = read_joined_curve("loss", [tmp_path / "phase1", tmp_path / "phase2", tmp_path / "none"], "train/loss")
     assert curve.points == [(5, 2), (9, 1), (14, 2), (18, 1)]
 
 
 def test_the_panel_shows_both_pictures_and_paints_wrong_sentences_red(tmp_path):
     def reds(caption):
-        panel = np.asarray(draw_panel([Example(blank, picture, picture, caption)], columns=1)).astype(int)
-        below = panel[200:]
+        panel = np.asarray(caption_panel([Example(SCENE, picture, picture, caption)], columns=1)).astype(int)
+        below = panel[240:]
         return ((below[..., 0] > 150) & (below[..., 1] < 90)).sum(), panel
 
-    picture, blank = tmp_path / "a.png", SCENE
+    picture = tmp_path / "a.png"
     render(SCENE, 0).save(picture)
     right = "A large red circle is at the top left."
     none, panel = reds(right)
     some, _ = reds(right + " A small red circle is at the top left.")
     assert none == 0
     assert some > 20
-    # Both pictures, at 160 px: as many red pixels of the circle left as right.
-    circle = (abs(panel[:190] - (214, 40, 40)).sum(-1) < 10).sum(0)
-    assert circle[:172].sum() == circle[172:].sum() > 300
+    # Both pictures, three times as large: as many red pixels of the circle left as right, in whole blocks of nine.
+    circle = (abs(panel[:230] - (214, 40, 40)).sum(-1) < 10).sum(0)
+    assert circle[:210].sum() == circle[210:].sum() > 300
+    assert circle[:210].sum() % 9 == 0
+
+
+def test_a_fault_of_the_reconstruction_is_named(tmp_path):
+    right, wrong = tmp_path / "a.png", tmp_path / "b.png"
+    render(SCENE, 0).save(right)
+    render(Scene((Item(0, 0, "large", "cyan", "circle"), SCENE.items[1]), "white"), 0).save(wrong)
+    heights = [caption_panel([Example(SCENE, right, shown, "")], columns=1).height for shown in (right, wrong)]
+    assert heights[1] > heights[0]  # a line more: "reconstruction: color: red as cyan"
+
+
+def test_compositions_stand_below_their_originals():
+    one, other = Scene(SCENE.items[:1], "white"), Scene(SCENE.items[1:], "white")
+    first, second, joined = (render(scene, 0) for scene in (one, other, SCENE))
+    both = composition_panel([(one, other)], [first], [second], [joined], [joined])
+    half = composition_panel([(one, other)], [first], [second], [first], [joined])
+    assert both.size == half.size
+    reds = [((np.asarray(panel)[..., 0] > 150) & (np.asarray(panel)[..., 1] < 90)).sum() for panel in (both, half)]
+    # Of the first alone: the blue star is gone, and "of the first" is written in red.
+    assert reds[1] > reds[0]

@@ -39,15 +39,15 @@ def test_the_same_call_writes_the_same_bytes(form, tmp_path, monkeypatch):
 
 def test_a_name_tells_the_scene():
     assert named_scene(f"somewhere/{scene_name('unseen', 12)}.png") == make_scene("unseen", 12)
-    with pytest.raises(ValueError, match=r"photo\.png is no picture of the embedded world"):
+    with pytest.raises(ValueError, match=r"photo\.png is no picture of the small world"):
         named_scene("photo.png")
 
 
 def test_the_commands_write_and_measure(tmp_path, capsys):
-    make([str(tmp_path / "out"), "--split", "test", "--num", "8", "--captions"])
+    make([str(tmp_path / "out"), "split=test", "num=8", "captions=true"])
     assert "8 scenes of test" in capsys.readouterr().out
     for path in (tmp_path / "out", tmp_path / "out" / "captions.json"):
-        measure([str(path), "--json", str(tmp_path / "m.json")])
+        measure([str(path), f"json={tmp_path / 'm.json'}"])
         assert "f1" in capsys.readouterr().out
         assert json.loads((tmp_path / "m.json").read_text())["exact"] == 1
     with pytest.raises(SystemExit):

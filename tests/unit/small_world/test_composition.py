@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 from PIL import Image
 
-from scripts.small_world.composition import composable_pairs, draw_compositions, measure_compositions
+from scripts.small_world.composition import composable_pairs, generate_compositions, measure_compositions
 from vlv.shapes.render import render
 from vlv.shapes.scene import Item, Scene, make_scene
 
@@ -35,15 +35,15 @@ def test_both_are_counted_only_where_the_picture_holds_both():
 def test_the_first_rows_of_both_are_joined():
     given = []
 
-    def draw(conditioning, **_):
+    def generate(conditioning, **_):
         given.append(conditioning)
         return torch.zeros(len(conditioning["clip"]), 3, 8, 8, dtype=torch.uint8)
 
     model = SimpleNamespace(
         image_processor=SimpleNamespace(batch=lambda pictures: {"encoder_pixels": pictures}),
         encoder=lambda pictures: {"clip": torch.tensor(pictures)[:, None, None] + torch.arange(6)[None, :, None]},
-        decoder=SimpleNamespace(conditioner=lambda joined: joined, generate_images=draw),
+        decoder=SimpleNamespace(conditioner=lambda joined: joined, generate_images=generate),
     )
-    pictures = draw_compositions(model, [100, 200], [300, 400], rows=2, guidance=1.0, steps=1)
+    pictures = generate_compositions(model, [100, 200], [300, 400], rows=2, steps=1)
     assert len(pictures) == 2
     assert given[0]["clip"].squeeze(-1).tolist() == [[100, 101, 300, 301], [200, 201, 400, 401]]

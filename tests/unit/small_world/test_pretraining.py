@@ -229,11 +229,18 @@ def test_the_foreground_covers_every_shape_and_leaves_empty_places():
 
 def test_a_part_is_written_once(tmp_path, capsys):
     out, work = tmp_path / "family", tmp_path / "work"
-    main(["tokenizers", "--out", str(out)])
-    call = ["qwen", "--out", str(out), "--work", str(work), "--steps", "1", "--precision", "fp32"]
+    main(["tokenizers", f"out={out}"])
+    call = ["qwen", f"out={out}", f"work={work}", "steps=1", "precision=fp32"]
     main(call)
     assert (out / "qwen" / "model.safetensors").is_file()
     assert (work / "qwen" / "metrics.jsonl").is_file()
     capsys.readouterr()
     main(call)
     assert "qwen is finished" in capsys.readouterr().err
+
+
+def test_an_unknown_part_is_refused(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["unets"])
+    assert stopped.value.code == 2
+    assert "part=unets cannot be used: give one of tokenizers, vae" in capsys.readouterr().err

@@ -1,0 +1,116 @@
+"""Evaluation of the small world's trained models; each result is kept in a folder and not computed again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlv.shapes.runs import FAMILY, GUIDANCE, caption, one_at_a_time, reconstruct
+
+Result = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are generated, and by which features their distance (FD) to the originals is measured."""
+
+    guidance: float = GUIDANCE
+    steps: int = 50
+    extractor: str = "efficientnet_lite0"
+
+
+def measured_captions(captioner: Path, images: Path, folder: Path) -> Result:
+    """Caption the images and measure."""
+    from vlv.shapes.measure_files import measure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    values = measure(caption(captioner, images, folder / "captions.json"))
+    kept = ("f1", "precision", "recall", "exact", "hallucinations", "spatial_error", "false_relations")
+    return {f"caption_{name}": values[name] for name in kept}
+
+
+def measured_pictures(stage1: Path, images: Path, folder: Path, sampling: Sampling) -> Result:
+    """Reconstruct the images and measure."""
+    from vlv.shapes.measure_files import measure
+
+    settings = {
+        "guidance_scale": sampling.guidance,
+        "num_inference_steps": sampling.steps,
+        "extractor": sampling.extractor,
+    }
+    output = reconstruct(stage1, images, folder / "pictures", settings)
+    values = measure(output / "reconstructions")
+    metrics = json.loads((output / "metrics.json").read_text())["seeds"][0]
+    # The Frechet distance alone: a kernel distance takes both sets for independent, and these are pairs.
+    distances = {name: value for name, value in metrics.items() if name.startswith("fd_")}
+    return {"reconstruction_f1": values["f1"], "reconstruction_exact": values["exact"], **distances}
+
+
+def sentences(out: Path, guidance: float, count: int, steps: int = 50) -> dict[str, float]:
+    """Measures of what the frozen Stable Diffusion generates from the true descriptions of the first test scenes."""
+    path = out / "measured" / f"sentences_{count}_{guidance:g}.json"
+    if not path.exists():
+        import torch
+        from transformers import AutoTokenizer, CLIPTextModel
+
+        from scripts.small_world.pretraining.evaluation import SentencePictures
+        from vlv.decoders import DecoderSettings, build_decoder
+        from vlv.shapes.render import RESOLUTION
+
+        folder = FAMILY / "stable-diffusion"
+        pictures = SentencePictures(
+            build_decoder(folder, DecoderSettings(resolution=RESOLUTION)),
+            CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
+            AutoTokenizer.from_pretrained(folder / "tokenizer"),
+            guidance,
+            steps,
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(pictures.measure("test", count).to_dict(), indent=2) + "\n")
+    return json.loads(path.read_text())
+
+
+def family() -> Result:
+    """The VAE's round trip on test scenes."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    from scripts.small_world.pretraining.evaluation import vae_round_trip
+
+    vae = AutoencoderKL.from_pretrained(FAMILY / "stable-diffusion" / "vae", torch_dtype=torch.float32)
+    values = vae_round_trip(vae, "test", 1_000)
+    return {"vae_round_trip_f1": values["f1"], "vae_round_trip_psnr_db": values["psnr_db"]}
+
+
+def untrained_stage1(folder: Path) -> Path:
+    """A stage-1 model whose queries and projection are new, and whose Florence-2 is as it was."""
+    with one_at_a_time(folder):
+        if not folder.is_dir():
+            import torch
+
+            from vlv import VLVAutoEncoder
+            from vlv.decoders import DecoderSettings
+            from vlv.encoders import EncoderSettings
+
+            torch.manual_seed(42)
+            model = VLVAutoEncoder.from_components(
+                str(FAMILY / "stable-diffusion"),
+                str(FAMILY / "florence2"),
+                DecoderSettings(resolution=64),
+                EncoderSettings(32, resolution=64),
+            )
+            model.save_pretrained(folder)
+    return folder
+
+
+def own_model(stage1: Path, captioner: Path, folder: Path) -> Path:
+    """A stage-1 model with a captioner's own encoder, to generate pictures with."""
+    if not folder.is_dir():
+        from vlv import VLVAutoEncoder
+        from vlv.checkpoints.initial import load_initial
+
+        model = VLVAutoEncoder.from_pretrained(stage1)
+        load_initial(model, str(captioner))
+        model.save_pretrained(folder)
+    return folder
