@@ -97,6 +97,16 @@ def holds_weights(folder: Path) -> bool:
     return _index(folder) is not None or _whole_file(folder) is not None
 
 
+def check_pickles(folder: Path) -> None:
+    """Open each pickled weights file of a folder as tensors alone.
+
+    Raises:
+        CheckpointError: one that needs more than tensors, or that is damaged.
+    """
+    for path in sorted(folder.glob("*.bin")):
+        _open_pickle(path)
+
+
 def _index(folder: Path) -> Path | None:
     return next(iter(sorted(folder.glob("*.index.json"))), None)
 

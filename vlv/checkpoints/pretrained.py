@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from vlv.checkpoints.external_state_dict import check_pickles
 from vlv.checkpoints.identity import (
     INDEX_NAME,
     CheckpointError,
@@ -126,7 +128,10 @@ def load_whole(load: Callable[..., Any], folder: Path, **options: Any) -> Any:
     try:
         with _no_reports(), no_progress_bars():
             model, report = load(folder, output_loading_info=True, ignore_mismatched_sizes=True, **options)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+        check_pickles(folder)  # each library has a text of its own for them, of many lines or without the reason
+        if isinstance(error, (RuntimeError, pickle.UnpicklingError)):
+            raise
         reason = str(error).splitlines()[0].split(". ")[0]
         raise CheckpointError(f"{folder}: its weights are damaged or not complete ({reason})") from None
     for name, theirs, ours in sorted(report["mismatched_keys"]):

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModel, Florence2Config, Florence2Model
+
+from vlv.checkpoints.external_state_dict import open_state_dict
 
 # Original name -> name inside Florence2Model. None: not needed, as `lm_head` is tied to the embedding natively.
 _RENAMES: tuple[tuple[str, str | None], ...] = (
@@ -164,13 +165,8 @@ def read_config(folder: Path) -> Florence2Config:
 
 def load_original(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Florence2Model:
     """Load a folder in the original layout (model.safetensors or pytorch_model.bin) as Florence2Model."""
-    safetensors, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
-    if safetensors.is_file():
-        weights = load_file(safetensors)
-    elif pickled.is_file():
-        weights = torch.load(pickled, map_location="cpu", weights_only=True)
-    else:
-        raise ValueError(f"{folder} holds neither model.safetensors nor pytorch_model.bin")
+    stored = open_state_dict(folder)
+    weights = {name: stored[name] for name in stored}
     model = new_florence2(convert_config(config)).to(dtype=dtype)  # type: ignore[call-arg]
     missing, unexpected = model.load_state_dict(convert_weights(weights), strict=False)
     absent = [name for name in missing if not name.endswith("embed_tokens.weight")]  # tied to `shared`

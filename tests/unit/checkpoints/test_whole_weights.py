@@ -1,6 +1,7 @@
 """What is loaded holds exactly the model's weights: nothing is drawn at random in silence."""
 
 import json
+import pickle
 import shutil
 
 import pytest
@@ -209,3 +210,56 @@ def test_a_tokenizer_of_another_language_model_is_refused(saved, tmp_path):
     (tmp_path / "qwen" / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(CheckpointError, match="they are of two models"):
         build_captioner(tmp_path)
+
+
+class Payload:
+    """Runs a command where it is unpickled."""
+
+    def __reduce__(self):
+        import os
+
+        return os.system, ("touch was_run",)
+
+
+PICKLED = [name for name in LOADERS if name not in ("captioner", "encoder", "stage1")]
+
+
+@pytest.mark.parametrize("form", ["zip", "plain"])
+@pytest.mark.parametrize("name", PICKLED)
+def test_a_hostile_pickle_among_the_bases_is_refused_in_one_line(saved, tmp_path, monkeypatch, name, form):
+    """Ours are safetensors alone; those of others may come as *.bin, each library with a text of its own."""
+    monkeypatch.chdir(tmp_path)
+    folder = shutil.copytree(saved / name, tmp_path / "copy")
+    file = next(folder.glob("*model.safetensors"))
+    evil = file.with_name("diffusion_pytorch_model.bin" if file.name.startswith("diffusion") else "pytorch_model.bin")
+    if form == "zip":
+        torch.save({**load_file(file), "more": Payload()}, evil)
+    else:
+        evil.write_bytes(pickle.dumps({"more": Payload()}))
+    file.unlink()
+    line = refused(LOADERS[name], folder)
+    assert f"{evil} is refused: it is a pickle that needs more than tensors" in line
+    assert not (tmp_path / "was_run").exists()
+
+
+@pytest.mark.parametrize("name", PICKLED)
+def test_a_cut_pickle_among_the_bases_is_named(saved, tmp_path, name):
+    folder = shutil.copytree(saved / name, tmp_path / "copy")
+    file = next(folder.glob("*model.safetensors"))
+    cut = file.with_name("diffusion_pytorch_model.bin" if file.name.startswith("diffusion") else "pytorch_model.bin")
+    torch.save(load_file(file), cut)
+    LOADERS[name](folder)
+    file.unlink()
+    cut.write_bytes(cut.read_bytes()[:3000])
+    assert f"{cut} is damaged, not complete" in refused(LOADERS[name], folder)
+
+
+def test_a_hostile_pickle_of_an_original_florence2_is_refused(saved, tmp_path, monkeypatch):
+    from vlv.encoders.florence2_layout import original_config
+
+    monkeypatch.chdir(tmp_path)
+    config = load_florence2(saved / "florence2", torch.float32).config
+    (tmp_path / "config.json").write_text(json.dumps(original_config(config)))
+    torch.save({"more": Payload()}, tmp_path / "pytorch_model.bin")
+    assert "is refused: it is a pickle" in refused(lambda folder: load_florence2(folder, torch.float32), tmp_path)
+    assert not (tmp_path / "was_run").exists()
