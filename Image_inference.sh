@@ -1,30 +1,22 @@
 #!/usr/bin/env bash
-# Images drawn back from their embeddings: reconstructions, comparisons, index.html and metrics.json.
-# Edit the values, or set them in the environment: IMAGE_PATH=photos SEEDS="1 2 3" bash Image_inference.sh
-# Any setting can follow as key=value: bash Image_inference.sh scheduler=ddim extractor=vision_tower
+# Images generated again from their embeddings: reconstructions, comparisons, index.html and metrics.json.
+# Write a value behind `:-` here, or set it in the environment: SEEDS="1 2 3" bash Image_inference.sh
+# What is set here wins over the recipe; any setting as key=value wins over both: bash Image_inference.sh scheduler=ddim
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-CONFIG=${CONFIG:-$here/configs/reconstruct.yaml}
 
-if [[ $CONFIG == "$here/configs/reconstruct.yaml" ]]; then   # another CONFIG brings its own values for these
-  IMAGE_PATH=${IMAGE_PATH:-./assets}
-  CKPT_DIR=${CKPT_DIR:-./pretrained_checkpoints/stage1_checkpoint}
-  OUTPUT_DIR=${OUTPUT_DIR:-./reconstructed_images}
-  GUIDANCE_SCALE=${GUIDANCE_SCALE:-2.0}
-  NUM_INFERENCE_STEPS=${NUM_INFERENCE_STEPS:-50}
-  SEEDS=${SEEDS:-42}                                # several: SEEDS="1 2 3"
-fi
-# Empty: the CONFIG's values. BATCH_SIZE is images a process; NUM_GPUS the number of processes.
-BATCH_SIZE=${BATCH_SIZE:-} NUM_GPUS=${NUM_GPUS:-} ACCELERATE_CONFIG=${ACCELERATE_CONFIG:-}
+IMAGE_PATH=${IMAGE_PATH:-}                     # recipe: ./assets; an image, a folder or a glob
+CKPT_DIR=${CKPT_DIR:-}                         # recipe: ./pretrained_checkpoints/stage1_checkpoint; final/ of a stage 1
+OUTPUT_DIR=${OUTPUT_DIR:-}                     # recipe: ./reconstructed_images
+SEEDS=${SEEDS:-}                               # recipe: 42; several: SEEDS="1 2 3"
+GUIDANCE_SCALE=${GUIDANCE_SCALE:-}             # recipe: 2.0
 
-IFS=', ' read -ra seeds <<<"${SEEDS:-}"
-SEEDS=$(IFS=, && echo "${seeds[*]:+[${seeds[*]}]}")   # 1 2 3 -> [1,2,3]
-settings=()
-for pair in image_path=IMAGE_PATH ckpt_dir=CKPT_DIR output_dir=OUTPUT_DIR guidance_scale=GUIDANCE_SCALE \
-  num_inference_steps=NUM_INFERENCE_STEPS seeds=SEEDS batch_size=BATCH_SIZE num_gpus=NUM_GPUS \
-  accelerate_config=ACCELERATE_CONFIG; do
-  name=${pair#*=}
-  [[ -z ${!name:-} ]] || settings+=("${pair%%=*}=${!name}")
-done
-export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python}" -m vlv reconstruct --config "$CONFIG" "${settings[@]}" "$@"
+NUM_INFERENCE_STEPS=${NUM_INFERENCE_STEPS:-}   # recipe: 50
+BATCH_SIZE=${BATCH_SIZE:-}                     # recipe: 8; images of one process
+NUM_GPUS=${NUM_GPUS:-}                         # recipe: 1; processes
+ACCELERATE_CONFIG=${ACCELERATE_CONFIG:-}       # recipe: null; one of configs/accelerate/
+CONFIG=${CONFIG:-}                             # empty: configs/reconstruct.yaml
+
+source "$(dirname "${BASH_SOURCE[0]}")/scripts/launch.sh"
+launch reconstruct "image_path=$IMAGE_PATH" "ckpt_dir=$CKPT_DIR" "output_dir=$OUTPUT_DIR" "seeds=$SEEDS" \
+  "guidance_scale=$GUIDANCE_SCALE" "num_inference_steps=$NUM_INFERENCE_STEPS" "batch_size=$BATCH_SIZE" \
+  "num_gpus=$NUM_GPUS" "accelerate_config=$ACCELERATE_CONFIG" -- "$@"

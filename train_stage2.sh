@@ -1,33 +1,30 @@
 #!/usr/bin/env bash
-# Stage 2: an MLP and a language model learn to read stage 1's embeddings as captions.
-# Edit the values, or set them in the environment: batch_size=4 num_gpus=4 bash train_stage2.sh
-# Any setting can follow as key=value: bash train_stage2.sh resume=latest 'train=[mlp,llm]' dry_run=true
+# Stage 2: a projector and a language model learn to read stage 1's embeddings as captions.
+# Write a value behind `:-` here, or set it in the environment: batch_size=4 num_gpus=4 bash train_stage2.sh
+# What is set here wins over the recipe; any setting as key=value wins over both: bash train_stage2.sh resume=latest
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-CONFIG=${CONFIG:-$here/configs/stage2.yaml}
 
-dataset_path=${dataset_path:-./data/Image_384_VL_Captions}   # parquet, .tar shards, or folder with captions.json
-val_dataset_path=${val_dataset_path:-./assets}
-diffusion_model_path=${diffusion_model_path:-./pretrained_checkpoints/stage1_checkpoint}   # stage 1's output_dir/final
-run_name=${run_name:-Stage2_Training}
-if [[ $CONFIG == "$here/configs/stage2.yaml" ]]; then   # another CONFIG brings its own values for these
-  epochs=${epochs:-2}                                    # training ends at epochs or total_steps, whichever is first
-  lr=${lr:-1e-5}
-  batch_size=${batch_size:-8}                            # per GPU
-  total_steps=${total_steps:-10000}
-  num_gpus=${num_gpus:-8}
-  qwen_model=${qwen_model:-./pretrained_checkpoints/Qwen2.5-3B}
-fi
-stable_diffusion_model_path=${stable_diffusion_model_path:-}   # empty: where stage 1 found it
-florence2_model_path=${florence2_model_path:-}
-output_dir=${output_dir:-./outputs/$run_name}            # the finished captioner lies in $output_dir/final
-ACCELERATE_CONFIG=${ACCELERATE_CONFIG:-}                 # configs/accelerate/*.yaml; empty is DDP over num_gpus
+dataset_path=${dataset_path:-}               # recipe: ./data/Image_384_VL_Captions; parquet, .tar shards or a folder
+diffusion_model_path=${diffusion_model_path:-}   # recipe: ./outputs/Stage1_Training/final; the finished stage 1
+run_name=${run_name:-}                       # recipe: Stage2_Training
+lr=${lr:-}                                   # recipe: 1e-5
+num_gpus=${num_gpus:-}                       # recipe: 8
 
-settings=()
-for name in dataset_path val_dataset_path qwen_model diffusion_model_path run_name epochs lr batch_size total_steps \
-  num_gpus save_step stable_diffusion_model_path florence2_model_path output_dir; do
-  [[ -z ${!name:-} ]] || settings+=("$name=${!name}")
-done
-[[ -z $ACCELERATE_CONFIG ]] || settings+=("accelerate_config=$ACCELERATE_CONFIG")
-export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python}" -m vlv stage2 --config "$CONFIG" "${settings[@]}" "$@"
+epochs=${epochs:-}                           # recipe: 2; training ends at epochs or total_steps, whichever is first
+total_steps=${total_steps:-}                 # recipe: 10000
+batch_size=${batch_size:-}                   # recipe: 8; pairs of one process
+save_step=${save_step:-}                     # recipe: 1000
+val_dataset_path=${val_dataset_path:-}       # recipe: ./assets
+qwen_model=${qwen_model:-}                   # recipe: ./pretrained_checkpoints/Qwen2.5-3B
+stable_diffusion_model_path=${stable_diffusion_model_path:-}   # recipe: null; where stage 1 found it
+florence2_model_path=${florence2_model_path:-}                 # recipe: null; where stage 1 found it
+output_dir=${output_dir:-}                   # recipe: ./outputs/Stage2_Training, from run_name; the model is in its final/
+ACCELERATE_CONFIG=${ACCELERATE_CONFIG:-}     # recipe: null; one of configs/accelerate/
+CONFIG=${CONFIG:-}                           # empty: configs/stage2.yaml
+
+source "$(dirname "${BASH_SOURCE[0]}")/scripts/launch.sh"
+launch stage2 "dataset_path=$dataset_path" "diffusion_model_path=$diffusion_model_path" "run_name=$run_name" "lr=$lr" \
+  "num_gpus=$num_gpus" "epochs=$epochs" "total_steps=$total_steps" "batch_size=$batch_size" "save_step=$save_step" \
+  "val_dataset_path=$val_dataset_path" "qwen_model=$qwen_model" \
+  "stable_diffusion_model_path=$stable_diffusion_model_path" "florence2_model_path=$florence2_model_path" \
+  "output_dir=$output_dir" "accelerate_config=$ACCELERATE_CONFIG" -- "$@"

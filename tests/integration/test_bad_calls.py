@@ -28,7 +28,7 @@ def good(components, sample_photos, tmp_path):
     [
         ("train_dataset_path", "{tmp}/empty", "holds nothing that can be read"),
         ("train_dataset_path", "{tmp}/absent", "does not exist"),
-        ("stable_diffusion_model_path", "./pretrained_checkpoints/absent", "download_pretrained.sh"),
+        ("stable_diffusion_model_path", "./pretrained_checkpoints/stable-diffusion-2-1-base", "vlv download sd"),
         ("florence2_model_path", "{tmp}/empty", "not a model"),
         ("output_dir", "/proc/run", "cannot be written"),
         ("global_batch_size", "-1", "give at least 1"),

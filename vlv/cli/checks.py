@@ -15,6 +15,7 @@ from vlv.checkpoints.identity import (
 )
 from vlv.checkpoints.origin import BASE_OPTIONS, adapter_bases, preview_stage1
 from vlv.checkpoints.schema import require_checkpoint
+from vlv.cli.missing import check_present
 from vlv.cli.resume_check import check_resume
 from vlv.cli.size_check import check_inference_steps, check_stage1_sizes
 from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, Stage2Config
@@ -43,6 +44,7 @@ def _check_stage1(config: Stage1Config) -> None:
     from vlv.data.order import largest_micro_batch
 
     largest_micro_batch(config.global_batch_size, config.num_gpus, config.max_micro_batch)
+    check_present(config, "train_dataset_path", "stable_diffusion_model_path", "florence2_model_path")
     for option in ("stable_diffusion_model_path", "florence2_model_path"):
         _check_component(option, getattr(config, option))
     check_stage1_sizes(config)
@@ -54,6 +56,7 @@ def _check_stage1(config: Stage1Config) -> None:
 
 
 def _check_stage2(config: Stage2Config) -> None:
+    check_present(config, "dataset_path", "diffusion_model_path", "qwen_model")
     stage1 = require_checkpoint(config.diffusion_model_path, "stage1")
     _check_base(stage1, "florence2", "florence2_model_path", config)
     _check_base(stage1, "decoder", "stable_diffusion_model_path", config)
@@ -77,6 +80,7 @@ def check_epochs(config: Stage2Config) -> None:
 
 
 def _check_captioning(config: CaptionConfig) -> None:
+    check_present(config, "ckpt_dir", "image_path")
     captioner = require_checkpoint(config.ckpt_dir, "stage2")
     for base in adapter_bases(read_json(captioner / CONFIG_NAME)):
         _check_base(captioner, base, BASE_OPTIONS[base], config)
@@ -98,6 +102,7 @@ def _check_captioning(config: CaptionConfig) -> None:
 def _check_drawing(config: ReconstructConfig) -> None:
     from vlv.evaluation.extractors import extractor_problem
 
+    check_present(config, "ckpt_dir", "image_path")
     stage1 = require_checkpoint(config.ckpt_dir, "stage1")
     _check_base(stage1, "florence2", "florence2_model_path", config)
     _check_sampler(stage1, config)
@@ -124,10 +129,7 @@ def _check_component(option: str, source: str) -> None:
         ):
             raise CheckpointError(f"{option}={source} holds neither config.json nor model_index.json: not a model")
     elif not is_hub_id(source):
-        raise CheckpointError(
-            f"{option}={source} is not there: bash scripts/download_pretrained.sh fetches the components, "
-            "or name a folder or a hub id"
-        )
+        raise CheckpointError(f"{option}={source} does not exist: give a folder or a hub id")
 
 
 def _check_base(

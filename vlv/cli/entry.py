@@ -44,24 +44,43 @@ def parse(kind: type[Config], call: Call, arguments: list[str]) -> Config:
     Args:
         kind: the config dataclass.
     """
-    from vlv.config import ConfigError, describe, load_config
+    from vlv.settings import ConfigError, resolve_config
 
     if "-h" in arguments or "--help" in arguments:
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it as it ends any other command
-        places = "".join(f" [{name.upper()}]" for name in call.positional)
-        usage = f"usage: {call.program}{places} [--config FILE] [key=value ...]"
-        print(f"{usage}\n\n{call.doc.strip()}\n\nsettings:\n{describe(kind)}")
-        raise SystemExit(0)
+        _print_help(kind, call, arguments)
     try:
         path, settings = _split(kind, call, arguments)
-        return load_config(kind, path, settings)
+        resolved = resolve_config(kind, path, settings)
     except ConfigError as error:
         stop(str(error), BAD_CALL)
+    if getattr(resolved.config, "print_config", False):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it as it ends any other command
+        print(resolved.as_yaml())
+        raise SystemExit(0)
+    return resolved.config
+
+
+def _print_help(kind: type, call: Call, arguments: list[str]) -> NoReturn:
+    """Print what the command takes, with the defaults that its recipe gives."""
+    from vlv.settings import ConfigError, describe
+    from vlv.settings.paths import short
+
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        path, _ = _split(kind, call, [item for item in arguments if item not in ("-h", "--help")])
+        settings = describe(kind, path)
+    except ConfigError as error:
+        stop(str(error), BAD_CALL)
+    places = "".join(f" [{name.upper()}]" for name in call.positional)
+    defaults = f" (defaults of {short(path)})" if path is not None else ""
+    print(f"usage: {call.program}{places} [--config FILE] [key=value ...]\n\n{call.doc.strip()}\n")
+    print(f"settings{defaults}:\n{settings}")
+    raise SystemExit(0)
 
 
 def _split(kind: type, call: Call, arguments: list[str]) -> tuple[Path | None, list[str]]:
     """The config file of a call, and its settings as `key=value`, those given by place first."""
-    from vlv.config import ConfigError
+    from vlv.settings import ConfigError
 
     path, places, settings, rest = call.recipe, [], [], list(arguments)
     while rest:
@@ -82,7 +101,7 @@ def _split(kind: type, call: Call, arguments: list[str]) -> tuple[Path | None, l
 
 
 def _by_place(kind: type, call: Call, places: list[str]) -> list[str]:
-    from vlv.config import ConfigError
+    from vlv.settings import ConfigError
 
     types = {item.name: str(item.type) for item in dataclasses.fields(kind)}
     names = list(call.positional)

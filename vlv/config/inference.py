@@ -19,7 +19,7 @@ class InferenceConfig(ReadingConfig):
         "the trained model's folder",
         frequent=True,
         path="local",
-        fetch="bash train_stage1.sh, or vlv import for a published one",
+        source="bash train_stage1.sh makes one, vlv import converts a published one",
     )
     guidance_scale: float = model_option(2.0, "classifier-free guidance; 1 switches it off")
     num_inference_steps: int = model_option(50, "denoising steps")
@@ -55,7 +55,7 @@ class CaptionConfig(InferenceConfig):
         "the captioner's folder",
         frequent=True,
         path="local",
-        fetch="bash train_stage2.sh, or the released one: vlv download captioner, then vlv import",
+        source="bash train_stage2.sh makes one, vlv download captioner and then vlv import get the released one",
     )
     output_path: str = run_option("./captions.json", "the JSON file that is written", frequent=True, path="local")
     num_beams: int = model_option(4, "beams of the caption search; 1 is greedy", frequent=True)

@@ -16,10 +16,10 @@ class Stage1Config(RunConfig, OptimConfig, DataConfig):
 
     train_dataset_path: str = data_option(
         "./data/Images_6M",
-        "training images: folder, .tar shards or parquet",
+        "the training images: folder, .tar shards or parquet",
         frequent=True,
         path="local",
-        fetch="vlv download pairs (6 million images)",
+        source="vlv download pairs fetches 6 million images with captions",
     )
     num_steps: int = optim_option(10000, "optimizer steps of the run", frequent=True)
     global_batch_size: int = optim_option(
@@ -27,16 +27,14 @@ class Stage1Config(RunConfig, OptimConfig, DataConfig):
     )
     stable_diffusion_model_path: str = model_option(
         "./pretrained_checkpoints/stable-diffusion-2-1-base",
-        "frozen diffusion decoder: diffusers folder or hub id",
+        "the frozen diffusion decoder: diffusers folder or hub id",
         frequent=True,
         path="source",
-        fetch="vlv download sd",
     )
     florence2_model_path: str = model_option(
         "./pretrained_checkpoints/Florence-2-large",
         "Florence-2: folder or hub id",
         path="source",
-        fetch="vlv download florence2",
     )
     decoder_resolution: int = model_option(384, "side in pixels of the square that the diffusion decoder sees")
     encoder_resolution: int = model_option(768, "side in pixels of the square that the vision encoder sees")
@@ -86,10 +84,10 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
     )
     dataset_path: str = data_option(
         "./data/Image_384_VL_Captions",
-        "pairs: parquet, .tar shards, or folder with captions",
+        "the pairs: parquet, .tar shards, or folder with captions.json",
         frequent=True,
         path="local",
-        fetch="vlv download pairs (6 million images)",
+        source="vlv download pairs fetches 6 million images with captions",
     )
     epochs: float | None = optim_option(
         2, "passes over the pairs; training ends at epochs or total_steps, null is no limit", frequent=True
@@ -104,14 +102,13 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
         "any causal LM of transformers: folder or hub id",
         frequent=True,
         path="source",
-        fetch="vlv download qwen",
     )
     diffusion_model_path: str = model_option(
         "./pretrained_checkpoints/stage1_checkpoint",
         "the finished stage 1: <its output_dir>/final",
         frequent=True,
         path="local",
-        fetch="bash train_stage1.sh, or vlv import for a published one",
+        source="bash train_stage1.sh makes one, vlv import converts a published one",
     )
     stable_diffusion_model_path: str | None = model_option(
         None,

@@ -6,13 +6,11 @@ Loads neither torch nor transformers: `--help` and the checks of a call stay qui
 from vlv.settings.declare import ConfigError, option, recipe, require
 from vlv.settings.help import describe
 from vlv.settings.loading import Resolved, load_config, resolve_config, save_config
-from vlv.settings.missing import how_to_get
 
 __all__ = [
     "ConfigError",
     "Resolved",
     "describe",
-    "how_to_get",
     "load_config",
     "option",
     "recipe",

@@ -34,7 +34,7 @@ class Setting:
     """One field of a config as loading and help see it.
 
     hint: the declared type. default: its value in code. path: which kind of path it is, if any.
-    fetch: the command that gets or makes what the default names.
+    source: which command fetches or makes what the default names.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Setting:
     group: Group
     frequent: bool
     path: PathKind
-    fetch: str
+    source: str
 
     @property
     def optional(self) -> bool:
@@ -91,7 +91,7 @@ def option(
     group: Group = "",
     frequent: bool = False,
     path: PathKind = "",
-    fetch: str = "",
+    source: str = "",
 ) -> Any:
     """A dataclass field with its default and what `--help` and the docs show of it.
 
@@ -101,9 +101,9 @@ def option(
         group: heading in the help.
         frequent: listed first there.
         path: how a relative path is resolved, see `vlv.settings.paths`.
-        fetch: the command that gets or makes what the default names, for messages.
+        source: which command fetches or makes what the default names, for messages.
     """
-    metadata = {"doc": doc, "group": group, "frequent": frequent, "path": path, "fetch": fetch}
+    metadata = {"doc": doc, "group": group, "frequent": frequent, "path": path, "source": source}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)

@@ -27,7 +27,8 @@ def describe(kind: type, path: str | Path | None = None) -> str:
     if path is not None:
         defaults = recipe_values(kind, find_recipe(str(path)))
     groups: dict[str, list[Setting]] = {group: [] for group in (FREQUENT, *typing.get_args(Group))}
-    for setting in settings.values():
+    order = list(groups)
+    for setting in sorted(settings.values(), key=lambda setting: order.index(setting.group)):
         groups[FREQUENT if setting.frequent else setting.group].append(setting)
     lines = []
     for group, members in groups.items():

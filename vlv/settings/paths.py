@@ -26,13 +26,18 @@ def is_shipped(path: Path) -> bool:
     return path.resolve().is_relative_to(recipes_folder().resolve())
 
 
+def is_stream(value: str) -> bool:
+    """Whether a value is a URL, or a command whose output is read (pipe:...), and no path."""
+    return _STREAM.match(value) is not None
+
+
 def resolve_path(value: str, kind: PathKind, of_project: bool) -> str:
     """A path setting's value as the run uses it; hub ids and streams stay.
 
     Args:
         of_project: whether code or a shipped recipe gave it, not the user.
     """
-    if not kind or not value or _STREAM.match(value):
+    if not kind or not value or is_stream(value):
         return value
     if value.startswith("~"):
         return str(Path(value).expanduser())
