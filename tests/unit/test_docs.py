@@ -117,7 +117,7 @@ def test_calls_of_the_command_parse(path):
     text = path.read_text()
     blocks = "\n".join(re.findall(r"```(?:bash)?\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ").split("\n")
     for line in [*blocks, *CODE.findall(without_blocks(text))]:
-        found = re.match(r"(?:\$ )?vlv (\w+)(.*)", line)
+        found = re.match(r"(?:\$ )?vlv ([a-z]\w+)(.*)", line)
         if found is None:
             continue
         name, rest = found.groups()
