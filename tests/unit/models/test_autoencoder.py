@@ -6,11 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.models import new_stage1
+from tests.models import new_captioner, new_stage1
 from vlv import VLVAutoEncoder
 from vlv.checkpoints.initial import load_initial
 from vlv.checkpoints.schema import require_checkpoint
+from vlv.decoders import DecoderSettings
+from vlv.encoders import EncoderSettings
 from vlv.losses import LossOptions
+from vlv.models.from_stage1 import decoder_of
 from vlv.models.objectives import DenoisingObjective
 from vlv.sampling import sample_generators
 
@@ -280,3 +283,51 @@ def test_an_initial_embedding_with_fewer_rows_leaves_the_others_as_they_are(tiny
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"shared\.weight has shape"):
         load_initial(fresh, str(tmp_path))
+
+
+def test_loss_options_are_recorded_with_the_model(tiny_components, tmp_path):
+    model = new_stage1(tiny_components)
+    assert "loss_options" not in model.describe()
+    identity = model.identity()
+    model.decoder.set_loss_options(LossOptions(min_snr_gamma=5.0))
+    assert model.describe()["loss_options"] == {"min_snr_gamma": 5.0}
+    assert model.identity() == identity  # a run may resume with other weights of the loss, as before
+    model.save_pretrained(tmp_path / "stage1")
+    assert VLVAutoEncoder.from_pretrained(tmp_path / "stage1").decoder.loss_options == LossOptions(min_snr_gamma=5.0)
+    captioner = new_captioner(tmp_path / "stage1", tiny_components / "qwen", draws_with_own_weights=True)
+    assert decoder_of(captioner).loss_options == LossOptions(min_snr_gamma=5.0)
+
+
+@pytest.mark.parametrize("queries", [1, 12, 77])
+def test_dropped_conditioning_of_sd3_direct_is_the_empty_prompt_of_generation(folders, tiny_components, batch, queries):
+    """For every number of queries: all of the pipeline's rows, as generation guides with."""
+    model = VLVAutoEncoder.from_components(
+        str(folders / "3"),
+        str(tiny_components / "florence2"),
+        DecoderSettings("direct", 64),
+        EncoderSettings(queries, resolution=128),
+    )
+    seen, predict = [], model.decoder.predict
+
+    def watched(noisy_latents, timesteps, conditioning, crops):
+        seen.append(conditioning.states[0].detach())
+        return predict(noisy_latents, timesteps, conditioning, crops)
+
+    model.decoder.predict = watched
+    sampled = model.decoder.sample_noise_and_timesteps(sample_generators(0, batch["positions"]))
+    dropped = torch.tensor([True, False, True])
+    pixels = (batch["encoder_pixels"], batch["decoder_pixels"])
+    losses = model(*pixels, sampled, dropped)
+    in_training = seen[0]
+    plain = model(*pixels, sampled)
+    seen.clear()
+    model.reconstruct_pixels(
+        pixels[0], guidance_scale=2.0, num_inference_steps=1, generators=sample_generators(0, range(3))
+    )
+    assert torch.equal(in_training, seen[0])
+    assert len(in_training) == 154
+    latents = model.decoder.encode_images(batch["decoder_pixels"], sampled.posterior_noise)
+    empty = model.decoder.denoising_loss(latents, model.decoder.unconditional(model.embed(pixels[0])), sampled)
+    assert torch.equal(losses, torch.where(dropped, empty, plain))
+    losses.sum().backward()
+    assert model.encoder.query_embed.grad.abs().sum() > 0
