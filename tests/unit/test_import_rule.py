@@ -42,7 +42,7 @@ RULES = {
     ),
     "recipes": (None, {"diffusers", "wandb"}),
     "planning": (
-        {"planning", "models", "encoders", "decoders", "checkpoints", "sampling", "training", "cli"},
+        {"planning", "models", "encoders", "decoders", "resources", "settings", "sampling", "training", "cli"},
         {"wandb"},
     ),
     "cli": (None, {"wandb"}),

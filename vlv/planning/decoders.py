@@ -1,20 +1,27 @@
-"""What each decoder costs at full size, counted without weights on the meta device, as a Markdown table.
+"""What each decoder costs at full size, counted without weights on the meta device, as rows of a Markdown table.
 
-For stage 1 with Florence-2-large and 77 queries, in bf16 (the VAE and what trains in fp32): parameters, TFLOP of one
-image, memory that a step takes whatever its batch and for each image, and the micro-batch that a card should take.
+For stage 1 in bf16 (the VAE and what trains in fp32): parameters, TFLOP of one image, memory that a step takes whatever
+its batch and for each image, and the micro-batch that a card should take. Needs no weights, GPU or network.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal, get_args
 
-from vlv.cli.entry import BAD_CALL, stop
-from vlv.decoders.settings import ConditioningKind
+from vlv.decoders.layout import read_layout
+from vlv.decoders.settings import ConditioningKind, DecoderSettings
+from vlv.encoders.layout import read_encoder_layout
+from vlv.encoders.settings import EncoderSettings
+from vlv.resources import recipes_folder
+from vlv.settings import option, require
 
-COMPONENTS = Path(__file__).resolve().parents[2] / "configs" / "components"
+if TYPE_CHECKING:
+    from vlv.models.autoencoder import VLVAutoEncoder
+
+COMPONENTS = recipes_folder() / "components"
 DECODERS = (
     "stable-diffusion-v1-5",
     "stable-diffusion-2-1-base",
@@ -23,79 +30,110 @@ DECODERS = (
     "stable-diffusion-3.5-medium",
     "stable-diffusion-3.5-large",
 )
-PROMPT_IDS = [0, 47066, 21700, 19, 10, 17818, 99, 16, 2343, 11, 5, 2274, 4, 2]  # "<MORE_DETAILED_CAPTION>", spelled out
-ENCODER_RESOLUTION = 768
+# As many ids as Florence-2's <MORE_DETAILED_CAPTION> has, spelled out: their number counts, not their values.
+PROMPT_IDS = tuple(range(14))
 USABLE = 0.9  # of a card's memory; the rest is the allocator's and the libraries'
 HEAD = ("decoder", "px", "conditioning", "frozen, B", "trained, M", "forward, TFLOP", "backward, TFLOP", "fixed, GiB",
         "GiB an image", "checkpointed", "micro-batch", "checkpointed")  # fmt: skip
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Read the call and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vlv.planning.decoders",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+@dataclass(frozen=True)
+class SizeConfig:
+    """Which models are sized."""
+
+    decoder: str = option("", "folder of a decoder, or a name in configs/components; several by commas; empty is all")
+    florence2: str = option("Florence-2-large", "folder of Florence-2, or a name in configs/components")
+    queries: int = option(77, "learned queries")
+    resolution: int = option(384, "side in pixels of the square that the decoder sees")
+    encoder_resolution: int = option(768, "side in pixels of the square that the encoder sees")
+    conditioning: Literal["all", "text_encoder", "clip", "direct"] = option(
+        "all", "how embeddings reach the denoiser; all is a row for each that the decoder has"
     )
-    parser.add_argument("--resolution", type=int, default=384, help="of the decoder, in pixels (default 384)")
-    parser.add_argument("--memory", type=float, default=80.0, help="of the card, in GB (default 80)")
-    parser.add_argument("--decoder", action="append", choices=DECODERS, help="this one alone; repeatable")
-    options = parser.parse_args(arguments)
-    try:
-        print("| " + " | ".join(HEAD) + " |\n" + "| --- " * len(HEAD) + "|")
-        for name in options.decoder or DECODERS:
-            three = name.startswith("stable-diffusion-3")
-            kinds: tuple[ConditioningKind, ...] = ("text_encoder", "direct")
-            for conditioning in ("text_encoder", "clip", "direct") if three else kinds:
-                print(
-                    "| " + " | ".join(plan(name, conditioning, options.resolution, options.memory)) + " |", flush=True
-                )
-    except (OSError, ValueError) as error:
-        stop(str(error), BAD_CALL)
+
+    def __post_init__(self) -> None:
+        for key in ("queries", "resolution", "encoder_resolution"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
 
 
-def plan(name: str, conditioning: ConditioningKind, resolution: int, memory_gb: float) -> list[str]:
-    """One row of the table."""
+@dataclass(frozen=True)
+class PlanConfig(SizeConfig):
+    """Which models are sized, and for which card."""
+
+    memory: float = option(80.0, "memory of the card in GB")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.memory > 0, "memory", self.memory, "give the card's GB")
+
+
+def variants(config: SizeConfig) -> Iterator[tuple[Path, ConditioningKind]]:
+    """Folder and conditioning of each model; their configs are checked before anything is built.
+
+    Raises:
+        ValueError: a folder that is none, or a size that it cannot take.
+    """
+    for name in [name.strip() for name in config.decoder.split(",") if name.strip()] or DECODERS:
+        layout = read_layout(component(name))
+        known: list[ConditioningKind] = [
+            kind for kind in get_args(ConditioningKind) if kind != "clip" or layout.family.t5 is not None
+        ]
+        kinds: list[ConditioningKind] = known if config.conditioning == "all" else [config.conditioning]
+        for kind in kinds:
+            layout.check(DecoderSettings(kind, config.resolution))
+            encoder = EncoderSettings(config.queries, config.encoder_resolution)
+            read_encoder_layout(component(config.florence2)).check(encoder, layout.spaces(kind), len(PROMPT_IDS))
+            yield layout.folder, kind
+
+
+def component(name: str) -> Path:
+    """A component's folder: a path, or a name among the published configs."""
+    shipped = COMPONENTS / name
+    return shipped if shipped.is_dir() else Path(name).expanduser()
+
+
+def plan(folder: Path, conditioning: ConditioningKind, config: PlanConfig) -> list[str]:
+    """One row of the table, in the order of `HEAD`."""
     from vlv.cli.dry_run import parameter_counts
     from vlv.planning.meta_step import count_flops, enable_checkpointing
 
-    model = build(COMPONENTS / name, conditioning, resolution)
+    model = build(folder, conditioning, config)
     trained, frozen = parameter_counts(model)
     fixed = fixed_gib(model)
     forward, backward = count_flops(model)
     whole = gib_an_image(model)
     enable_checkpointing(model)
     checkpointed = gib_an_image(model)
-    room = USABLE * memory_gb * 1e9 / 2**30 - fixed
+    room = USABLE * config.memory * 1e9 / 2**30 - fixed
     fits = [str(max(0, int(room / size))) for size in (whole, checkpointed)]
     sizes = f"{frozen / 1e9:.2f}", f"{trained / 1e6:.0f}", f"{forward:.2f}", f"{backward:.2f}", f"{fixed:.1f}"
-    return [name, str(resolution), conditioning, *sizes, f"{whole:.2f}", f"{checkpointed:.2f}", *fits]
+    how = [folder.name, str(config.resolution), conditioning]
+    return [*how, *sizes, f"{whole:.2f}", f"{checkpointed:.2f}", *fits]
 
 
-def build(folder: Path, conditioning: ConditioningKind, resolution: int, device: str = "meta") -> Any:
+def build(folder: Path, conditioning: ConditioningKind, config: SizeConfig, device: str = "meta") -> VLVAutoEncoder:
     """Stage 1's model in fp32, without weights on the meta device, with random ones on another."""
     import torch
-    from transformers import Florence2Config
 
-    from vlv.decoders import DecoderSettings, build_decoder
+    from vlv.decoders import build_decoder
     from vlv.encoders.florence2 import VLVEncoder, VLVEncoderConfig
+    from vlv.encoders.florence2_layout import read_config
     from vlv.models.autoencoder import VLVAutoEncoder
     from vlv.models.image_processor import VLVImageProcessor
 
-    decoder = build_decoder(folder, DecoderSettings(conditioning, resolution), device)
-    config = VLVEncoderConfig(
-        florence2_config=Florence2Config.from_pretrained(COMPONENTS / "Florence-2-large").to_dict(),
+    decoder = build_decoder(folder, DecoderSettings(conditioning, config.resolution), device)
+    encoder_config = VLVEncoderConfig(
+        florence2_config=read_config(component(config.florence2)).to_dict(),
         spaces={space.name: space.width for space in decoder.conditioner.spaces},
-        num_queries=77,
-        prompt_ids=PROMPT_IDS,
+        num_queries=config.queries,
+        prompt_ids=list(PROMPT_IDS),
     )
     with torch.device(device):
-        encoder = VLVEncoder(config)
-    processor = VLVImageProcessor(resolution, ENCODER_RESOLUTION)
+        encoder = VLVEncoder(encoder_config)
+    processor = VLVImageProcessor(config.resolution, config.encoder_resolution)
     return VLVAutoEncoder(encoder, decoder, processor, {}, conditioning).train()
 
 
-def fixed_gib(model: Any) -> float:
+def fixed_gib(model: VLVAutoEncoder) -> float:
     """GiB that a step takes whatever its batch: weights, buffers, gradients, optimizer, and autocast's bf16 copies of
     what trains. Casts the model as stage 1 does: bf16, the VAE and what trains in fp32.
     """
@@ -107,12 +145,8 @@ def fixed_gib(model: Any) -> float:
     return sum(memory_estimate(model).values()) + 2 * parameter_counts(model)[0] / 2**30
 
 
-def gib_an_image(model: Any) -> float:
+def gib_an_image(model: VLVAutoEncoder) -> float:
     """GiB that one more image takes, of a model that `fixed_gib` has cast, in batches that keep a card busy."""
     from vlv.planning.meta_step import peak_gib
 
     return (peak_gib(model, 16) - peak_gib(model, 8)) / 8
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

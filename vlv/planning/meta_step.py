@@ -21,6 +21,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
+from vlv.decoders.interface import DiffusionDecoder
+from vlv.models.autoencoder import VLVAutoEncoder
 from vlv.sampling import sample_generators
 
 _F = torch.nn.functional
@@ -68,7 +70,7 @@ class LiveBytes(TorchDispatchMode):
                 self._count(value.untyped_storage())
         return result
 
-    def _count(self, storage: Any) -> None:
+    def _count(self, storage: torch.UntypedStorage) -> None:
         key, size = id(storage), storage.nbytes()
         if key not in self._known:
             self._known.add(key)
@@ -81,17 +83,17 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def enable_checkpointing(model: Any) -> None:
+def enable_checkpointing(model: VLVAutoEncoder | DiffusionDecoder) -> None:
     """Let a model compute activations again in backward, there under `Autocast` too, which backward does not keep."""
     again: Any = partial(checkpoint, context_fn=lambda: (nullcontext(), Autocast()))
     with patch("vlv.frozen.checkpoint", again):
         model.enable_gradient_checkpointing()
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False):
-            module._gradient_checkpointing_func = partial(again, use_reentrant=False)
+            module._gradient_checkpointing_func = partial(again, use_reentrant=False)  # type: ignore[assignment]
 
 
-def loss_of(model: Any, batch: int) -> Tensor:
+def loss_of(model: VLVAutoEncoder, batch: int) -> Tensor:
     """Stage 1's training loss of a batch, scalar, on the meta device."""
     device, processor = torch.device("meta"), model.image_processor
     sampled = model.decoder.sample_noise_and_timesteps(sample_generators(0, range(batch))).to(device)
@@ -102,7 +104,7 @@ def loss_of(model: Any, batch: int) -> Tensor:
         return model(pixels[0], pixels[1], sampled).sum()
 
 
-def count_flops(model: Any) -> tuple[float, float]:
+def count_flops(model: VLVAutoEncoder) -> tuple[float, float]:
     """TFLOP of one image, forward and backward."""
     with FlopCounterMode(display=False) as counter, Autocast():
         loss = loss_of(model, 1)
@@ -112,7 +114,7 @@ def count_flops(model: Any) -> tuple[float, float]:
     return forward / 1e12, (counter.get_total_flops() - forward) / 1e12
 
 
-def peak_gib(model: Any, batch: int) -> float:
+def peak_gib(model: VLVAutoEncoder, batch: int) -> float:
     """The most GiB that live at once in forward and backward of a batch, weights, buffers and gradients left out.
 
     Attention keeps what a card's fused kernel keeps, not the matrix that the meta device's plain one would.

@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import Florence2Config, Qwen2Config
 
+from scripts import plan_decoders
 from vlv.decoders import DecoderSettings, build_decoder
 from vlv.encoders.florence2 import VLVEncoder, VLVEncoderConfig
 from vlv.models.projector import Projector
-from vlv.planning import decoders as plan_decoders
-from vlv.planning import meta_step
+from vlv.planning import decoders, meta_step
 
 COMPONENTS = Path(__file__).resolve().parents[3] / "configs" / "components"
 
@@ -89,7 +89,7 @@ def test_each_text_encoder_has_the_published_size(name, encoders):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["stable-diffusion-2-1-base", "stable-diffusion-3.5-medium"])
 def test_the_plan_in_the_docs_is_what_the_command_prints(name, capsys):
-    plan_decoders.main(["--decoder", name])
+    plan_decoders.main([f"decoder={name}"])
     rows = capsys.readouterr().out.splitlines()[2:]
     documented = (COMPONENTS.parents[1] / "docs" / "decoders.md").read_text().splitlines()
     assert len(rows) == (3 if "3.5" in name else 2)
@@ -99,7 +99,8 @@ def test_the_plan_in_the_docs_is_what_the_command_prints(name, capsys):
 def test_activations_that_are_computed_again_cost_less_and_attention_keeps_no_square():
     sizes = {}
     for resolution in (256, 512):
-        model = plan_decoders.build(COMPONENTS / "stable-diffusion-3.5-medium", "direct", resolution)
+        config = decoders.PlanConfig(resolution=resolution)
+        model = decoders.build(COMPONENTS / "stable-diffusion-3.5-medium", "direct", config)
         model.encoder = Nothing(model.encoder.config.spaces)
         model.decoder.encode_images = lambda pixels, noise: torch.zeros_like(noise)  # whose peak is another
         model.set_dtypes(torch.bfloat16, torch.float32)

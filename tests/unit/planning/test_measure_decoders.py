@@ -3,54 +3,79 @@
 import pytest
 import torch
 
-from vlv.planning import decoders as plan_decoders
-from vlv.planning import measure as measure_decoders
+from scripts import measure_decoders, plan_decoders
 
 
 @pytest.fixture
-def tiny_sizes(tiny_components, folders, tmp_path, monkeypatch):
-    names = {
-        "stable-diffusion-2-1-base": tiny_components / "stable-diffusion",
-        "stable-diffusion-xl-base-1.0": folders / "xl",
-        "stable-diffusion-3.5-medium": folders / "3",
-        "Florence-2-large": tiny_components / "florence2",
-    }
-    for name, folder in names.items():
-        (tmp_path / name).symlink_to(folder)
-    monkeypatch.setattr(plan_decoders, "COMPONENTS", tmp_path)
-    monkeypatch.setattr(plan_decoders, "PROMPT_IDS", [0, 5, 2])
-    monkeypatch.setattr(plan_decoders, "ENCODER_RESOLUTION", 128)
+def sizes(tiny_components, folders):
+    """Settings of a call on tiny components, and the decoders' folders by family."""
+    decoders = {"2": tiny_components / "stable-diffusion", "xl": folders / "xl", "3": folders / "3"}
+    named = f"decoder={','.join(map(str, decoders.values()))}"
+    small = ["resolution=64", "encoder_resolution=128", "queries=12", f"florence2={tiny_components / 'florence2'}"]
+    return [named, *small], decoders
 
 
-@pytest.mark.parametrize("more", [[], ["--checkpointing", "--conditioning", "direct"]])
-def test_each_family_takes_its_steps_and_is_measured(tiny_sizes, capsys, more):
-    names = ["stable-diffusion-2-1-base", "stable-diffusion-xl-base-1.0", "stable-diffusion-3.5-medium"]
-    options = ["--resolution", "64", "--micro-batch", "2", "--steps", "2", "--device", "cpu", *more]
-    measure_decoders.main([*options, *(word for name in names for word in ("--decoder", name))])
+def cells(printed):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines()[2:]]
+
+
+@pytest.mark.parametrize("more", [["conditioning=text_encoder"], ["checkpointing=true", "conditioning=direct"]])
+def test_each_family_takes_its_steps_and_is_measured(sizes, capsys, more):
+    call, decoders = sizes
+    measure_decoders.main([*call, "micro_batch=2", "steps=2", "device=cpu", *more])
     printed = capsys.readouterr()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.out.splitlines()[2:]]
-    assert [cells[0] for cells in rows] == names, printed.err
-    for cells in rows:
-        assert cells[1:5] == ["64", "direct" if more else "text_encoder", "yes" if more else "no", "2"]
-        assert float(cells[5]) >= 0  # some MiB
-        assert cells[6] == ""  # the CPU's memory is not measured
-        assert float(cells[7]) > 0
+    rows = cells(printed.out)
+    assert [row[0] for row in rows] == [folder.name for folder in decoders.values()], printed.err
+    direct = len(more) > 1
+    for row in rows:
+        assert row[1:5] == ["64", "direct" if direct else "text_encoder", "yes" if direct else "no", "2"]
+        assert float(row[5]) >= 0  # some MiB
+        assert row[6] == ""  # the CPU's memory is not measured
+        assert float(row[7]) > 0
 
 
-def test_a_decoder_that_does_not_fit_leaves_the_others_their_turn(tiny_sizes, capsys, monkeypatch):
-    measure = measure_decoders.measure
+def test_a_decoder_that_does_not_fit_leaves_the_others_their_turn(sizes, capsys, monkeypatch):
+    row = measure_decoders.row
 
-    def full(model, *arguments):
-        if hasattr(model.decoder, "transformer"):
+    def full(folder, *arguments):
+        if folder.name == "xl":
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return measure(model, *arguments)
+        return row(folder, *arguments)
 
-    monkeypatch.setattr(measure_decoders, "measure", full)
-    decoders = ["--decoder", "stable-diffusion-3.5-medium", "--decoder", "stable-diffusion-2-1-base"]
-    measure_decoders.main([*decoders, "--resolution", "64", "--micro-batch", "1", "--steps", "2", "--device", "cpu"])
+    monkeypatch.setattr(measure_decoders, "row", full)
+    measure_decoders.main([*sizes[0], "micro_batch=1", "steps=2", "device=cpu", "conditioning=direct"])
     printed = capsys.readouterr()
-    assert "stable-diffusion-3.5-medium: CUDA out of memory" in printed.err
-    assert len(printed.out.splitlines()) == 3
+    assert "xl: CUDA out of memory" in printed.err
+    assert [row[0] for row in cells(printed.out)] == ["stable-diffusion", "3"]
+
+
+def test_any_folder_is_planned_with_every_conditioning_that_it_has(sizes, capsys):
+    plan_decoders.main([*sizes[0], "memory=24"])
+    rows = cells(capsys.readouterr().out)
+    assert [(row[0], row[2]) for row in rows] == [
+        *(("stable-diffusion", kind) for kind in ("text_encoder", "direct")),
+        *(("xl", kind) for kind in ("text_encoder", "direct")),
+        *(("3", kind) for kind in ("text_encoder", "clip", "direct")),
+    ]
+    assert all(int(row[-1]) >= int(row[-2]) > 0 for row in rows)  # tiny models: more than one image fits
+
+
+@pytest.mark.parametrize("command", [plan_decoders, measure_decoders])
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("queries=78", "num_queries=78 cannot be used: give 1 to 77"),
+        ("resolution=50", "decoder_resolution=50 is no multiple of 16"),
+        ("conditioning=clip", "conditioning=clip leaves T5 out, and this decoder has none"),
+        ("decoder=/nowhere", "/nowhere has no model_index.json"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_one_line(sizes, capsys, command, setting, message):
+    more = [] if command is plan_decoders else ["device=cpu"]
+    with pytest.raises(SystemExit) as ended:
+        command.main([*sizes[0], *more, setting])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
@@ -58,4 +83,4 @@ def test_without_a_gpu_the_plan_is_named(capsys):
     with pytest.raises(SystemExit) as ended:
         measure_decoders.main([])
     assert ended.value.code == 2
-    assert "vlv.planning.decoders plans without one" in capsys.readouterr().err
+    assert "plan_decoders plans without one" in capsys.readouterr().err
