@@ -15,6 +15,11 @@ __all__ = ["VLVAutoEncoder", "VLVCaptioner", "VLVEncoder"]
 __version__ = "0.1.0"
 
 
+def __dir__() -> list[str]:
+    """Every name of the module, the classes that are not loaded yet among them: for completion in a shell."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(import_module("vlv.models"), name)

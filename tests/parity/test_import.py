@@ -25,6 +25,7 @@ from vlv.encoders.florence2 import VLVEncoder, VLVEncoderConfig, load_florence2
 from vlv.models.projector import Projector
 from vlv.published.bases import Bases
 from vlv.published.conversion import captioners_stage1, import_stage1
+from vlv.published.export import published_state_dict
 from vlv.published.key_mapping import place, published_names, recognise
 from vlv.published.plan import Skeleton, plan_import
 
@@ -212,6 +213,19 @@ def test_the_real_keys_and_shapes_fill_the_full_size_models(full_size, stage):
     tied = ("shared", "embed_tokens", "lm_head")
     assert all(key.endswith(tuple(f"{name}.weight" for name in tied)) for key in plan.copies)
     assert len(plan.mapped) + len(plan.copies) + len(plan.dropped) == len(keys)
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_an_export_has_exactly_the_real_keys_and_shapes(full_size, stage):
+    """What the published strict loader asks for, `final_logits_bias` included."""
+    keys = real_keys("stage1_checkpoint_keys.json.gz" if stage == "stage1" else "stage2_model_pt_keys.json.gz")
+    state, skeleton = full_size[stage].state_dict(), Skeleton.of(full_size[stage])
+    names = [*skeleton.shapes, *(name for name in skeleton.aliases if name.startswith("llm."))]
+    weights = {name: state[name] for name in names}
+    embedding = "encoder.florence2.language_model.shared.weight"
+    weights[embedding] = weights[embedding][:51289]  # an import into the hub's padded model records that many
+    written = published_state_dict(weights, stage)
+    assert {name: tuple(value.shape) for name, value in written.items()} == keys
 
 
 def test_florence2_in_its_original_layout_becomes_a_native_folder(bases, tmp_path, capsys):

@@ -56,6 +56,34 @@ def test_a_part_that_lacks_some_weights_is_refused(stage1_file, call, tmp_path, 
     assert f"{len(names[::2])} weights are missing, the first is decoder.vae." in printed.err
 
 
+def test_shapes_come_before_the_advice_to_allow(stage1_file, call, tmp_path, capsys):
+    """A checkpoint of another size lacks weights too: accepting that would not help."""
+    weights = load_file(stage1_file)
+    weights["text_encoder.text_model.final_layer_norm.weight"] = torch.zeros(3)
+    del weights["text_encoder.text_model.final_layer_norm.bias"]
+    save_file(weights, tmp_path / "a.safetensors")
+    line = refused(capsys, lambda: call(tmp_path / "a.safetensors", tmp_path / "out", llm=False))
+    assert "final_layer_norm.weight has shape (3,)" in line
+    assert "allow" not in line
+
+
+def test_weights_of_several_formats_or_of_none_are_refused(stage1_file, call, tmp_path, capsys):
+    weights = load_file(stage1_file)
+    name = "text_encoder.text_model.final_layer_norm.bias"
+    for suffix in ("safetensors", "pt"):
+        source = tmp_path / f"a.{suffix}"
+        for dtype, words in ((torch.float16, "several formats"), (torch.int8, "is of "), (torch.int64, "is of int64")):
+            changed = weights | {name: weights[name].to(dtype)}
+            save_file(changed, source) if suffix == "safetensors" else torch.save(changed, source)
+            line = refused(capsys, lambda source=source: call(source, tmp_path / "out", llm=False))
+            assert words in line
+            assert name in line
+    half = {key: value.half() for key, value in weights.items()}
+    save_file(half, tmp_path / "half.safetensors")
+    call(tmp_path / "half.safetensors", tmp_path / "half", llm=False)
+    assert {value.dtype for value in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.float16}
+
+
 def test_untied_copies_are_refused(stage1_file, call, tmp_path, capsys):
     weights = load_file(stage1_file)
     weights[COPIES[0]] = weights[COPIES[0]] + 1

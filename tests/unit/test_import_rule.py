@@ -19,7 +19,7 @@ RULES = {
     "__main__": ({"cli"}, {"torch", "transformers", "diffusers"}),
     "resources": (set(), {"torch", "transformers", "diffusers", "omegaconf"}),
     "settings": ({"settings", "resources"}, {"torch", "transformers", "diffusers"}),
-    "config": ({"config", "settings"}, {"torch", "transformers", "diffusers"}),
+    "config": ({"config", "settings", "data"}, {"torch", "transformers", "diffusers"}),
     "limits": (set(), {"torch", "transformers", "diffusers"}),
     "batch": (set(), {"torch", "transformers", "diffusers"}),
     "memory": (set(), {"torch", "transformers", "diffusers"}),

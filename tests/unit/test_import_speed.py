@@ -56,6 +56,11 @@ def test_names_are_loaded_on_use():
         vlv.absent
 
 
+def test_the_classes_are_listed_before_they_are_loaded():
+    assert {"VLVAutoEncoder", "VLVCaptioner", "VLVEncoder", "__version__"} <= set(dir(vlv))
+    run("import vlv; assert 'VLVCaptioner' in dir(vlv)")  # and listing them loads nothing
+
+
 @pytest.mark.parametrize("name", ENTRY_POINTS)
 def test_help_is_quick(name):
     code = help_of(f"scripts.{name}")

@@ -8,7 +8,6 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,6 +24,17 @@ _NAMES = (
     "model.pt",
     "pytorch_model.pt",
 )
+# The safetensors names of the number formats that weights come in; what is not here is no weight of ours.
+_DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 _ZERO_PARTS = ("*zero_pp_rank_*", "*_optim_states.pt")
 _DEEPSPEED_MODEL = "mp_rank_00_model_states.pt"
 
@@ -32,9 +42,22 @@ _DEEPSPEED_MODEL = "mp_rank_00_model_states.pt"
 class ExternalStateDict:
     """The tensors of a checkpoint by name, read one at a time."""
 
-    def __init__(self, path: Path, shapes: dict[str, tuple[int, ...]], read: Callable[[str], Tensor]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        shapes: dict[str, tuple[int, ...]],
+        dtypes: dict[str, torch.dtype | str],
+        read: Callable[[str], Tensor],
+    ) -> None:
+        """Hold what is known without reading a tensor.
+
+        Args:
+            dtypes: number format of each tensor; the file's own word for one that torch is not known to have.
+            read: gives a tensor by name.
+        """
         self.path = path
         self.shapes = shapes
+        self.dtypes = dtypes
         self._read = read
 
     def __getitem__(self, name: str) -> Tensor:
@@ -123,10 +146,14 @@ def _is_deepspeed_step(folder: Path) -> bool:
 def _open_safetensors(path: Path) -> ExternalStateDict:
     try:
         file = safe_open(path, framework="pt")
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or not complete ({error})") from None
-    return ExternalStateDict(path, shapes, file.get_tensor)
+    shapes = {name: tuple(value.get_shape()) for name, value in slices.items()}
+    words = {name: str(value.get_dtype()) for name, value in slices.items()}
+    return ExternalStateDict(
+        path, shapes, {name: _DTYPES.get(word, word) for name, word in words.items()}, file.get_tensor
+    )
 
 
 def _open_sharded(folder: Path, index: Path) -> ExternalStateDict:
@@ -141,7 +168,8 @@ def _open_sharded(folder: Path, index: Path) -> ExternalStateDict:
         shapes = {name: files[file].shapes[name] for name, file in places.items()}
     except KeyError as error:
         raise CheckpointError(f"{folder}: {index.name} names {error}, which its shard does not hold") from None
-    return ExternalStateDict(folder, shapes, lambda name: files[places[name]][name])
+    dtypes = {name: files[file].dtypes[name] for name, file in places.items()}
+    return ExternalStateDict(folder, shapes, dtypes, lambda name: files[places[name]][name])
 
 
 def _open_pickle(path: Path) -> ExternalStateDict:
@@ -159,12 +187,13 @@ def _open_pickle(path: Path) -> ExternalStateDict:
     tensors = _unwrap(loaded)
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors by name")
-    return ExternalStateDict(path, {name: tuple(value.shape) for name, value in tensors.items()}, tensors.__getitem__)
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    return ExternalStateDict(path, shapes, {name: value.dtype for name, value in tensors.items()}, tensors.__getitem__)
 
 
-def _load_pickle(path: Path) -> Any:
+def _load_pickle(path: Path) -> object:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what matters is told as an error
+        warnings.simplefilter("ignore")  # what matters is reported as an error
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError as error:
@@ -173,7 +202,7 @@ def _load_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)  # the format before torch 1.6
 
 
-def _unwrap(loaded: Any) -> dict[str, Tensor]:
+def _unwrap(loaded: object) -> dict[str, Tensor]:
     """The state dict inside what a training script saved."""
     for name in _WRAPPINGS:
         if isinstance(loaded, dict) and isinstance(loaded.get(name), dict):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIG_NAME = "config.json"
+INDEX_NAME = "model_index.json"
 WEIGHTS_NAME = "model.safetensors"
 TRAINER_STATE_NAME = "trainer_state.json"
 OWN_BASES = "bases/"  # a base that a checkpoint brings with it lies in here, relative to its folder
@@ -18,6 +19,8 @@ ENCODER_TYPE = "vlv_encoder"
 _BLOCK, _BLOCKS = 1 << 16, 64
 # Keys of a config.json that say who wrote it or where it lay, not what the component computes.
 _VOLATILE = {"_name_or_path", "_diffusers_version", "transformers_version", "torch_dtype", "dtype"}
+# Parts of a diffusers index that no loader here reads.
+_OF_PIPELINES = {"safety_checker", "feature_extractor", "image_encoder"}
 
 
 class CheckpointError(ValueError):
@@ -61,18 +64,54 @@ def component_identity(folder: Path, source: str) -> dict[str, str]:
     return {"source": where, **revision, **component_hashes(folder)}
 
 
+def indexed_parts(folder: Path) -> list[str] | None:
+    """The folders of a diffusers model that are loaded: those that model_index.json names; None without one.
+
+    A hub's repository often holds more (SDXL's `vae_1_0`, SD 3.5's single-file `text_encoders`): the same model by its
+    id, by `vlv download` and in a clone must be the same base, so these are neither fetched nor hashed. Nor are the
+    parts that only a pipeline uses.
+    """
+    path = folder / INDEX_NAME
+    if not path.is_file():
+        return None
+    named = {name: value for name, value in read_json(path).items() if isinstance(value, list) and all(value)}
+    return sorted(named.keys() - _OF_PIPELINES)
+
+
 def component_hashes(folder: Path) -> dict[str, str]:
     """A hash over the configs of a component's folder, and a fingerprint of its weights."""
-    weights = [path for path in folder.rglob("*.safetensors") if ".fp16." not in path.name]
-    weights = weights or list(folder.rglob("*.bin"))
+    weights = _weights(folder)
     hashes = {"config_sha256": config_hash(folder)}
     return {**hashes, "weights_fingerprint": fingerprint(folder, weights)} if weights else hashes
 
 
-def config_hash(folder: Path) -> str:
-    """SHA-256 over the model configs of a component folder, without what changes from save to save."""
-    paths = [folder / CONFIG_NAME, folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"]
-    paths += sorted(folder.glob(f"*/{CONFIG_NAME}"))
+def _weights(folder: Path) -> list[Path]:
+    """The files that a component's weights are read from, as far as one kind of them is there."""
+    parts = indexed_parts(folder)
+    files = list(folder.rglob("*")) if parts is None else [path for part in parts for path in (folder / part).glob("*")]
+    tensors = [path for path in files if path.suffix == ".safetensors" and "non_ema" not in path.name]
+    plain = [path for path in tensors if ".fp16" not in path.name]
+    return plain or tensors or [path for path in files if path.suffix == ".bin"]
+
+
+def _former_hashes(folder: Path) -> dict[str, str]:
+    """`component_hashes` as it was while it took all that lay in a folder: checkpoints of that time have these."""
+    weights = [path for path in folder.rglob("*.safetensors") if ".fp16." not in path.name]
+    weights = weights or list(folder.rglob("*.bin"))
+    hashes = {"config_sha256": config_hash(folder, all_parts=True)}
+    return {**hashes, "weights_fingerprint": fingerprint(folder, weights)} if weights else hashes
+
+
+def config_hash(folder: Path, all_parts: bool = False) -> str:
+    """SHA-256 over the model configs of a component folder, without what changes from save to save.
+
+    Args:
+        all_parts: those too that model_index.json does not name.
+    """
+    parts = None if all_parts else indexed_parts(folder)
+    paths = [folder / CONFIG_NAME, folder / INDEX_NAME, folder / "scheduler" / "scheduler_config.json"]
+    found = sorted(folder.glob(f"*/{CONFIG_NAME}"))
+    paths += [path for path in found if parts is None or path.parent.name in parts]
     digest = hashlib.sha256()
     for path in paths:
         if path.is_file():
@@ -113,6 +152,10 @@ def require_same_component(name: str, folder: Path, identity: dict[str, str], op
         CheckpointError: its configs or weights differ; names the component, both places and the option.
     """
     hashes = component_hashes(folder)
+    if any(identity.get(key, value) != value for key, value in hashes.items()):
+        former = _former_hashes(folder)
+        if all(identity.get(key, value) == value for key, value in former.items()):
+            return
     for key, what in (("config_sha256", "configs"), ("weights_fingerprint", "weights")):
         if key in identity and identity[key] != hashes.get(key):
             raise CheckpointError(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -27,7 +28,9 @@ from transformers import (
 
 from vlv.checkpoints.external_state_dict import check_pickles
 from vlv.checkpoints.identity import (
+    INDEX_NAME,
     CheckpointError,
+    indexed_parts,
     is_hub_id,
     recorded_place,
     require_same_component,
@@ -36,6 +39,7 @@ from vlv.checkpoints.schema import ModelKind, require_checkpoint
 
 # What a snapshot needs, without the same weights in other formats beside it.
 _FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/*.safetensors", "README.md", "config.yaml"]
+_FILES_OF_PARTS = ("*.json", "*.txt", "*.model", "*.safetensors")
 _VOCABULARIES = (
     ("tokenizer.json",),
     ("vocab.json", "merges.txt"),
@@ -43,7 +47,7 @@ _VOCABULARIES = (
     ("spiece.model",),
     ("vocab.txt",),
 )
-_DUPLICATES = ["*.fp16.*", "*non_ema*", "safety_checker/*", "onnx/*"]
+_DUPLICATES = ["*.fp16*", "*non_ema*", "safety_checker/*", "onnx/*"]
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 # In files of other classes or times, and no weight of the model: CLIP's counted positions, Florence-2's language head.
 _NO_WEIGHTS = re.compile(r"position_ids$|^lm_head\.|^(language_model\.)?final_logits_bias$")
@@ -87,11 +91,26 @@ def resolve_checkpoint(source: str | Path, wanted: ModelKind, options: dict[str,
 
 
 def _fetch(hub_id: str, what: str, **hub: Any) -> Path:
+    """The snapshot of a hub's model: of a diffusers repository only the parts that its index names, in one format."""
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=_FILES, ignore_patterns=_DUPLICATES, **hub))
+        folder = Path(snapshot_download(hub_id, allow_patterns=[INDEX_NAME], **hub))
+        parts = indexed_parts(folder)
+        if parts is None:
+            return Path(snapshot_download(hub_id, allow_patterns=_FILES, ignore_patterns=_DUPLICATES, **hub))
+        wanted = [INDEX_NAME, "README.md", *(f"{part}/{name}" for part in parts for name in _FILES_OF_PARTS)]
+        snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=_DUPLICATES, **hub)
+        # A repository may hold a part's weights as a variant alone; its config tells that there are any.
+        lacking = [part for part in parts if _lacks_weights(folder / part)]
+        if lacking:
+            snapshot_download(hub_id, allow_patterns=[f"{part}/*.fp16*" for part in lacking], **hub)
+        return folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{what} is neither a folder nor a hub model that can be fetched ({reason})") from None
+
+
+def _lacks_weights(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and not any(folder.glob("*.safetensors"))
 
 
 def load_whole(load: Callable[..., Any], folder: Path, **options: Any) -> Any:
@@ -107,7 +126,7 @@ def load_whole(load: Callable[..., Any], folder: Path, **options: Any) -> Any:
         CheckpointError: weights that are missing, have no place, are of another shape, or cannot be read.
     """
     try:
-        with _no_reports():
+        with _no_reports(), no_progress_bars():
             model, report = load(folder, output_loading_info=True, ignore_mismatched_sizes=True, **options)
     except (SafetensorError, OSError, RuntimeError, pickle.UnpicklingError) as error:
         check_pickles(folder)  # each library has a text of its own for them, of many lines or without the reason
@@ -147,6 +166,29 @@ def _no_reports() -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeFilter(_nothing)
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Switch off the libraries' bars of loading while the block runs, and put them back as they were.
+
+    Somebody who calls `from_pretrained` of ours in a script wants neither their bars nor to lose those of his own
+    calls. Bars of downloads are not touched: they run before, and for minutes.
+    """
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    shown = [library for library in (of_diffusers, of_transformers) if library.is_progress_bar_enabled()]
+    hub_was_off = are_progress_bars_disabled()  # transformers' switch turns the hub's too
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
+        if hub_was_off:
+            disable_progress_bars()
 
 
 def _nothing(_: logging.LogRecord) -> bool:

@@ -39,6 +39,6 @@ def main(arguments: list[str]) -> None:
     except (OSError, ValueError) as error:
         stop(str(error), BAD_CALL)
     print(f"written: {config.destination} ({export.stage}, {export.count:,} tensors)")
-    print("lm_head of Florence-2 is a copy of its embedding, to which it is tied; final_logits_bias is left out")
+    print("lm_head of Florence-2 is a copy of its embedding, to which it is tied; final_logits_bias is zeros")
     for line in export.left_out:
         print(f"not in the layout: {line}")

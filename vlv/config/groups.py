@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from vlv.data.formats import DataFormat
 from vlv.settings import option, require
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-DataFormat = Literal["auto", "folder", "webdataset", "parquet"]
 
 # An option of each group that `--help` shows.
 data_option = partial(option, group="data")

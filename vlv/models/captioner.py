@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -30,7 +30,7 @@ from vlv.encoders.florence2 import VLVEncoder, VLVEncoderConfig
 from vlv.frozen import FrozenStaysEval, checkpoint_frozen_layers, freeze, is_frozen, set_dtypes
 from vlv.losses import caption_loss
 from vlv.models.adapter import leave_to_bases, with_bases
-from vlv.models.image_processor import VLVImageProcessor
+from vlv.models.image_processor import ImageInput, VLVImageProcessor
 from vlv.models.projector import Projector
 
 
@@ -220,16 +220,20 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
 
     def caption(
         self,
-        images: list[Image.Image],
+        images: Sequence[ImageInput],
         num_beams: int | None = None,
         max_new_tokens: int | None = None,
         batch_size: int = 8,
     ) -> list[str]:
-        """Captions of PIL images of any number, size and mode.
+        """Captions of images of any number, size and mode.
 
         Args:
+            images: PIL images or paths of image files.
             num_beams: beams of the search; 1 is greedy; None is as generation_config.json says (4).
             max_new_tokens: longest caption; None is what the captioner was trained with.
+
+        Raises:
+            ValueError: a single image in place of a list, or a file that cannot be read.
         """
         captions: list[str] = []
         for batch in self.image_processor.batches(images, batch_size):

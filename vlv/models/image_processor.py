@@ -1,19 +1,20 @@
 """The one pixel path: a PIL image becomes the decoder's pixels and the encoder's pixels.
 
 The loader's workers and the Python API both call it. Both outputs stay uint8: the crossing from
-worker to device is a quarter of the size, and the encoder normalises on its device, to the same bits.
+worker to device is a quarter of the size, and the encoder normalises on its device, bit-exact.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias, TypedDict
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from vlv.checkpoints.identity import CheckpointError, read_json
@@ -21,6 +22,16 @@ from vlv.checkpoints.identity import CheckpointError, read_json
 CONFIG_NAME = "preprocessor_config.json"
 # Of a longer strip the middle alone is resized: 1 x 20,000 pixels would become 384 x 7,680,000.
 _LONGEST_RATIO = 64
+
+ImageInput: TypeAlias = "Image.Image | str | os.PathLike[str]"
+
+
+class ImageProcessorSettings(TypedDict):
+    """See `VLVImageProcessor`."""
+
+    decoder_resolution: int
+    encoder_resolution: int
+    encoder_view_from_original: bool
 
 
 class VLVImageProcessor:
@@ -46,8 +57,8 @@ class VLVImageProcessor:
     def __call__(self, image: Image.Image) -> dict[str, Tensor]:
         """Turn one image into `decoder_pixels` uint8 [3, R, R] and `encoder_pixels` uint8 [3, E, E].
 
-        `crop`, int64 [4], says where the decoder's pixels come from: height and width of the image, and the crop's
-        top and left in the resized one. Some decoders are told of it.
+        `crop`, int64 [4], is where the decoder's pixels come from: height and width of the image, and the crop's
+        top and left in the resized one. SDXL is conditioned on it.
         """
         image = self.to_rgb(image)
         resized = self._resize(image)
@@ -62,23 +73,32 @@ class VLVImageProcessor:
         place = torch.tensor([image.height, image.width, top, left])
         return {"decoder_pixels": _to_tensor(crop), "encoder_pixels": _to_tensor(view), "crop": place}
 
-    def batch(self, images: list[Image.Image]) -> dict[str, Tensor]:
-        """Stack several images: uint8 [B, 3, R, R] and uint8 [B, 3, E, E]."""
+    def batch(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """Stack several images: `decoder_pixels` uint8 [B, 3, R, R] and `encoder_pixels` uint8 [B, 3, E, E]."""
         made = [self(image) for image in images]
         return {key: torch.stack([item[key] for item in made]) for key in ("decoder_pixels", "encoder_pixels")}
 
-    def batches(self, images: Sequence[Image.Image], batch_size: int) -> Iterator[dict[str, Tensor]]:
+    def batches(self, images: Sequence[ImageInput], batch_size: int) -> Iterator[dict[str, Tensor]]:
         """The batches of any number of images, made as they are asked for.
 
+        Args:
+            images: PIL images and paths of image files; a file is opened when its batch is made.
+
         Raises:
-            ValueError: a single image, or a batch size below 1.
+            ValueError: a single image or path, something that is neither, a batch size below 1, or, when its batch is
+                made, a file that cannot be read.
         """
-        if isinstance(images, Image.Image):
-            raise ValueError("one image was given where a list is wanted: [image]")
+        if isinstance(images, (str, os.PathLike, Image.Image)):
+            raise ValueError(f"one image was given ({_described(images)}) where a list is wanted: give [image]")
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} cannot be used: give at least 1")
+        for place, image in enumerate(images):
+            if not isinstance(image, (str, os.PathLike, Image.Image)):
+                raise ValueError(
+                    f"images[{place}] is of type {type(image).__name__}: give a PIL image, or the path of an image file"
+                )
         starts = range(0, len(images), batch_size)
-        return (self.batch(list(images[start : start + batch_size])) for start in starts)
+        return (self.batch([open_image(image) for image in images[start : start + batch_size]]) for start in starts)
 
     def crop(self, image: Image.Image) -> Image.Image:
         """Return the RGB square of `decoder_resolution` pixels that the decoder is shown."""
@@ -133,13 +153,37 @@ class VLVImageProcessor:
                 raise CheckpointError(f"{path} gives no {key}: the checkpoint is not complete")
         return cls(**{key: values[key] for key in cls(1, 1).to_dict() if key in values})
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ImageProcessorSettings:
         """Return the settings as they are saved."""
         return {
             "decoder_resolution": self.decoder_resolution,
             "encoder_resolution": self.encoder_resolution,
             "encoder_view_from_original": self.encoder_view_from_original,
         }
+
+
+def open_image(image: ImageInput) -> Image.Image:
+    """The image itself, or the one in a file, decoded whole.
+
+    Raises:
+        ValueError: no file there, or none that can be decoded; names it.
+    """
+    if isinstance(image, Image.Image):
+        return image
+    try:
+        with Image.open(image) as opened:
+            opened.load()
+            return opened
+    except FileNotFoundError:
+        raise ValueError(f"image {_described(image)} is not there: give the path of an image file") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"image {_described(image)} cannot be read: it is no image file that Pillow knows") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"image {_described(image)} cannot be read: {error}") from None
+
+
+def _described(image: ImageInput) -> str:
+    return type(image).__name__ if isinstance(image, Image.Image) else repr(os.fspath(image))
 
 
 def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -157,7 +201,7 @@ def _to_tensor(image: Image.Image) -> Tensor:
 
 
 def _to_8_bit(values: np.ndarray, full_range: float | None) -> np.ndarray:
-    """Scale a grey image to 8 bits; without a range (32 bit, float) the largest value tells it."""
+    """Scale a grey image to 8 bits; without a range (32 bit, float) the largest value decides it."""
     values = values.astype(np.float64)
     if full_range is None:
         top = float(values.max(initial=0))

@@ -188,7 +188,8 @@ def captioners_stage1(source: ExternalStateDict) -> ExternalStateDict:
     prefix = "VLV_model."
     inner = {key.replace(prefix, "", 1): key for key in source if strip_wrapper(key).startswith(prefix)}
     shapes = {name: source.shapes[key] for name, key in inner.items()}
-    return ExternalStateDict(source.path, shapes, lambda name: source[inner[name]])
+    dtypes = {name: source.dtypes[key] for name, key in inner.items()}
+    return ExternalStateDict(source.path, shapes, dtypes, lambda name: source[inner[name]])
 
 
 def stage1_skeleton(bases: Bases, num_queries: int, resolution: int) -> tuple[Any, list[str], list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.published.bases import FLORENCE2, Bases
 from vlv.published.conversion import stage1_skeleton
-from vlv.published.key_mapping import Stage, published_names
+from vlv.published.key_mapping import Stage, final_logits_bias, published_names
 from vlv.published.plan import Skeleton
 
 _TRANSPOSED = f"{FLORENCE2}multi_modal_projector.image_projection.weight"
@@ -68,13 +69,7 @@ def export_checkpoint(
         weights, left_out = _stage2_weights(folder)
     if encoder.get("vocab_rows"):
         weights[_EMBEDDING] = weights[_EMBEDDING][: encoder["vocab_rows"]].clone()  # torch.save would keep all rows
-    published: dict[str, Tensor] = {}
-    mapped: set[int] = set()  # weights stay in their mapped files; only what is written twice is copied
-    for name, value in weights.items():
-        value = value.t().contiguous() if name == _TRANSPOSED else value
-        for other in published_names(name, stage):
-            published[other] = value.clone() if value.data_ptr() in mapped else value
-            mapped.add(value.data_ptr())
+    published = published_state_dict(weights, stage)
     destination.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(destination) as temporary:
         if destination.suffix == ".safetensors":
@@ -82,6 +77,25 @@ def export_checkpoint(
         else:
             torch.save(published, temporary)
     return Export(stage, len(published), left_out)
+
+
+def published_state_dict(weights: Mapping[str, Tensor], stage: Stage) -> dict[str, Tensor]:
+    """A model's weights under the published names, with all that the published strict loader asks for.
+
+    Args:
+        weights: by our names; a tied weight of the language model under each of its names.
+    """
+    published: dict[str, Tensor] = {}
+    mapped: set[int] = set()  # weights stay in their mapped files; only what is written twice is copied
+    for name, value in weights.items():
+        value = value.t().contiguous() if name == _TRANSPOSED else value
+        for other in published_names(name, stage):
+            published[other] = value.clone() if value.data_ptr() in mapped else value
+            mapped.add(value.data_ptr())
+    # A buffer of the language head, zeros in every published file; its width is the vocabulary's.
+    embedding = weights[_EMBEDDING]
+    published[final_logits_bias(stage)] = embedding.new_zeros(1, embedding.shape[0])
+    return published
 
 
 def _stage1_weights(

@@ -110,9 +110,18 @@ def _place_florence2(rest: str) -> Placement | None:
     )
 
 
+def final_logits_bias(stage: Stage) -> str:
+    """The published name of the language head's bias, which no model of ours has."""
+    return f"{_prefix(stage)}model.language_model.final_logits_bias"
+
+
+def _prefix(stage: Stage) -> str:
+    return "VLV_model." if stage == "stage2" else ""
+
+
 def published_names(name: str, stage: Stage) -> list[str]:
     """Every name that a weight of ours has in the published layout: its own, and those of its tied copies."""
-    prefix = "VLV_model." if stage == "stage2" else ""
+    prefix = _prefix(stage)
     if name.startswith("llm."):
         return ["qwen2_model." + name.removeprefix("llm.")]
     if name.startswith("mlp."):

@@ -21,6 +21,7 @@ _PUBLISHED = {
     "stage2": "captioner (stage 2) as published",
     "florence2": "Florence-2 in its original layout",
 }
+_FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,9 @@ def _map(plan: ImportPlan, name: str, key: str, theirs: tuple[int, ...], skeleto
 
 
 def accept(plan: ImportPlan, source: ExternalStateDict, allow: Iterable[str]) -> None:
-    """Refuse a plan with weights that are missing, unexpected, of another shape, or no true copies.
+    """Refuse a plan with weights of another shape or number format, that are missing, unexpected, or no true copies.
+
+    In that order: a base of another size explains names that are missing better than `allow` would mend them.
 
     Args:
         allow: patterns of missing or unexpected names that are accepted.
@@ -160,6 +163,12 @@ def accept(plan: ImportPlan, source: ExternalStateDict, allow: Iterable[str]) ->
     Raises:
         CheckpointError: names the first of them, and how to accept it.
     """
+    for name, (theirs, ours) in plan.misshapen.items():
+        raise CheckpointError(
+            f"{source.path}: {plan.mapped[name]} has shape {theirs}, and {ours} is wanted: the base, or the "
+            "folder's own config, is of another size"
+        )
+    _require_one_format(source, list(plan.mapped.values()))
     patterns = list(allow)
     for kind, names in (("missing", plan.missing), ("unexpected", plan.unexpected)):
         left = [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
@@ -168,14 +177,34 @@ def accept(plan: ImportPlan, source: ExternalStateDict, allow: Iterable[str]) ->
                 f"{source.path}: {len(left)} weights are {kind}, the first is {left[0]}; "
                 f"allow='{left[0]}' (patterns may be given) imports without"
             )
-    for name, (theirs, ours) in plan.misshapen.items():
-        raise CheckpointError(
-            f"{source.path}: {plan.mapped[name]} has shape {theirs}, and {ours} is wanted: the base, or the "
-            "folder's own config, is of another size"
-        )
     for key, name in plan.copies.items():
         if name in plan.mapped and not torch.equal(source[key], source[plan.mapped[name]]):
             raise CheckpointError(f"{source.path}: {key} differs from {plan.mapped[name]}, to which it is tied in VLV")
+
+
+def _require_one_format(source: ExternalStateDict, keys: list[str]) -> None:
+    """Refuse weights that are no floating-point numbers, or not all of one format.
+
+    A quantised or half-converted file would load without a word, each tensor cast by itself, and caption badly.
+    """
+    formats: dict[torch.dtype | str, list[str]] = {}
+    for key in keys:
+        formats.setdefault(source.dtypes[key], []).append(key)
+    other = next((dtype for dtype in formats if dtype not in _FLOATING), None)
+    if other is not None:
+        raise CheckpointError(
+            f"{source.path}: {formats[other][0]} is of {_name(other)}, and {', '.join(map(_name, _FLOATING))} are "
+            "taken: save the checkpoint before it was quantised"
+        )
+    if len(formats) > 1:
+        listed = ", ".join(
+            f"{len(names):,} {_name(dtype)} (the first is {names[0]})" for dtype, names in formats.items()
+        )
+        raise CheckpointError(f"{source.path} holds weights of several formats, {listed}: save all of them in one")
+
+
+def _name(dtype: torch.dtype | str) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def table(plan: ImportPlan) -> Iterator[str]:

@@ -11,7 +11,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightAverage:
-    """Averages the trained parameters of a module, by name."""
+    """Averages the trained parameters of a module, by name.
+
+    The step is torch's. Its `AveragedModel` would copy the whole module, nine tenths of it frozen, and diffusers'
+    `EMAModel` knows parameters by their order alone, by which no checkpoint can tell that they are the right ones.
+    """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         """Start from the module's own weights."""

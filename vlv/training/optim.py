@@ -33,12 +33,17 @@ def build_optimizer(
             groups.setdefault(peak, []).append(parameter)
     if not groups:
         raise ValueError("nothing trains: the setting `train` leaves every weight frozen")
+    # The share, not the rate, is the group's own: the trainer sets lr anew at each step from the schedule.
     described = [{"params": params, "lr": peak, "lr_scale": peak / lr} for peak, params in groups.items()]
     return torch.optim.AdamW(described, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
 def lr_at(step: int, *, lr: float, schedule: str, num_steps: int, warmup_steps: int = 0) -> float:
     """Learning rate of optimizer step `step` (from 0): linear warm-up, then the schedule down to 0 at `num_steps`.
+
+    The formulas of `diffusers.optimization`, but that the warm-up's first step already trains, at lr / warmup_steps
+    where theirs has 0. A function and no scheduler object: those hold state that a checkpoint must restore, and
+    Accelerate's wrapper steps them once for each process.
 
     It counts optimizer steps, so the number of processes and of accumulated batches do not enter. A run never
     goes past `num_steps` unless its schedule was made for fewer (`lr_schedule_steps`).

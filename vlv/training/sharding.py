@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
-from typing import Any
+from functools import partial, wraps
+from typing import cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import nn
 from torch.distributed.fsdp import OffloadPolicy, fully_shard
 
@@ -16,7 +18,7 @@ from vlv.training.processes import is_sharded
 
 def distribute(
     accelerator: Accelerator, objective: nn.Module, build: Callable[[nn.Module], torch.optim.Optimizer]
-) -> tuple[nn.Module, Any]:
+) -> tuple[nn.Module, AcceleratedOptimizer]:
     """Bring objective and optimizer onto the processes as the accelerator's configuration says.
 
     Args:
@@ -28,11 +30,13 @@ def distribute(
     """
     if not is_sharded(accelerator):
         return accelerator.prepare(objective, build(objective))
-    plugin: Any = accelerator.state.fsdp_plugin
-    shard(objective, accelerator.device, plugin.reshard_after_forward, plugin.cpu_offload)
+    plugin = cast("FullyShardedDataParallelPlugin", accelerator.state.fsdp_plugin)
+    # Accelerate's FSDP2 plugin turns both settings into torch's own types on construction.
+    reshard, offload = bool(plugin.reshard_after_forward), cast("OffloadPolicy | None", plugin.cpu_offload)
+    shard(objective, accelerator.device, reshard, offload)
     _compute_in_precision(accelerator, objective)
     # Not `prepare`: of FSDP2 it takes a model to wrap beside every optimizer.
-    return objective, accelerator.prepare_optimizer(build(objective))
+    return objective, cast("AcceleratedOptimizer", accelerator.prepare_optimizer(build(objective)))
 
 
 def shard(
@@ -53,15 +57,18 @@ def shard(
     whole = [m.to(device) for m in objective.modules() if getattr(m, "kept_dtype", None) == torch.float32]
     ignored = {parameter for module in whole for parameter in module.parameters()}
     names = block_names(objective)
-    options: dict[str, Any] = {
-        "reshard_after_forward": reshard_after_forward,
-        "offload_policy": offload_policy or OffloadPolicy(),
-        "ignored_params": ignored,
-    }
-    for module in reversed(list(objective.modules())):  # what lies inside comes first
+    share = partial(
+        fully_shard,
+        reshard_after_forward=reshard_after_forward,
+        offload_policy=offload_policy or OffloadPolicy(),
+        ignored_params=ignored,
+    )
+    # What lies inside comes first: a call takes the parameters that no earlier one has taken, so an outer block would
+    # leave nothing to gather by itself.
+    for module in reversed(list(objective.modules())):
         if type(module).__name__ in names and not ignored.intersection(module.parameters()):
-            fully_shard(module, **options)
-    fully_shard(objective, **options)
+            share(module)
+    share(objective)
     return objective
 
 
@@ -78,7 +85,7 @@ def _compute_in_precision(accelerator: Accelerator, objective: nn.Module) -> Non
     forward = objective.forward
 
     @wraps(forward)
-    def in_precision(*arguments: Any, **settings: Any) -> Any:
+    def in_precision(*arguments: object, **settings: object) -> object:
         with accelerator.autocast():
             return forward(*arguments, **settings)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 
 @dataclass
@@ -17,6 +16,6 @@ class TrainState:
     step: int = 0
     samples: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, int]:
         """Return the JSON form."""
         return asdict(self)

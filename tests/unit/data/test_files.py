@@ -41,10 +41,17 @@ def test_scan_follows_links_but_not_in_circles(folder, tmp_path):
         ("a-{9..11}", ["a-9", "a-10", "a-11"]),
         ("{a,b}{0..1}, c", ["a0", "a1", "b0", "b1", "c"]),
         ("odd{name}.tar", ["odd{name}.tar"]),
+        ("a-{000..010..5}.tar", ["a-000.tar", "a-005.tar", "a-010.tar"]),
+        ("{a,{b,c}d}.tar,", ["a.tar", "bd.tar", "cd.tar"]),
     ],
 )
 def test_expand_braces(text, expected):
     assert expand_braces(text) == expected
+
+
+def test_a_brace_without_its_other_half_is_named():
+    with pytest.raises(ValueError, match=r"a-\{0\.\.3\.tar has a brace without its other half"):
+        expand_braces("a-{0..3.tar")
 
 
 def test_expand_pattern(folder):

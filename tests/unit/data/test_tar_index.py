@@ -2,6 +2,7 @@ import io
 import os
 import tarfile
 
+import numpy as np
 import pytest
 
 from vlv.data import tar_index
@@ -14,7 +15,7 @@ from .pictures import write_tar
 
 def spans(index):
     columns = index.table.to_pydict()
-    return {name.decode(): span for name, *span in zip(*list(columns.values())[:3], strict=True)}
+    return {os.fsdecode(name): span for name, *span in zip(*list(columns.values())[:3], strict=True)}
 
 
 LONG = "d" * 90 + "/" + "e" * 120 + "/" + "n" * 100
@@ -143,3 +144,83 @@ def test_cache_that_is_broken_or_unwritable(tmp_path, monkeypatch):
 def test_shard_that_cannot_be_opened(tmp_path):
     with pytest.raises(ValueError, match=r"gone\.tar cannot be opened: No such file"):
         index_shards([str(tmp_path / "gone.tar")], str(tmp_path), 1)
+
+
+def header_size(data, size):
+    """The archive with another size in its second member's header, checksum and all."""
+    info = tarfile.TarInfo.frombuf(data[1024:1536], "utf-8", "surrogateescape")
+    block = bytearray(data[1024:1536])
+    block[124:136] = size
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    assert info.name == "1.jpg"
+    return data[:1024] + bytes(block) + data[1536:]
+
+
+@pytest.mark.parametrize(
+    "size", [b"-0000000512\0", b"\xff" * 11 + b"\0", b"\xff" + b"\0" * 11, b"\x80" + b"\x7f" * 11, b"77777777777\0"]
+)
+def test_sizes_that_lead_nowhere_end_the_shard(tmp_path, size):
+    """Negative ones in octal and in base 256, and ones past any end: no endless loop, and no reach for memory."""
+    write_tar(tmp_path / "x.tar", [(f"{number}.jpg", b"x" * 10) for number in range(3)])
+    (tmp_path / "x.tar").write_bytes(header_size((tmp_path / "x.tar").read_bytes(), size))
+    index = index_shard(str(tmp_path / "x.tar"))
+    assert list(spans(index)) == ["0.jpg"]
+    assert "at byte 1024" in index.cut
+
+
+@pytest.mark.parametrize("size", ["-512", "abc", "99999999999999999999"])
+def test_pax_sizes_that_lead_nowhere_end_the_shard(tmp_path, caplog, size):
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        for number in range(3):
+            info = tarfile.TarInfo(f"{number}.jpg")
+            info.size = 10
+            info.pax_headers = {"size": size} if number == 1 else {}
+            archive.addfile(info, io.BytesIO(b"x" * 10))
+    source = open_source(str(tmp_path), SourceSettings(cache_dir=str(tmp_path / "cache")))
+    assert [source.name(index) for index in range(len(source))] == ["x.tar/0.jpg"]
+    assert "1 of 1 shards are damaged: x.tar (" in caplog.text
+    assert "at byte 1024" in caplog.text
+
+
+def test_names_are_bytes(tmp_path):
+    write_tar(tmp_path / "x.tar", [("\udcff.jpg", b"1")])
+    write_tar(tmp_path / "y.tar", [("\udcfe" + "n" * 150 + ".jpg", b"2")], tarfile.PAX_FORMAT)
+    indexes = index_shards([str(tmp_path / "x.tar"), str(tmp_path / "y.tar")], str(tmp_path / "cache"), 1)
+    names = [index.table["name"][0].as_py() for index in indexes]
+    assert names == [b"\xff.jpg", b"\xfe" + b"n" * 150 + b".jpg"]
+
+
+def test_a_shard_without_its_end_mark_is_whole(tmp_path):
+    write_tar(tmp_path / "x.tar", [("a.jpg", b"A" * 600)])
+    for end in (512 + 600, 512 + 1024):  # without padding, and with it
+        os.truncate(tmp_path / "x.tar", end)
+        assert index_shard(str(tmp_path / "x.tar"))[1:] == ("", 0, 0)
+        write_tar(tmp_path / "x.tar", [("a.jpg", b"A" * 600)])
+
+
+def damaged(whole, random):
+    """The archive with a few bytes of one block changed; a checksum is made to fit, so that it does not tell."""
+    data = bytearray(whole)
+    start = 512 * int(random.integers(len(data) // 512))
+    block = data[start : start + 512]
+    for at in random.integers(0, 512, 3):
+        block[at] = random.choice([0, ord("-"), ord("9"), 0x80, 0xFF, int(random.integers(256))])
+    block[124 + int(random.integers(12))] = random.choice([ord("7"), ord("-"), 0x80, 0xFF])
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    data[start : start + 512] = block
+    return data[: int(random.integers(512, len(data) + 1))]
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_damage_anywhere_ends_the_reading_and_nothing_else(tmp_path, kind):
+    write_tar(tmp_path / "x.tar", [(f"{number}{'n' * 120 * (number % 2)}.jpg", b"x" * 10) for number in range(4)], kind)
+    whole = (tmp_path / "x.tar").read_bytes()[: 20 * 512]
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        (tmp_path / "x.tar").write_bytes(damaged(whole, random))
+        index = index_shard(str(tmp_path / "x.tar"))
+        assert len(index) <= 20
+        size = (tmp_path / "x.tar").stat().st_size
+        assert all(0 <= offset <= offset + length <= size for offset, length in spans(index).values())

@@ -270,11 +270,43 @@ def test_both_stages_start_from_a_captioner(captioner, stage1, tiny_components, 
     assert torch.equal(autoencoder.encoder.query_embed, captioner.encoder.query_embed)
 
 
+@pytest.mark.parametrize("on", [True, False])
+def test_loading_prints_no_bars_and_leaves_the_switches_alone(captioner, stage1, tmp_path, capfd, on):
+    from diffusers.utils import logging as of_diffusers
+    from huggingface_hub import utils as of_hub
+    from transformers.utils import logging as of_transformers
+
+    def switch(on_before):
+        for library, shown in zip((of_transformers, of_diffusers), on_before, strict=False):
+            library.enable_progress_bar() if shown else library.disable_progress_bar()
+        (of_hub.enable_progress_bars if on_before[2] else of_hub.disable_progress_bars)()
+
+    def switches():
+        of_libraries = [library.is_progress_bar_enabled() for library in (of_transformers, of_diffusers)]
+        return [*of_libraries, not of_hub.are_progress_bars_disabled()]
+
+    captioner.save_pretrained(tmp_path / "captioner")
+    before = switches()
+    try:
+        switch([on] * 3)
+        capfd.readouterr()
+        VLVCaptioner.from_pretrained(tmp_path / "captioner")
+        VLVAutoEncoder.from_pretrained(stage1)
+        printed = capfd.readouterr()
+        assert "%|" not in printed.err + printed.out
+        assert switches() == [on] * 3
+    finally:
+        switch(before)
+
+
 def test_the_api_captions_any_number_of_images(captioner, sample_photos):
     images = [Image.open(path) for path in sorted(sample_photos.glob("*.jpg"))[:3]]
     together = captioner.caption(images, num_beams=1, max_new_tokens=4)
     assert captioner.caption(images, num_beams=1, max_new_tokens=4, batch_size=2) == together
     assert captioner.caption([]) == []
+    paths = [sample_photos / "cat.jpg", str(sample_photos / "cat.jpg")]
+    from_file = captioner.caption([Image.open(paths[0]), *paths], num_beams=1, max_new_tokens=4)
+    assert len(set(from_file)) == 1
     with pytest.raises(ValueError, match="a list is wanted"):
         captioner.caption(images[0])
     with pytest.raises(ValueError, match="batch_size=0 cannot be used"):

@@ -1,4 +1,5 @@
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,3 +132,34 @@ def test_it_says_where_the_decoders_pixels_come_from(size, expected):
     """As diffusers' SDXL example counts: height and width before, top and left after resizing."""
     processor = VLVImageProcessor(48, 96)
     assert processor(Image.new("RGB", size))["crop"].tolist() == expected
+
+
+def test_files_are_as_good_as_images(processor, tmp_path):
+    picture = Image.effect_noise((60, 40), 90).convert("RGB")
+    picture.save(tmp_path / "a.png")
+    given = [picture, str(tmp_path / "a.png"), tmp_path / "a.png"]
+    (batch,) = processor.batches(given, 8)
+    assert (batch["encoder_pixels"] == batch["encoder_pixels"][0]).all()
+    assert [len(batch["decoder_pixels"]) for batch in processor.batches(given, 2)] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (Image.new("RGB", (9, 9)), r"one image was given \(Image\) where a list is wanted: give \[image\]"),
+        ("photo.jpg", r"one image was given \('photo\.jpg'\) where a list is wanted"),
+        (Path("photo.jpg"), r"one image was given \('photo\.jpg'\) where a list is wanted"),
+        ([Image.new("RGB", (9, 9)), 3], r"images\[1\] is of type int: give a PIL image, or the path"),
+        (["absent.jpg"], r"image 'absent\.jpg' is not there"),
+        (["text.jpg"], r"image 'text\.jpg' cannot be read: it is no image file"),
+        (["cut.png"], r"image 'cut\.png' cannot be read: .+"),
+        (["."], r"image '\.' cannot be read: .*directory"),
+    ],
+)
+def test_what_is_no_list_of_images_is_refused_by_name(processor, tmp_path, monkeypatch, images, message):
+    monkeypatch.chdir(tmp_path)
+    Path("text.jpg").write_text("no image")
+    Image.effect_noise((60, 40), 90).save("cut.png")
+    Path("cut.png").write_bytes(Path("cut.png").read_bytes()[:900])
+    with pytest.raises(ValueError, match=message):
+        list(processor.batches(images, 8))

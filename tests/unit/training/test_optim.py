@@ -1,5 +1,6 @@
 import pytest
 import torch
+from diffusers.optimization import get_scheduler
 
 from vlv.training.optim import build_optimizer, lr_at
 
@@ -26,6 +27,17 @@ def test_warmup_rises_linearly_then_the_schedule_starts_at_its_peak():
     values = [lr_at(step, lr=1.0, schedule="linear", num_steps=20, warmup_steps=4) for step in range(6)]
     assert values[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert values[5] < 1.0
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_the_schedules_are_those_of_diffusers_after_the_warmup(schedule):
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    theirs = get_scheduler(schedule, optimizer, num_warmup_steps=0, num_training_steps=40)
+    for step in range(41):
+        assert lr_at(step, lr=0.5, schedule=schedule, num_steps=40) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        theirs.step()
 
 
 def test_constant():
