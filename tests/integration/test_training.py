@@ -77,7 +77,7 @@ def test_frozen_weights_are_the_components_to_the_bit(stage1, tiny_components, c
     assert moved > 10
 
 
-def test_resume_reaches_the_same_bits(stage1, again, tmp_path):
+def test_resume_is_bit_exact(stage1, again, tmp_path):
     folder = tmp_path / "resumed"
     shutil.copytree(stage1, folder)
     shutil.rmtree(folder / "checkpoints" / "step_00000008")
@@ -198,7 +198,7 @@ def test_stage2_freezes_what_it_says(stage2, stage1):
             assert torch.equal(value, other), name
 
 
-def test_stage2_resumes_to_the_same_bits(launch, stage1, tiny_components, sample_photos, tmp_path):
+def test_stage2_resumes_bit_exact(launch, stage1, tiny_components, sample_photos, tmp_path):
     def run(folder, *arguments):
         done = launch(
             "train_stage2.sh", "log_every=1", "val_pictures=0", "dropout=null", "projector_init=whitened",

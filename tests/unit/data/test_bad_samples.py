@@ -64,7 +64,7 @@ def test_stops_above_the_share(tmp_path):
 
 
 @pytest.mark.parametrize("share", [None, 0.3])
-def test_goes_on_at_the_share(tmp_path, share):
+def test_continues_at_the_share(tmp_path, share):
     log = BadSampleLog(tmp_path / "bad.jsonl", "train", 1, share)
     list(log.watch(batch(["x"] * 30 + [None] * 70, first=100 * n) for n in range(12)))
     assert (log.seen, log.bad) == (1200, 360)

@@ -57,7 +57,7 @@ def test_workers_change_nothing(dataset):
     assert all(same(one, other) for one, other in zip(alone, shared, strict=True))
 
 
-def test_resuming_goes_on_with_the_same_batches(dataset):
+def test_resuming_continues_with_the_same_batches(dataset):
     plan = BatchPlan(4, 1, 0, 2)
     whole = list(build_loader(dataset, training_positions(plan, 0, 5), 0, False))
     rest = list(build_loader(dataset, training_positions(plan, 8, 3), 0, False))

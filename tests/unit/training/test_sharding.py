@@ -120,7 +120,7 @@ def test_a_sharded_decoder_gives_the_losses_of_ddp(tiny_components, sample_photo
     if precision == "bf16":  # AdamW's first steps, of one size whatever the gradient's, hide what differs
         return
     assert all(torch.allclose(models[1][name], value, atol=2e-4) for name, value in models[0].items())
-    # Each goes on from its own checkpoint.
+    # Each resumes from its own checkpoint.
     more = {"num_steps": STEPS + 1, "lr_schedule_steps": STEPS, "resume": "latest"}
     whole, sharded = run(config("ddp", **more), sharded=False), run(config("sharded", **more), sharded=True)
     assert [lines[-1]["step"] for lines in (whole, sharded)] == [STEPS + 1] * 2

@@ -130,7 +130,7 @@ def test_means_are_over_real_samples_of_the_whole_batch(tmp_path):
     assert lines(tmp_path)[0]["train/grad_norm"] == pytest.approx((2 * real.mean(0)).norm().item(), rel=1e-5)
 
 
-def test_resume_continues_to_the_same_bits_with_dropout(tmp_path):
+def test_resume_is_bit_exact_with_dropout(tmp_path):
     whole, _ = run(tmp_path / "whole", num_steps=6, dropout=0.5)
     run(tmp_path / "parts", num_steps=6, dropout=0.5)
     newest = list_checkpoints(tmp_path / "parts" / "checkpoints")[-1]
@@ -225,7 +225,7 @@ def test_other_errors_are_not_renamed(tmp_path, monkeypatch):
         run(tmp_path)
 
 
-def test_data_that_ends_early_says_so(tmp_path):
+def test_data_that_ends_early_is_reported(tmp_path):
     with pytest.raises(TrainingError, match="the data ended at step 2 of 6"):
         run(tmp_path, loader=batches(0, 2, 1))
 
