@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlv.shapes.runs import FAMILY, GUIDANCE, caption, one_at_a_time, reconstruct
+from vlv.shapes.runs import FAMILY, GUIDANCE, Settings, caption, one_at_a_time, reconstruct
 
 Result = dict[str, float | None]
 
@@ -18,6 +18,18 @@ class Sampling:
     guidance: float = GUIDANCE
     steps: int = 50
     extractor: str = "efficientnet_lite0"
+
+    @property
+    def settings(self) -> Settings:
+        """Of `vlv reconstruct`."""
+        return {
+            "guidance_scale": self.guidance,
+            "num_inference_steps": self.steps,
+            "extractor": self.extractor,
+        }
+
+
+FULL_SAMPLING = Sampling()
 
 
 def measured_captions(captioner: Path, images: Path, folder: Path) -> Result:
@@ -34,12 +46,7 @@ def measured_pictures(stage1: Path, images: Path, folder: Path, sampling: Sampli
     """Reconstruct the images and measure."""
     from vlv.shapes.measure_files import measure
 
-    settings = {
-        "guidance_scale": sampling.guidance,
-        "num_inference_steps": sampling.steps,
-        "extractor": sampling.extractor,
-    }
-    output = reconstruct(stage1, images, folder / "pictures", settings)
+    output = reconstruct(stage1, images, folder / "pictures", sampling.settings)
     values = measure(output / "reconstructions")
     metrics = json.loads((output / "metrics.json").read_text())["seeds"][0]
     # The Frechet distance alone: a kernel distance takes both sets for independent, and these are pairs.

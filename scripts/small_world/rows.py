@@ -8,6 +8,7 @@ from pathlib import Path
 
 from scripts.small_world.composition import CompositionConfig, compose
 from scripts.small_world.evaluate import (
+    FULL_SAMPLING,
     Result,
     Sampling,
     family,
@@ -39,7 +40,6 @@ from vlv.shapes.runs import (
 
 # Of most rows' pictures. The tower is at hand and quick; EfficientNet's distances are the full recipe's.
 SHORT_SAMPLING = Sampling(steps=25, extractor="vision_tower")
-FULL_SAMPLING = Sampling()
 SENTENCES = 1_000  # true descriptions that the frozen decoder generates pictures from
 WEIGHT = 3.0  # of the denoising loss beside the caption loss
 FULL_STAGE2 = Stage2()
