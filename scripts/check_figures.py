@@ -10,7 +10,8 @@ Each text must stand in its page once the braces are filled in; line breaks and 
 the check fails when the page changes, and when the result does. It also fails where a page of the list has a figure
 like 0.123 that no text of the list covers. What the braces take:
 
-    results.ROW.KEY, quickstart.KEY   docs/embedded_world/results.json and quickstart.json
+    results.ROW.KEY, quickstart.KEY   docs/embedded_world/results.json and quickstart.json; a list's item by its number,
+                                      as quickstart.intervals.caption_f1.0
     logs.RUN.METRIC                   the last value in RUN.metrics.jsonl or RUN.log
     logs.RUN.METRIC@STEP              the value at a step
     file.NAME                         the whole text of a kept file, as file.table.md
@@ -121,12 +122,22 @@ def lookup(root: Path, key: str) -> float | str:
         if wanted in points:
             return points[wanted]
     if source in ("results", "quickstart"):
-        node = _read_json(root / KEPT / f"{source}.json")
-        for part in rest.split("."):
-            node = node.get(part) if isinstance(node, dict) else None
-        if isinstance(node, (int, float, str)):
-            return node
+        value = _find(_read_json(root / KEPT / f"{source}.json"), rest)
+        if isinstance(value, (int, float, str)):
+            return value
     raise FigureError(f"{{{key}}} names nothing that is kept in {KEPT}")
+
+
+def _find(node: object, path: str) -> object:
+    """The value at a path of keys; a key may hold points itself, and an item of a list is named by its number."""
+    if isinstance(node, dict) and path in node:
+        return node[path]
+    key, points, rest = path.partition(".")
+    if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+        node = {key: node[int(key)]}
+    if isinstance(node, dict) and key in node:
+        return _find(node[key], rest) if points else node[key]
+    return None
 
 
 @cache

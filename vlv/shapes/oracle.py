@@ -1,4 +1,4 @@
-"""Exact readers of the embedded world: picture -> scene by template fit, description -> scene by a parser."""
+"""Exact readers of the small world: picture -> scene by template fit, description -> scene by a parser."""
 
 from __future__ import annotations
 

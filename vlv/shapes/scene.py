@@ -1,4 +1,4 @@
-"""What a picture of the embedded world holds: one to four shapes on a 3x3 grid, drawn from a seed."""
+"""What a picture of the small world holds: one to four shapes on a 3x3 grid, drawn from a seed."""
 
 from __future__ import annotations
 

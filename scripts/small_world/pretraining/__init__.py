@@ -1,1 +1,1 @@
-"""Pretraining of the embedded world's own family: Stable Diffusion, Florence-2 and Qwen2, tiny but real."""
+"""Pretraining of the small world's own family: Stable Diffusion, Florence-2 and Qwen2, tiny but real."""

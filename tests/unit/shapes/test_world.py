@@ -1,4 +1,4 @@
-"""The embedded world: what is drawn and said of a scene can be read back without a fault."""
+"""The small world: what is drawn and said of a scene can be read back without a fault."""
 
 import random
 from collections import Counter
