@@ -1,9 +1,9 @@
-"""Freezing: what does not train stays in eval mode, whatever `.train()` says."""
+"""Freezing: what does not train stays in eval mode whatever mode `.train()` sets."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import nn
@@ -46,8 +46,8 @@ def checkpoint_frozen_layers(module: nn.Module) -> None:
     """
     for layer in module.modules():
         if isinstance(layer, GradientCheckpointingLayer) and is_frozen(layer):
-            forward: Any = partial(checkpoint, layer.forward, use_reentrant=False)
-            layer.forward = forward
+            forward = partial(checkpoint, layer.forward, use_reentrant=False)
+            layer.forward = forward  # type: ignore[method-assign]
 
 
 def keep_dtype(module: nn.Module, dtype: torch.dtype) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 # Rows of zeros where Stable Diffusion 3.5's T5 is left out, and the most that it is given: as in diffusers' training
-# example (its pipeline draws with 256 unless told otherwise).
+# example (its pipeline takes 256 where nothing else is given).
 T5_ROWS = 77
 
 

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+JsonObject = dict[str, Any]  # what a JSON file holds; its readers check what they take from it
+
 CONFIG_NAME = "config.json"
 INDEX_NAME = "model_index.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -27,7 +29,7 @@ class CheckpointError(ValueError):
     """A folder that is not what was asked for; the message names it and what to give."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonObject:
     """Read a JSON object.
 
     Raises:

@@ -116,7 +116,7 @@ def _lacks_weights(folder: Path) -> bool:
 def load_whole(load: Callable[..., Any], folder: Path, **options: Any) -> Any:
     """Load with a library's `from_pretrained`; every weight of the model must be in the folder, and nothing else.
 
-    The libraries draw what is missing at random and go on. A weight that is tied to another is not missing.
+    The libraries initialise what is missing at random and continue. A weight that is tied to another is not missing.
 
     Args:
         load: `from_pretrained` of a class of transformers or diffusers.
@@ -156,7 +156,7 @@ def require_same_names(place: Path, missing: list[str], unexpected: list[str]) -
 
 @contextmanager
 def _no_reports() -> Iterator[None]:
-    """Keep back the libraries' tables of weights that do not fit: `load_whole` says it in a line."""
+    """Keep back the libraries' tables of weights that do not fit: `load_whole` reports them in a line."""
     loggers = [logging.getLogger(f"{library}.modeling_utils") for library in ("transformers", "diffusers.models")]
     # Not by their level: from warning up, transformers logs what tensor parallelism would leave whole.
     for logger in loggers:

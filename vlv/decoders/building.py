@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
+from vlv.checkpoints.identity import JsonObject
 from vlv.decoders.interface import Conditioner, DiffusionDecoder
 from vlv.decoders.layout import DecoderLayout, read_layout
 from vlv.decoders.parts import DecoderParts
@@ -23,7 +24,7 @@ class FamilyModule(Protocol):
         """The conditioner alone."""
         ...
 
-    def build_conditioner(self, description: dict[str, Any]) -> Conditioner:
+    def build_conditioner(self, description: JsonObject) -> Conditioner:
         """The conditioner that its `to_dict` described."""
         ...
 
@@ -58,7 +59,7 @@ def load_conditioner(folder: Path, settings: DecoderSettings) -> Conditioner:
     return conditioner
 
 
-def build_conditioner(description: dict[str, Any]) -> Conditioner:
+def build_conditioner(description: JsonObject) -> Conditioner:
     """The module that `Conditioner.to_dict` described, with weights still to be loaded."""
     return _module(description["family"]).build_conditioner(description)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
+from vlv.checkpoints.identity import JsonObject
 from vlv.decoders.interface import Conditioner, Conditioning
 from vlv.decoders.layout import DecoderLayout
 from vlv.decoders.settings import EmbeddingSpace
@@ -37,13 +36,13 @@ class DirectConditioner(Conditioner):
         pooled = embeddings["pooled"][:, -1] if self._pooled is not None else None
         return Conditioning(embeddings["cross_attention"], pooled)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         sizes = {"width": self._states.width, "max_length": self._states.max_length}
         pooled = {} if self._pooled is None else {"pooled_width": self._pooled.width}
         return {"family": self._family, "conditioning": "direct", **sizes, **pooled}
 
 
-def build_direct(description: dict[str, Any]) -> DirectConditioner:
+def build_direct(description: JsonObject) -> DirectConditioner:
     """The conditioner that `to_dict` described."""
     sizes = {key: value for key, value in description.items() if key != "conditioning"}
     return DirectConditioner(**sizes)

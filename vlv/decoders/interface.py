@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
+from vlv.checkpoints.identity import JsonObject
 from vlv.decoders.settings import EmbeddingSpace
 from vlv.frozen import FrozenStaysEval, set_dtypes
 from vlv.losses import LossOptions
@@ -79,7 +80,7 @@ class Conditioner(nn.Module, ABC):
         return queries
 
     @abstractmethod
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """A JSON description from which `vlv.decoders.build_conditioner` builds the same module."""
 
 

@@ -119,7 +119,7 @@ class LatentDecoder(DiffusionDecoder):
             return guide(halves[0], halves[1], guidance_scale)
 
         noise = sample_noise(self.latent_shape, generators).to(conditioning.states.device)
-        sampler: Any = self.schedulers[self.scheduler_name(scheduler)].from_config(self.noise_scheduler.config)
+        sampler = self.schedulers[self.scheduler_name(scheduler)].from_config(self.noise_scheduler.config)
         latents = denoise(predict, sampler, noise, num_inference_steps, generators)
         return (self.decode_latents(latents) * 255).round().to(torch.uint8)
 

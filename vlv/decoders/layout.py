@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vlv.checkpoints.identity import CheckpointError, read_json
+from vlv.checkpoints.identity import CheckpointError, JsonObject, read_json
 from vlv.decoders.settings import ConditioningKind, DecoderSettings, EmbeddingSpace
 from vlv.limits import T5_ROWS, check_decoder_resolution
 
@@ -38,7 +38,7 @@ class Family:
         spaces: names of the CLIPs' embedding spaces, of text_encoder, text_encoder_2, ...
         t5: the component's folder, for families that have one.
         pooled: component and key of the pooled vector's width, for families that have one.
-        flow: taught by rectified flow instead of DDPM's objective.
+        flow: trained by rectified flow instead of DDPM's objective.
         added_embedding: `addition_embed_type` of the UNet.
     """
 
@@ -87,14 +87,14 @@ class DecoderLayout:
 
     folder: Path
     pipeline: str
-    index: dict[str, Any]
+    index: JsonObject
 
     @property
     def family(self) -> Family:
         """The entry of `FAMILIES`."""
         return FAMILIES[self.pipeline]
 
-    def config(self, component: str) -> dict[str, Any]:
+    def config(self, component: str) -> JsonObject:
         """The config.json of a component.
 
         Raises:
@@ -112,7 +112,7 @@ class DecoderLayout:
         return value
 
     @cached_property
-    def scheduler(self) -> dict[str, Any]:
+    def scheduler(self) -> JsonObject:
         """The scheduler's config.
 
         Raises:

@@ -50,7 +50,11 @@ class DecoderSettings:
 
     @classmethod
     def options_of(cls, config: object) -> dict[str, Any]:
-        """The fields that a recipe's config has under the same name, but for what a checkpoint decides."""
-        decided = ("conditioning", "resolution", "dtype")
-        names = [field.name for field in dataclasses.fields(cls) if field.name not in decided]
-        return {name: getattr(config, name) for name in names if hasattr(config, name)}
+        """The loading options that a recipe's config has under the same name, but for `dtype`, its precision."""
+        names = cls.loading_options() - {"dtype"}
+        return {name: getattr(config, name) for name in sorted(names) if hasattr(config, name)}
+
+    @classmethod
+    def loading_options(cls) -> set[str]:
+        """The fields that no checkpoint decides: they may differ from one load to the next."""
+        return {field.name for field in dataclasses.fields(cls)} - {"conditioning", "resolution"}

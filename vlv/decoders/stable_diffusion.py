@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -10,6 +10,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from vlv.checkpoints.identity import JsonObject
 from vlv.decoders.clip import TextConditioner
 from vlv.decoders.direct import build_direct, load_direct
 from vlv.decoders.interface import Conditioner, Conditioning
@@ -38,7 +39,7 @@ class TextEncoderConditioner(Conditioner):
     def forward(self, embeddings: dict[str, Tensor], pooled_at: Tensor | None = None) -> Conditioning:
         return Conditioning(self.text(embeddings["clip"]))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         config = self.text.text_encoder.config.to_dict()
         return {"family": FAMILY, "conditioning": "text_encoder", "text_encoder": config}
 
@@ -62,7 +63,7 @@ def load_conditioner(parts: DecoderParts) -> Conditioner:
     return TextEncoderConditioner(parts.text_encoder("text_encoder", CLIPTextModel))
 
 
-def build_conditioner(description: dict[str, Any]) -> Conditioner:
+def build_conditioner(description: JsonObject) -> Conditioner:
     """The conditioner that `to_dict` described, with weights still to be loaded."""
     if description["conditioning"] == "direct":
         return build_direct(description)

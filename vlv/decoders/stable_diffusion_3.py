@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Generator, Tensor
 from transformers import BitsAndBytesConfig, CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
+from vlv.checkpoints.identity import JsonObject
 from vlv.decoders.clip import PenultimateTextConditioner
 from vlv.decoders.direct import build_direct, load_direct
 from vlv.decoders.interface import Conditioner, Conditioning, NoiseAndTimesteps
@@ -92,7 +93,7 @@ class ThreeTextEncodersConditioner(Conditioner):
     def prefix_states(self, states: Tensor) -> Tensor:
         return states if self.t5 is not None else states[:, :-T5_ROWS]  # the rest are zeros
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         return {
             "family": FAMILY,
             "conditioning": "text_encoder" if self.t5 is not None else "clip",
@@ -198,7 +199,7 @@ def load_conditioner(parts: DecoderParts) -> Conditioner:
     )
 
 
-def build_conditioner(description: dict[str, Any]) -> Conditioner:
+def build_conditioner(description: JsonObject) -> Conditioner:
     """The conditioner that `to_dict` described, with weights still to be loaded."""
     if description["conditioning"] == "direct":
         return build_direct(description)
@@ -237,7 +238,7 @@ def _load_t5(parts: DecoderParts) -> T5EncoderModel:
     kept = parts.settings.t5_dtype
     if kept is None or parts.device is not None:
         return parts.text_encoder("text_encoder_3", T5EncoderModel)
-    options: dict[str, Any] = {"dtype": torch.bfloat16}
+    options: JsonObject = {"dtype": torch.bfloat16}
     if kept == "int8":
         if find_spec("bitsandbytes") is None:
             raise ValueError("t5_dtype=int8 needs bitsandbytes: pip install bitsandbytes, or set t5_dtype=bf16")

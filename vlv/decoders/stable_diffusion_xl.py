@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -10,6 +10,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from vlv.checkpoints.identity import JsonObject
 from vlv.decoders.clip import PenultimateTextConditioner
 from vlv.decoders.direct import build_direct, load_direct
 from vlv.decoders.interface import Conditioner, Conditioning
@@ -42,7 +43,7 @@ class TwoTextEncodersConditioner(Conditioner):
         right, pooled = self.clip_g(embeddings["clip_g"], pooled_at)
         return Conditioning(torch.cat([left, right], dim=-1), pooled)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         return {
             "family": FAMILY,
             "conditioning": "text_encoder",
@@ -87,7 +88,7 @@ def load_conditioner(parts: DecoderParts) -> Conditioner:
     return _load_texts(parts)
 
 
-def build_conditioner(description: dict[str, Any]) -> Conditioner:
+def build_conditioner(description: JsonObject) -> Conditioner:
     """The conditioner that `to_dict` described, with weights still to be loaded."""
     if description["conditioning"] == "direct":
         return build_direct(description)

@@ -11,9 +11,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Florence2Config, Florence2Model, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.configuration_utils import SubConfigSpec
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vlv.checkpoints.hub import HubUpload, refuse_upload
-from vlv.checkpoints.identity import ENCODER_TYPE, CheckpointError
+from vlv.checkpoints.identity import ENCODER_TYPE, CheckpointError, JsonObject
 from vlv.checkpoints.pretrained import load_tokenizer, load_whole, resolve_checkpoint
 from vlv.decoders.settings import EmbeddingSpace
 from vlv.encoders.florence2_layout import load_original, new_florence2
@@ -88,8 +89,7 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
     def __init__(self, config: VLVEncoderConfig, florence2: Florence2Model | None = None) -> None:
         super().__init__(config)
         assert isinstance(config.florence2_config, Florence2Config)
-        text_config: Any = config.florence2_config.text_config
-        width = text_config.d_model
+        width: int = config.florence2_config.to_dict()["text_config"]["d_model"]
         self.florence2 = new_florence2(config.florence2_config) if florence2 is None else florence2
         self.query_embed = nn.Parameter(torch.randn(1, config.num_queries, width))  # [1, Q, D]
         self.language_proj = nn.ModuleDict(
@@ -132,7 +132,9 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
         frozen = is_frozen(self.florence2.vision_tower) and is_frozen(self.florence2.multi_modal_projector)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             pixel_values = self.normalize(encoder_pixels).to(next(self.florence2.vision_tower.parameters()).dtype)
-            features: Any = self.florence2.get_image_features(pixel_values)
+            features = self.florence2.get_image_features(pixel_values)
+            assert isinstance(features, BaseModelOutputWithPooling)
+            assert features.pooler_output is not None
             return features.pooler_output
 
     @torch.no_grad()
@@ -192,7 +194,7 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
         self.gradient_checkpointing_enable()
         checkpoint_frozen_layers(self.florence2.language_model)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JsonObject:
         config = self.config
         rows = {} if config.vocab_rows is None else {"vocab_rows": config.vocab_rows}
         return {
@@ -202,7 +204,7 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
             **rows,
         }
 
-    def restore(self, description: dict[str, Any]) -> None:
+    def restore(self, description: JsonObject) -> None:
         self.config.vocab_rows = description.get("vocab_rows")
 
     def card(self, folder: Path) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoModel, Florence2Config, Florence2Model
 
 from vlv.checkpoints.external_state_dict import open_state_dict
+from vlv.checkpoints.identity import JsonObject
 
 # Original name -> name inside Florence2Model. None: not needed, as `lm_head` is tied to the embedding natively.
 _RENAMES: tuple[tuple[str, str | None], ...] = (
@@ -73,12 +73,12 @@ _ORIGINAL_NAMES: tuple[tuple[str, str], ...] = (
 )
 
 
-def is_original_config(config: dict[str, Any]) -> bool:
+def is_original_config(config: JsonObject) -> bool:
     """Whether a Florence-2 config.json is the original remote-code one."""
     return "dim_embed" in config.get("vision_config", {})
 
 
-def convert_config(original: dict[str, Any]) -> Florence2Config:
+def convert_config(original: JsonObject) -> Florence2Config:
     """Turn an original Florence-2 config.json into the native config."""
     vision = dict(original["vision_config"])
     vision["embed_dim"] = vision.pop("dim_embed")
@@ -111,9 +111,9 @@ def convert_weights(original: dict[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
-def original_config(config: Florence2Config) -> dict[str, Any]:
+def original_config(config: Florence2Config) -> JsonObject:
     """The original config.json of a native config: the way back from `convert_config`."""
-    native: dict[str, Any] = config.to_dict()
+    native: JsonObject = config.to_dict()
     vision, text = dict(native["vision_config"]), dict(native["text_config"])
     vision["dim_embed"] = vision.pop("embed_dim")
     positions, temporal = vision.pop("max_position_embeddings"), vision.pop("max_temporal_embeddings")
@@ -163,7 +163,7 @@ def read_config(folder: Path) -> Florence2Config:
     return convert_config(config) if is_original_config(config) else Florence2Config.from_pretrained(folder)
 
 
-def load_original(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Florence2Model:
+def load_original(folder: Path, config: JsonObject, dtype: torch.dtype) -> Florence2Model:
     """Load a folder in the original layout (model.safetensors or pytorch_model.bin) as Florence2Model."""
     stored = open_state_dict(folder)
     weights = {name: stored[name] for name in stored}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
+from vlv.checkpoints.identity import JsonObject
 from vlv.encoders.settings import EncoderPart
 from vlv.frozen import FrozenStaysEval
 
@@ -50,12 +51,12 @@ class VisionEncoder(FrozenStaysEval, ABC):
         """Recompute activations in backward, also in frozen layers that gradients pass through."""
 
     @abstractmethod
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JsonObject:
         """What a stage-1 checkpoint's config.json records of the encoder beside its base.
 
         `num_queries`, `prompt_ids` and `spaces`, and what `restore` takes.
         """
 
     @abstractmethod
-    def restore(self, description: dict[str, Any]) -> None:
+    def restore(self, description: JsonObject) -> None:
         """Take up what `describe` recorded and building from `EncoderSettings` does not give."""

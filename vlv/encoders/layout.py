@@ -10,9 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from vlv.checkpoints.identity import CheckpointError, read_json
+from vlv.checkpoints.identity import CheckpointError, JsonObject, read_json
 from vlv.decoders.settings import EmbeddingSpace
 from vlv.encoders.settings import EncoderSettings
 from vlv.limits import check_encoder_resolution, check_queries
@@ -29,7 +29,7 @@ class EncoderLayout(ABC):
 
     module: ClassVar[str]  # of `vlv.encoders`, with `build`
     folder: Path
-    config: dict[str, Any]
+    config: JsonObject
 
     @abstractmethod
     def check(self, settings: EncoderSettings, spaces: Sequence[EmbeddingSpace], num_prompt_ids: int = 0) -> None:
@@ -76,7 +76,7 @@ class Florence2Layout(EncoderLayout):
         positions = (self.vision_positions, self.text_positions)
         check_encoder_resolution(settings.resolution, self.patch_stride, *positions, num_prompt_ids)
 
-    def _part(self, name: str) -> dict[str, Any]:
+    def _part(self, name: str) -> JsonObject:
         return self.config.get(name) or {}
 
 

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from transformers import PreTrainedConfig
 
 from vlv.checkpoints.hub import HubUpload
-from vlv.checkpoints.identity import CONFIG_NAME, OWN_BASES, STAGE1_TYPE, WEIGHTS_NAME, component_identity
+from vlv.checkpoints.identity import CONFIG_NAME, OWN_BASES, STAGE1_TYPE, WEIGHTS_NAME, JsonObject, component_identity
 from vlv.checkpoints.pretrained import load_trained, resolve_base, resolve_checkpoint, resolve_component
 from vlv.checkpoints.schema import describe, read_description
 from vlv.decoders import Conditioning, DecoderSettings, DiffusionDecoder, NoiseAndTimesteps, build_decoder
@@ -27,7 +27,6 @@ from vlv.losses import LossOptions
 from vlv.models.image_processor import ImageInput, VLVImageProcessor, to_images
 from vlv.sampling import mix_seed
 
-_DECODER_OPTIONS = ("dtype", "t5_dtype")  # of `DecoderSettings`, which no checkpoint decides
 _OF_AUTO_MODEL = {"config", "trust_remote_code", "adapter_kwargs"}  # it always gives them; nothing here needs them
 
 
@@ -216,14 +215,14 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         checkpoint_frozen_layers(self.decoder.conditioner)
         self.decoder.enable_gradient_checkpointing()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JsonObject:
         """What config.json says: how the model is built again from its bases, and how its loss was weighted."""
         plain = dataclasses.asdict(LossOptions())
         options = dataclasses.asdict(self.decoder.loss_options)
         weighted = {name: value for name, value in options.items() if value != plain[name]}
         return describe("stage1", {**self.identity(), "loss_options": weighted or None})
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """The part of `describe` that a run which resumes must agree on."""
         values = {
             "trained": self.trained,
@@ -277,7 +276,7 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         Args:
             folder: what `save_pretrained` wrote, or its hub id.
             stable_diffusion, florence2: where the bases lie, if they have moved since training.
-            options: `dtype` and `t5_dtype` of `DecoderSettings`; and the hub's `revision`, `token`, ... (see
+            options: of `DecoderSettings`, `dtype` and what one family has; and the hub's `revision`, `token`, ... (see
                 `resolve_checkpoint`).
 
         Raises:
@@ -285,7 +284,8 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
                 or weights that do not fit.
         """
         folder = resolve_checkpoint(folder, "stage1", options)
-        decoder_options = {name: options.pop(name) for name in _DECODER_OPTIONS if name in options}
+        known = DecoderSettings.loading_options() & options.keys()
+        decoder_options = {name: options.pop(name) for name in known}
         unknown = options.keys() - _OF_AUTO_MODEL
         if unknown:
             raise TypeError(f"VLVAutoEncoder.from_pretrained takes no {', '.join(sorted(unknown))}")

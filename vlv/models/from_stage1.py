@@ -232,8 +232,7 @@ def end_and_pad_ids(tokenizer: PreTrainedTokenizerBase, folder: Path) -> tuple[i
     Raises:
         CheckpointError: the tokenizer has no end token.
     """
-    eos: Any = tokenizer.eos_token_id
-    pad: Any = tokenizer.pad_token_id
-    if eos is None:
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    if not isinstance(eos, int):
         raise CheckpointError(f"qwen_model: the tokenizer in {folder} has no eos_token, so captions could not end")
-    return int(eos), int(eos if pad is None else pad)
+    return eos, pad if isinstance(pad, int) else eos
