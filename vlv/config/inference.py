@@ -86,7 +86,7 @@ class ReconstructConfig(InferenceConfig):
         "./reconstructed_images", "folder of pictures, index.html and metrics.json", frequent=True, path="local"
     )
     seeds: list[int] = run_option([42], "one or several seeds; each gives a whole set of images", frequent=True)
-    scheduler: Literal["auto", "ddpm", "ddim", "dpm++", "euler", "heun"] = model_option(
+    scheduler: Literal["auto", "ddpm", "ddim", "dpm++", "euler", "heun", "pndm"] = model_option(
         "auto", "sampler, built from the model's own config; auto is ddpm, and euler for rectified flow", frequent=True
     )
     extractor: Literal["auto", "inception", "vision_tower", "efficientnet_lite0"] = run_option(

@@ -257,7 +257,7 @@ def test_the_api_takes_any_number_of_images(tiny_components, sample_photos):
     for one, other in zip(together, apart, strict=True):
         assert np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).max() <= 1
     assert model.reconstruct([]) == []
-    with pytest.raises(ValueError, match=r"a list is wanted: \[image\]"):
+    with pytest.raises(ValueError, match=r"where a list is wanted: give \[image\]"):
         model.reconstruct(images[0])
     for steps in (0, 2000):
         with pytest.raises(ValueError, match=f"num_inference_steps={steps} cannot be used: give 1 to 1000"):
