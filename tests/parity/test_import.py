@@ -24,7 +24,7 @@ from vlv.decoders import DecoderSettings, build_decoder
 from vlv.encoders.florence2 import VLVEncoder, VLVEncoderConfig, load_florence2
 from vlv.models.projector import Projector
 from vlv.published.bases import Bases
-from vlv.published.conversion import captioners_stage1, import_stage1
+from vlv.published.conversion import captioners_stage1, import_stage1, import_stage2
 from vlv.published.export import published_state_dict
 from vlv.published.key_mapping import place, published_names, recognise
 from vlv.published.plan import Skeleton, plan_import
@@ -248,3 +248,15 @@ def test_florence2_in_its_original_layout_becomes_a_native_folder(bases, tmp_pat
     features = [model.get_image_features(pixels).pooler_output for model in models]
     assert torch.equal(*features)
     assert load_tokenizer(tmp_path / "native", "x")("a dog")["input_ids"]
+
+
+def test_a_captioner_larger_than_a_shard_is_written_in_several(
+    stage2_file, component_bases, bases, monkeypatch, tmp_path, imported_stage2
+):
+    monkeypatch.setattr("vlv.published.bases._SHARD_BYTES", 400_000)
+    import_stage2(open_state_dict(stage2_file), tmp_path, component_bases, str(bases / "qwen"), resolutions=(64, 128))
+    files = sorted(path.name for path in tmp_path.glob("model*.safetensors"))
+    assert len(files) > 3
+    assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    whole, sharded = (VLVCaptioner.from_pretrained(folder).state_dict() for folder in (imported_stage2, tmp_path))
+    assert all(torch.equal(value, sharded[name]) for name, value in whole.items())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
-import struct
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlv.checkpoints.identity import CONFIG_NAME, TRAINER_STATE_NAME, CheckpointError
 from vlv.checkpoints.schema import SCHEMAS, kind_of, read_description, weight_files
+
+if TYPE_CHECKING:
+    from huggingface_hub.utils import TensorInfo
 
 _RECIPE = ("run_name", "lr", "lr_schedule", "num_steps", "total_steps", "epochs", "global_batch_size", "batch_size")
 _RECIPE += ("train", "precision", "param_dtype", "train_dataset_path", "dataset_path", "diffusion_weight", "seed")
@@ -52,37 +53,32 @@ def _weights(folder: Path) -> dict[str, Any]:
     count, dtypes = 0, set()
     for path in weight_files(folder):
         header = read_header(path)
-        count += sum(math.prod(entry["shape"]) for entry in header.values())
-        dtypes |= {entry["dtype"] for entry in header.values()}
+        count += sum(info.parameter_count for info in header.values())
+        dtypes |= {info.dtype for info in header.values()}
     return {"parameters": f"{count:,}", "dtype": ", ".join(sorted(dtypes))}
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file: dtype and shape of every tensor.
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """Number format and shape of every tensor of a safetensors file, from its header.
 
     Raises:
         CheckpointError: the file is damaged, or shorter or longer than its header says.
     """
+    from huggingface_hub import parse_local_safetensors_file_metadata
+    from huggingface_hub.errors import SafetensorsParsingError
+
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (
-        struct.error,
-        ValueError,
-        MemoryError,
-        OverflowError,
-        RecursionError,
-        AttributeError,
-        LookupError,
-        TypeError,
-    ):
+        tensors = parse_local_safetensors_file_metadata(path).tensors
+    # The library names what is no JSON object; entries of another form than it expects fail wherever it is.
+    except (SafetensorsParsingError, AttributeError, LookupError, TypeError, ValueError, RecursionError):
         raise CheckpointError(f"{path} is damaged or not complete") from None
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    # Not looked at by the library: a copy that was cut has a whole header.
+    end = 8 + length + max((info.data_offsets[1] for info in tensors.values()), default=0)
     if path.stat().st_size != end:
         raise CheckpointError(f"{path} is damaged or not complete: {path.stat().st_size:,} bytes instead of {end:,}")
-    return header
+    return tensors
 
 
 def _origin(config: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import Florence2Config, PreTrainedTokenizerBase
@@ -17,6 +18,7 @@ from transformers import Florence2Config, PreTrainedTokenizerBase
 from vlv.checkpoints.external_state_dict import ExternalStateDict, open_state_dict
 from vlv.checkpoints.identity import CONFIG_NAME, WEIGHTS_NAME, CheckpointError, component_identity, read_json
 from vlv.checkpoints.pretrained import load_tokenizer, resolve_base, resolve_component
+from vlv.checkpoints.schema import INDEX_NAME
 from vlv.encoders.florence2_layout import new_florence2, read_config, rename_original
 from vlv.published.plan import ImportPlan, Skeleton, accept, plan_import, table
 
@@ -202,30 +204,27 @@ def write_decoder(
         save_file(weights, folder / part / file, metadata={"format": "pt"})
 
 
-def write_shards(folder: Path, names: list[str], read: Callable[[str], Tensor]) -> None:
-    """Write safetensors in shards of about 2 GiB, each read, written and let go."""
-    files: list[Path] = []
-    places: dict[str, Path] = {}
-    shard: dict[str, Tensor] = {}
-    total = size = 0
-    for name in [*names, None]:
-        value = None if name is None else read(name)
-        if shard and (value is None or size + value.nbytes > _SHARD_BYTES):
-            files.append(folder / f"shard-{len(files)}.safetensors")
-            save_file(shard, files[-1], metadata={"format": "pt"})
-            shard, size = {}, 0
-        if name is not None and value is not None:
-            shard[name] = value
-            places[name] = folder / f"shard-{len(files)}.safetensors"
-            size, total = size + value.nbytes, total + value.nbytes
-    if len(files) == 1:
-        files[0].rename(folder / WEIGHTS_NAME)
-        return
-    final = {file: f"model-{n:05d}-of-{len(files):05d}.safetensors" for n, file in enumerate(files, 1)}
-    for file, new in final.items():
-        file.rename(folder / new)
-    index = {"metadata": {"total_size": total}, "weight_map": {name: final[file] for name, file in places.items()}}
-    (folder / f"{WEIGHTS_NAME}.index.json").write_text(json.dumps(index, indent=2) + "\n")
+def write_shards(
+    folder: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, read: Callable[[str], Tensor]
+) -> None:
+    """Write safetensors in shards of about 2 GiB, each read, written and let go.
+
+    The library splits; its own `save_torch_state_dict` would want all tensors in memory at once.
+
+    Args:
+        shapes: of each weight, by name, in the order in which they are written.
+        dtype: their number format.
+        read: gives a weight by name.
+    """
+    plan = split_torch_state_dict_into_shards(
+        {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in shapes.items()},
+        max_shard_size=_SHARD_BYTES,
+    )
+    for file, names in plan.filename_to_tensors.items():
+        save_file({name: read(name) for name in names}, folder / file, metadata={"format": "pt"})
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _reader(weights: ExternalStateDict, key: str, transposed: bool = False) -> Callable[[], Tensor]:

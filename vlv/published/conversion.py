@@ -146,7 +146,10 @@ def import_stage2(
         "draws_with_own_weights": False,
     }
     destination.mkdir(parents=True, exist_ok=True)
-    write_shards(destination, sorted(skeleton.shapes), lambda name: read_weight(plan, source, base, name))
+    shapes = {name: skeleton.shapes[name] for name in sorted(skeleton.shapes)}
+    dtype = next(source.dtypes[key] for key in plan.mapped.values())  # of all of them: accept() saw to it
+    assert isinstance(dtype, torch.dtype)
+    write_shards(destination, shapes, dtype, lambda name: read_weight(plan, source, base, name))
     config.encoder_config.update(_vocab_rows(plan, source, skeleton))  # type: ignore[union-attr]
     config.architectures = ["VLVCaptioner"]
     config.save_pretrained(destination)
