@@ -146,11 +146,19 @@ def test_each_decoder_has_a_recipe_of_both_stages_with_its_cost(member):
 @pytest.mark.parametrize(
     ("kind", "stage", "differing"),
     [
-        (Stage1Config, "stage1", {"lr_schedule_steps"}),
+        (Stage1Config, "stage1", {"lr_schedule_steps", "head_init"}),
         (
             Stage2Config,
             "stage2",
-            {"lr_schedule_steps", "supervise_eos", "total_steps", "betas", "max_grad_norm"},
+            {
+                "lr_schedule_steps",
+                "supervise_eos",
+                "total_steps",
+                "betas",
+                "max_grad_norm",
+                "projector_init",
+                "token_mean",
+            },
         ),
     ],
 )

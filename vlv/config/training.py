@@ -57,6 +57,9 @@ class Stage1Config(RunConfig, OptimConfig, DataConfig):
     t5_dtype: Literal["bf16", "int8"] | None = model_option(
         None, "number format of SD 3.5's T5 (int8 needs bitsandbytes); null is that of the other frozen weights"
     )
+    head_init: Literal["normal", "torch"] = model_option(
+        "normal", "start of the new layers into the embedding spaces: N(0, 0.02), or torch's default as published"
+    )
     train: Literal["language_model", "decoder_only", "all"] = model_option(
         "language_model", "what of Florence-2 trains beside queries and projection: BART, its decoder, or everything"
     )
@@ -124,8 +127,14 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
     max_caption_tokens: int = data_option(300, "captions are cut here; a cut caption gets no end-of-caption token")
     projector_lr: float | None = optim_option(None, "peak learning rate of the MLP; null is lr, as published")
     encoder_lr: float | None = optim_option(None, "peak learning rate of the encoder; null is lr, as published")
-    projector_init: Literal["random", "whitened"] = model_option(
-        "random", "a new MLP starts at random as published, or so that it whitens the first samples' embeddings"
+    projector_init: Literal["random", "torch", "whitened"] = model_option(
+        "random",
+        "start of a new MLP: random is N(0, 0.02); torch is torch's default, as published; whitened is such that the "
+        "first samples' embeddings come in whitened",
+    )
+    token_mean: Literal["global", "per_process"] = optim_option(
+        "global",
+        "caption loss: mean over the tokens of the global batch, or mean of each forward pass's own, as published",
     )
     supervise_eos: bool = data_option(True, "learn one end token after each caption; false is the published behaviour")
     diffusion_weight: float = optim_option(

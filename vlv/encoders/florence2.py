@@ -107,6 +107,11 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
             nn.init.normal_(self.query_embed)
 
     @property
+    def heads(self) -> nn.Module:
+        """The projection of each embedding space."""
+        return self.language_proj
+
+    @property
     def num_queries(self) -> int:
         return self.config.num_queries
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlv.checkpoints.identity import JsonObject
 from vlv.encoders.settings import EncoderPart
@@ -25,6 +25,11 @@ class VisionEncoder(FrozenStaysEval, ABC):
     @abstractmethod
     def num_queries(self) -> int:
         """Learned queries Q."""
+
+    @property
+    @abstractmethod
+    def heads(self) -> nn.Module:
+        """The new layers between the pretrained encoder's states and each embedding space."""
 
     @abstractmethod
     def forward(self, encoder_pixels: Tensor) -> dict[str, Tensor]:

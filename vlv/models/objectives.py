@@ -6,7 +6,7 @@ the batch was split. Every objective holds its model as `model`; the trained wei
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -48,9 +48,9 @@ class DenoisingObjective(FrozenStaysEval):
         weights: Tensor = batch["weights"]
         dropped = None
         if self.conditioning_dropout and self.training:
-            # Drawn last, so that the other draws are those of a run without.
-            drawn = torch.stack([torch.rand((), generator=generator) for generator in generators])
-            dropped = (drawn < self.conditioning_dropout).to(weights.device)
+            # Sampled last, so that noise and timesteps are those of a run without.
+            shares = torch.stack([torch.rand((), generator=generator) for generator in generators])
+            dropped = (shares < self.conditioning_dropout).to(weights.device)
         losses = self.model(
             batch["encoder_pixels"], batch["decoder_pixels"], sampled.to(weights.device), dropped, batch.get("crops")
         )
@@ -61,35 +61,49 @@ class CaptionObjective(FrozenStaysEval):
     """Stage 2: cross-entropy over caption tokens, with the denoising loss beside it where it has a weight."""
 
     def __init__(
-        self, model: VLVCaptioner, seed: int, decoder: DiffusionDecoder | None = None, diffusion_weight: float = 0.0
+        self,
+        model: VLVCaptioner,
+        seed: int,
+        decoder: DiffusionDecoder | None = None,
+        diffusion_weight: float = 0.0,
+        token_mean: Literal["global", "per_process"] = "global",
     ) -> None:
         """Hold the model.
 
         Args:
             decoder: the diffusion decoder of the model's embeddings; None leaves the denoising loss out.
             diffusion_weight: its weight beside the caption loss, which has 1.
+            token_mean: `global` weighs each token of the global batch alike; `per_process` takes the mean over the
+                tokens of each forward pass first, as the published code does, so a token beside short captions weighs
+                more. In training alone: validation is over tokens.
         """
         super().__init__()
         self.model = model
         self.seed = seed
         self.decoder = decoder
+        self.token_mean = token_mean
         self.loss_weights = {"caption": 1.0}
         if decoder is not None:
             self.loss_weights["diffusion"] = diffusion_weight
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """How many caption tokens, and real samples, the batch's sums are over."""
-        counts = {"caption": (batch["labels"] != IGNORED).sum().float()}
+        """How many caption tokens (or forward passes that have some), and real samples, the sums are over."""
+        tokens = _tokens(batch)
+        counts = {"caption": tokens.clamp(max=1) if self._counts_passes() else tokens}
         if self.decoder is not None:
             counts["diffusion"] = batch["weights"].sum()
         return counts
 
+    def _counts_passes(self) -> bool:
+        return self.token_mean == "per_process" and self.training
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Sums of the losses over the batch."""
         conditioning = self.model.embed(batch["encoder_pixels"])
-        sums = {
-            "caption": self.model(conditioning, batch["input_ids"], batch["attention_mask"], batch["labels"]),
-        }
+        caption = self.model(conditioning, batch["input_ids"], batch["attention_mask"], batch["labels"])
+        if self._counts_passes():
+            caption = caption / _tokens(batch).clamp(min=1)
+        sums = {"caption": caption}
         if self.decoder is not None:
             weights: Tensor = batch["weights"]
             sampled = self.decoder.sample_noise_and_timesteps(sample_generators(self.seed, batch["positions"])).to(
@@ -99,3 +113,8 @@ class CaptionObjective(FrozenStaysEval):
             losses = self.decoder.denoising_loss(latents, conditioning, sampled, batch.get("crops"))
             sums["diffusion"] = weighted_sum(losses, weights)
         return sums
+
+
+def _tokens(batch: Batch) -> Tensor:
+    """How many caption tokens are learned from."""
+    return (batch["labels"] != IGNORED).sum().float()

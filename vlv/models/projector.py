@@ -39,6 +39,17 @@ class StateMoments:
         return mean, products / count - mean[:, None] * mean[None]
 
 
+def start_as_torch_does(module: nn.Module) -> None:
+    """Give the linear layers of a new module torch's own random start, which the published code leaves them.
+
+    Ours start as transformers starts all layers, N(0, 0.02) whatever the width: at width 64 the published z is 16
+    times as large at first, at width 1,024 about as large.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            layer.reset_parameters()
+
+
 class Projector(nn.Module):
     """Linear - GELU - Linear, [B, Q, D] -> [B, Q, H]: conditioning states into the language model's width."""
 

@@ -21,6 +21,7 @@ def train(config: Stage1Config) -> None:
     from vlv.losses import LossOptions
     from vlv.models.autoencoder import VLVAutoEncoder
     from vlv.models.objectives import DenoisingObjective
+    from vlv.models.projector import start_as_torch_does
     from vlv.recipes import training_run as assembly
     from vlv.recipes.training_data import BatchSizes, open_training_data
     from vlv.training.processes import resolve_precision, start_processes, torch_dtype
@@ -34,7 +35,10 @@ def train(config: Stage1Config) -> None:
             config.conditioning, config.decoder_resolution, precision, **DecoderSettings.options_of(config)
         ),
         EncoderSettings(config.num_queries, config.encoder_resolution, config.train, config.encoder_view_from_original),
-    ).set_dtypes(torch_dtype(precision), torch_dtype(config.param_dtype))
+    )
+    if config.head_init == "torch":
+        start_as_torch_does(model.encoder.heads)
+    model.set_dtypes(torch_dtype(precision), torch_dtype(config.param_dtype))
     if config.dropout is not None:
         model.encoder.set_dropout(config.dropout)
     if config.gradient_checkpointing:

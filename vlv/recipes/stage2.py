@@ -50,7 +50,7 @@ def train(config: Stage2Config) -> None:
         model.enable_gradient_checkpointing()
         if decoder is not None:
             decoder.enable_gradient_checkpointing()
-    objective = CaptionObjective(model, config.seed, decoder, config.diffusion_weight)
+    objective = CaptionObjective(model, config.seed, decoder, config.diffusion_weight, config.token_mean)
     if config.dry_run:
         return print_dry_run(config, objective, BatchSizes.of(config, config.num_gpus), precision)
 
@@ -97,6 +97,7 @@ def build_captioner(config: Stage2Config, compute_dtype: torch.dtype) -> VLVCapt
     """The captioner that training starts from."""
     from vlv.checkpoints.initial import load_initial
     from vlv.models.from_stage1 import CaptionerSettings, captioner_from_stage1
+    from vlv.models.projector import start_as_torch_does
     from vlv.training.processes import torch_dtype
 
     param_dtype = torch_dtype(config.param_dtype)
@@ -111,7 +112,10 @@ def build_captioner(config: Stage2Config, compute_dtype: torch.dtype) -> VLVCapt
         ),
         config.stable_diffusion_model_path,
         config.florence2_model_path,
-    ).set_dtypes(compute_dtype, param_dtype)
+    )
+    if config.projector_init == "torch":
+        start_as_torch_does(model.mlp)
+    model.set_dtypes(compute_dtype, param_dtype)
     if config.initial_checkpoint is not None:
         load_initial(model, config.initial_checkpoint)
     return model

@@ -101,6 +101,26 @@ def test_objective_counts_tokens_and_samples(captioner):
     assert both(batch)["diffusion"] > 0
 
 
+def test_the_published_mean_is_over_the_passes_of_the_mean_over_their_tokens(captioner):
+    """Two passes with captions of different lengths: each counts alike, however many tokens it has."""
+    batch = pair_batch(captioner, ["a red house", "a lake"])
+    short = {**batch, "labels": batch["labels"].clone()}
+    short["labels"][:, 1:] = -100
+    ours, theirs = (CaptionObjective(captioner, 0, token_mean=kind).eval() for kind in ("global", "per_process"))
+    with torch.no_grad():
+        means = [ours(part)["caption"] / ours.counts(part)["caption"] for part in (batch, short)]
+        assert theirs.counts(batch) == ours.counts(batch), "validation is over tokens"
+        theirs.training = True  # the objective alone: dropout of its parts stays off
+        sums = [theirs(part)["caption"] for part in (batch, short)]
+        counts = [theirs.counts(part)["caption"] for part in (batch, short)]
+    assert counts == [1, 1]
+    assert torch.allclose(sum(sums) / sum(counts), sum(means) / 2)
+    nothing = {**batch, "labels": torch.full_like(batch["labels"], -100)}
+    assert theirs.counts(nothing)["caption"] == 0
+    with torch.no_grad():
+        assert theirs(nothing)["caption"] == 0
+
+
 def test_saved_captioner_needs_no_other_folder(captioner, tmp_path, tiny_components):
     captioner.set_trained(["mlp", "llm", "encoder"])
     captioner.eval().save_pretrained(tmp_path)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vlv.models.projector import Projector, StateMoments
+from vlv.models.projector import Projector, StateMoments, start_as_torch_does
 
 
 def states_of_images(images: int = 64, rows: int = 8, width: int = 16) -> torch.Tensor:
@@ -59,3 +59,17 @@ def test_a_whitened_start_shows_what_the_images_differ_in():
     first = projector.layers[0](states)
     assert first.mean().item() == pytest.approx(0, abs=0.1)
     assert first.std().item() == pytest.approx(1, rel=0.15)
+
+
+def test_the_published_start_has_torchs_scale_at_every_width():
+    torch.manual_seed(0)
+    for width in (64, 1024):
+        projector = Projector(width, width)
+        for layer in (projector.layers[0], projector.layers[2]):
+            torch.nn.init.normal_(layer.weight, std=0.02)
+        start_as_torch_does(projector)
+        for layer in (projector.layers[0], projector.layers[2]):
+            bound = width**-0.5  # uniform within it, weights and biases
+            assert layer.weight.abs().max() <= bound
+            assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.03)
+            assert 0 < layer.bias.abs().max() <= bound
