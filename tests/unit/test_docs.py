@@ -16,10 +16,13 @@ import pytest
 import yaml
 
 from scripts.make_options_page import COMMANDS, PAGE, page
+from scripts.small_world.make_scenes import ScenesConfig
+from scripts.small_world.reproduce import ReproduceConfig
 from tests.unit.test_import_rule import RULES
 from vlv.cli.main import COMMANDS as VLV
 from vlv.resources import find_recipe
 from vlv.settings import load_config
+from vlv.shapes.measure_files import MeasureConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
@@ -31,6 +34,7 @@ LAUNCHERS = {command.launcher: command for command in COMMANDS if command.launch
 SETTINGS = {command.name: command.config for command in COMMANDS}
 # Names before `=` that are no setting of ours: of the shell, of other programs, of saved files, of Python calls.
 OTHERS = {"weights_only", "trust_remote_code", "early_stopping", "license", "max_sequence_length", "fetch"}
+SMALL_WORLD = (MeasureConfig, ScenesConfig, ReproduceConfig)  # commands of docs/embedded_world.md
 
 every_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -135,7 +139,7 @@ def test_calls_of_the_command_parse(path):
 
 @every_page
 def test_named_options_exist(path):
-    known = {item.name for settings in SETTINGS.values() for item in fields(settings)} | OTHERS
+    known = {item.name for settings in (*SETTINGS.values(), *SMALL_WORLD) for item in fields(settings)} | OTHERS
     for name in re.findall(r"`(?!key=value)([a-z][a-z0-9_]*)=", without_blocks(path.read_text())):
         assert name in known, f"{path.name} names the option {name}"
 
