@@ -5,14 +5,15 @@ Both are our own, and the pictures come out the same each time.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlv.cli.entry import BAD_CALL, stop
+from vlv.cli.entry import BAD_CALL, Call, parse, stop
+from vlv.settings import option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,16 +70,17 @@ CAPTIONS = {
 }
 
 
+@dataclass(frozen=True)
+class PicturesConfig:
+    """Where the pictures go."""
+
+    out: str = option("./assets", "folder of the pictures and captions.json", path="local")
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Read the call, draw and save."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.sample_pictures.make",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    default = Path(__file__).resolve().parents[2] / "assets"
-    parser.add_argument("out", type=Path, nargs="?", default=default, metavar="OUT", help="folder (default: assets/)")
-    out = parser.parse_args(arguments).out
+    """Parse the call, draw and save."""
+    call = Call("python -m scripts.sample_pictures.make", __doc__ or "", positional=("out",))
+    out = Path(parse(PicturesConfig, call, sys.argv[1:] if arguments is None else arguments).out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name in CAPTIONS:
@@ -109,4 +111,4 @@ def draw(name: str) -> Canvas:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
