@@ -90,7 +90,8 @@ class ReconstructConfig(InferenceConfig):
         "auto", "sampler, built from the model's own config; auto is ddpm, and euler for rectified flow", frequent=True
     )
     extractor: Literal["auto", "inception", "vision_tower", "efficientnet_lite0"] = run_option(
-        "auto", "features of FID and KID; auto is inception where it is installed, else the encoder's vision tower"
+        "auto",
+        "features of fid and kid_paired; auto is inception where it is installed, else the encoder's vision tower",
     )
     inception_weights: str | None = run_option(None, "local InceptionV3 weights file of torch-fidelity", path="local")
     t5_dtype: Literal["bf16", "int8"] | None = model_option(

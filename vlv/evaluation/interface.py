@@ -39,7 +39,7 @@ class Measure:
     minimum: int = 1
 
     def legend(self) -> Legend:
-        """What metrics.json says of the measure itself."""
+        """How metrics.json explains the measure itself."""
         return {"better": self.better, "meaning": self.meaning, "minimum": self.minimum}
 
 

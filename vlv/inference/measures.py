@@ -129,7 +129,7 @@ def _seed_values(gathered: Mapping[str, Tensor], seed: int, plan: _Plan) -> dict
 
 
 def _over_seeds(values: list[dict[str, float]], conditions: JsonObject) -> Metrics:
-    # The spread over subsets says how exact one value is; its mean over seeds would say nothing.
+    # The spread over subsets says how exact one value is; its mean over seeds would mean nothing.
     keys = [key for key in values[0] if not key.endswith(_SUBSET_STD)]
     mean = {key: fmean(value[key] for value in values) for key in keys}
     spread = {key: stdev(value[key] for value in values) for key in keys}
