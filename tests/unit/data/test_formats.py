@@ -3,11 +3,12 @@
 import sys
 import types
 import zipfile
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 
+from vlv.config.groups import DataConfig
 from vlv.data import formats
 from vlv.data.dataset import OrderedDataset, build_loader
 from vlv.data.formats import DataFormat, Format, SourceSettings, accepted
@@ -77,6 +78,7 @@ def test_a_new_format_is_found_named_read_and_trained_on(tmp_path, processor, zi
 
 def test_settings_and_table_name_the_same_formats():
     assert set(get_args(DataFormat)) == {"auto", *formats.FORMATS}
+    assert get_type_hints(DataConfig)["data_format"] == DataFormat
 
 
 @pytest.mark.parametrize("name", formats.FORMATS)
