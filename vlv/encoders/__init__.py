@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vlv.encoders.building import build_encoder
+    from vlv.encoders.building import build_encoder, encoder_from_config
     from vlv.encoders.interface import VisionEncoder
     from vlv.encoders.layout import EncoderLayout, read_encoder_layout
     from vlv.encoders.settings import EncoderPart, EncoderSettings
@@ -22,6 +22,7 @@ __all__ = [
     "EncoderSettings",
     "VisionEncoder",
     "build_encoder",
+    "encoder_from_config",
     "read_encoder_layout",
 ]
 
@@ -31,6 +32,7 @@ _PLACES = {
     "EncoderSettings": "settings",
     "VisionEncoder": "interface",
     "build_encoder": "building",
+    "encoder_from_config": "building",
     "read_encoder_layout": "layout",
 }
 

@@ -7,6 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
+from transformers import PreTrainedConfig
+
+from vlv.checkpoints.identity import ENCODER_TYPE, CheckpointError
 from vlv.decoders.settings import EmbeddingSpace
 from vlv.encoders.interface import VisionEncoder
 from vlv.encoders.layout import EncoderLayout, read_encoder_layout
@@ -21,6 +24,22 @@ class EncoderModule(Protocol):
     ) -> VisionEncoder:
         """A new encoder on pretrained weights."""
         ...
+
+
+# Module and class of each encoder that a captioner may hold, by the `model_type` of its own config.
+_CLASSES = {ENCODER_TYPE: ("florence2", "VLVEncoder")}
+
+
+def encoder_from_config(config: PreTrainedConfig) -> VisionEncoder:
+    """An encoder as a captioner's config describes it, its weights still to be loaded.
+
+    Raises:
+        CheckpointError: a config of a kind that is not here.
+    """
+    if config.model_type not in _CLASSES:
+        raise CheckpointError(f"encoder_config is of type {config.model_type}: the encoders are {', '.join(_CLASSES)}")
+    module, name = _CLASSES[config.model_type]
+    return getattr(import_module(f"vlv.encoders.{module}"), name)(config)
 
 
 def build_encoder(folder: Path, spaces: Sequence[EmbeddingSpace], settings: EncoderSettings) -> VisionEncoder:

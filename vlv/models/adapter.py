@@ -19,10 +19,10 @@ from vlv.checkpoints.identity import CheckpointError
 from vlv.checkpoints.origin import BASE_OPTIONS
 from vlv.checkpoints.pretrained import load_language_model, resolve_base, resolve_component
 from vlv.decoders import DecoderSettings, load_conditioner
-from vlv.encoders.florence2 import load_florence2
+from vlv.encoders.florence2 import VLVEncoder, load_florence2
 
 # Stage 2 trains Florence-2's BART, the projector and the language model; these parts of a captioner it never does.
-NEVER_TRAINED = ("encoder.florence2.vision_tower.", "encoder.florence2.multi_modal_projector.", "conditioner.")
+NEVER_TRAINED = (*(f"encoder.{part}" for part in VLVEncoder.base_parts), "conditioner.")
 
 
 Origin = Mapping[str, Any]  # config.json's: the identity of each base, conditioning, what trained

@@ -21,12 +21,12 @@ from transformers import (
 from transformers.configuration_utils import SubConfigSpec
 
 from vlv.checkpoints.hub import HubUpload, refuse_upload
-from vlv.checkpoints.identity import CONFIG_NAME, STAGE2_TYPE, read_json
+from vlv.checkpoints.identity import CONFIG_NAME, ENCODER_TYPE, STAGE2_TYPE, read_json
 from vlv.checkpoints.origin import adapter_bases
 from vlv.checkpoints.pretrained import load_tokenizer, load_whole, require_language_model, resolve_checkpoint
 from vlv.decoders import Conditioner, build_conditioner
 from vlv.decoders.interface import Conditioning
-from vlv.encoders.florence2 import VLVEncoder, VLVEncoderConfig
+from vlv.encoders import VisionEncoder, encoder_from_config
 from vlv.frozen import FrozenStaysEval, checkpoint_frozen_layers, freeze, is_frozen, set_dtypes
 from vlv.losses import caption_loss
 from vlv.models.adapter import leave_to_bases, with_bases
@@ -50,7 +50,7 @@ class VLVCaptionerConfig(PreTrainedConfig):
 
     model_type = STAGE2_TYPE
     sub_configs_defaults = {  # noqa: RUF012
-        "encoder_config": SubConfigSpec(config_class=VLVEncoderConfig),
+        "encoder_config": SubConfigSpec(config_class=AutoConfig, model_type=ENCODER_TYPE),
         "llm_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2"),
     }
 
@@ -83,14 +83,16 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
     def __init__(
         self,
         config: VLVCaptionerConfig,
-        encoder: VLVEncoder | None = None,
+        encoder: VisionEncoder | None = None,
         conditioner: Conditioner | None = None,
         llm: PreTrainedModel | None = None,
     ) -> None:
         """Build from the config; parts that are given are taken as they are."""
         super().__init__(config)
-        assert isinstance(config.encoder_config, VLVEncoderConfig)
-        self.encoder = VLVEncoder(config.encoder_config) if encoder is None else encoder
+        if encoder is None:
+            assert isinstance(config.encoder_config, PreTrainedConfig)
+            encoder = encoder_from_config(config.encoder_config)
+        self.encoder = encoder
         self.conditioner = build_conditioner(config.conditioner or {}) if conditioner is None else conditioner
         if llm is None:
             assert isinstance(config.llm_config, PreTrainedConfig)

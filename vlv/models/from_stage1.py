@@ -28,8 +28,7 @@ from vlv.checkpoints.pretrained import (
 )
 from vlv.checkpoints.schema import require_checkpoint
 from vlv.decoders import Conditioner, DecoderSettings, DiffusionDecoder, build_decoder, load_conditioner
-from vlv.encoders import EncoderSettings, build_encoder
-from vlv.encoders.florence2 import VLVEncoder
+from vlv.encoders import EncoderSettings, VisionEncoder, build_encoder
 from vlv.losses import LossOptions
 from vlv.models.adapter import NEVER_TRAINED
 from vlv.models.autoencoder import VLVAutoEncoder
@@ -93,7 +92,7 @@ def captioner_from_stage1(
     eos_token_id, pad_token_id = end_and_pad_ids(tokenizer, llm_folder)
     captioner_config = VLVCaptionerConfig(
         # Copies: a config that holds a loaded model's own would reset its attention implementation.
-        encoder_config=encoder.config.to_dict(),
+        encoder_config=encoder.config.to_dict(),  # type: ignore[operator]  # a PreTrainedModel, see `VisionEncoder`
         llm_config=llm.config.to_dict(),
         conditioner=conditioner.to_dict(),
         max_caption_tokens=settings.max_caption_tokens,
@@ -120,7 +119,7 @@ def captioner_from_stage1(
 
 def _encoder_of_stage1(
     stage1: Path, florence2: Path, conditioner: Conditioner, image_processor: VLVImageProcessor
-) -> VLVEncoder:
+) -> VisionEncoder:
     """Stage 1's encoder with its trained weights."""
     config = read_json(stage1 / CONFIG_NAME)
     encoder = build_encoder(
@@ -133,7 +132,6 @@ def _encoder_of_stage1(
             prompt_ids=tuple(config["prompt_ids"]),
         ),
     )
-    assert isinstance(encoder, VLVEncoder), "a captioner's config holds this kind alone"
     encoder.restore(config)
     load_trained(torch.nn.ModuleDict({"encoder": encoder}), stage1 / WEIGHTS_NAME)
     return encoder
