@@ -40,11 +40,11 @@ def describe(scene: Scene, seed: int) -> str:
     for _ in range(_relations_of(items)):
         first, second = stream.sample(items, 2)
         sentences.append(_relation(first, stream.choice(_true_relations(first, second)), second))
-    return " ".join(dict.fromkeys(sentences))
+    return " ".join(dict.fromkeys(sentences))  # the same relation may have come up twice
 
 
 def annotate(scene: Scene, seed: int) -> str:
-    """The same as one annotator tells it: row by row, the place first, always the same word for the same thing.
+    """The same in one steady form: row by row, the place first, always the same word for the same thing.
 
     So are the captions that one large captioner writes: what differs between them is what the pictures show.
     """
@@ -58,8 +58,8 @@ def annotate(scene: Scene, seed: int) -> str:
 def inventory(scene: Scene, seed: int) -> str:
     """Background, and what stands where, places and attributes in any order; no number and no relation.
 
-    No colour stands right before its shape, as it does in a caption: what follows there can then be told by the place
-    alone, not by what followed the same colour before.
+    No colour stands right before its shape, as it does in a caption: what follows there can then be predicted from the
+    place alone, not from what followed the same colour before.
     """
     stream = random.Random(f"inventory {seed}")
     items = stream.sample(scene.items, len(scene.items))
@@ -68,13 +68,13 @@ def inventory(scene: Scene, seed: int) -> str:
 
 def _listed(item: Item, stream: random.Random) -> str:
     size, color, shape = item.size, item.color, item.shape
-    told = (
+    phrases = (
         f"a {shape}, {size} and {color}",
         f"a {shape}, {color} and {size}",
         f"something {color}, a {size} {shape}",
         f"something {size} and {color}, a {shape}",
     )
-    return f"{PLACES[item.row, item.column][0].capitalize()} is {stream.choice(told)}."
+    return f"{PLACES[item.row, item.column][0].capitalize()} is {stream.choice(phrases)}."
 
 
 def _placed(item: Item) -> str:
@@ -125,7 +125,7 @@ def _sentence(item: Item, stream: random.Random) -> str:
 
 
 def _relations_of(items: Sequence[Item]) -> int:
-    """How many relations are told: fewer where there is more else to say, so that no text outgrows 77 positions."""
+    """How many relations are stated: fewer where there is more else to describe, so that no text outgrows 77 tokens."""
     return min(len(items) - 1, 2 if len(items) < MAX_OBJECTS else 1)
 
 

@@ -180,7 +180,7 @@ def _score(description: Description, scene: Scene) -> Score:
 
 
 def _stated(description: Description) -> list[Fact]:
-    return [(said.size, said.color, said.shape, said.place) for said in description.statements]
+    return [(item.size, item.color, item.shape, item.place) for item in description.statements]
 
 
 def _distances(stated: Sequence[Fact], scene: Scene) -> Iterator[float]:

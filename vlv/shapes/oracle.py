@@ -53,10 +53,13 @@ def _read(pixels: np.ndarray) -> list[Reading]:
     """Fit every colour and template to every cell of pixels [N, R, R, 3] by least squares."""
     count = len(pixels)
     grounds = np.array(list(BACKGROUNDS.values()), dtype=np.float32)
+    # The ground covers most of every picture, so the one with most pixels near it is right, shapes and noise or not.
     near = np.abs(pixels[:, :, :, None] - grounds).sum(-1) < 90  # [N, R, R, 4]
     chosen = near.sum((1, 2)).argmax(1)  # [N]
     cells = _cells(pixels - grounds[chosen][:, None, None]).reshape(count * GRID**2, _SIDE**2, 3)
     occupied = np.flatnonzero((cells**2).sum((1, 2)) > _EMPTY)
+    # A template t in a colour that stands off the ground by c predicts the pixels t c. It explains
+    # |x|^2 - |x - t c|^2 = 2 <x, t c> - |t|^2 |c|^2 of the cell's pixels x, for all templates in one product.
     templates = _templates()  # [kinds, K, P]
     kinds, variants, area = templates.shape
     energies = (templates**2).sum(-1)  # [kinds, K]
@@ -73,6 +76,7 @@ def _read(pixels: np.ndarray) -> list[Reading]:
 
 def _cells(pixels: np.ndarray) -> np.ndarray:
     """Cells [N, GRID, GRID, S, S, 3] of pixels [N, R, R, 3], padded at the picture's far edges."""
+    # A cell is 21 1/3 px wide: each is cut out 22 px wide from its rounded start, as the templates are.
     starts = [round(number * CELL) for number in range(GRID)]
     padding = max(0, starts[-1] + _SIDE - RESOLUTION)
     padded = np.pad(pixels, ((0, 0), (0, padding), (0, padding), (0, 0)), mode="edge")
@@ -93,6 +97,7 @@ def _decide(gains: np.ndarray, background: str) -> Reading:
             else:
                 size, shape = divmod(int(kind), len(SHAPES))
                 items.append(Item(row, column, list(EXTENT)[size], list(COLORS)[color], SHAPES[shape]))
+                # A lead of a tenth over the next kind counts as certain.
                 certainty = (first - max(second, _EMPTY)) / first * 10
             confidence = min(confidence, float(np.clip(certainty, 0, 1)))
     return Reading(Scene(tuple(items), background), confidence)
@@ -113,7 +118,7 @@ def _templates() -> np.ndarray:
 
 @dataclass(frozen=True)
 class Statement:
-    """What a description says of one shape; None is what it leaves open."""
+    """What a description states of one shape; None is what it leaves open."""
 
     size: str | None
     color: str | None
@@ -123,7 +128,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Description:
-    """What a description says.
+    """What a description states.
 
     relations: ((colour, shape), relation, (colour, shape)). count: the stated number of shapes, None where none is.
     """
@@ -137,10 +142,10 @@ class Description:
     def scene(self) -> Scene | None:
         """The scene, where every statement and the background are complete."""
         items = []
-        for said in self.statements:
-            if said.size is None or said.color is None or said.place is None:
+        for item in self.statements:
+            if item.size is None or item.color is None or item.place is None:
                 return None
-            items.append(Item(*said.place, said.size, said.color, said.shape))
+            items.append(Item(*item.place, item.size, item.color, item.shape))
         return None if self.background is None else Scene(tuple(sorted(items)), self.background)
 
     def miscounts(self, scene: Scene) -> bool:

@@ -131,6 +131,7 @@ def summarise(out: Path, captions: Path, pictures: Path, seconds: float) -> Summ
         stage2_seconds=parts[0],
         caption_seconds=parts[1],
         reconstruction_seconds=parts[2],
+        # A later call finds most of it done and takes seconds: the longest is the first.
         seconds=None if None in parts else max(seconds, earlier or 0.0),
     )
     path.write_text(json.dumps(asdict(summary), indent=2) + "\n")

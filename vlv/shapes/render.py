@@ -28,7 +28,7 @@ def render(scene: Scene, seed: int) -> Image.Image:
         x = (item.column + 0.5) * CELL + stream.uniform(-PLACE_JITTER, PLACE_JITTER)
         y = (item.row + 0.5) * CELL + stream.uniform(-PLACE_JITTER, PLACE_JITTER)
         draw_shape(draw, item.shape, x * _SCALE, y * _SCALE, radius * _SCALE, COLORS[item.color])
-    return picture.reduce(_SCALE)
+    return picture.reduce(_SCALE)  # box filter: coverage, as the oracle's templates have it
 
 
 def draw_mask(shape: str, radius: float, dx: float, dy: float) -> Image.Image:

@@ -1,4 +1,4 @@
-"""What a picture of the small world holds: one to four shapes on a 3x3 grid, drawn from a seed."""
+"""What a picture of the small world holds: one to four shapes on a 3x3 grid, a function of a seed."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def make_scene(split: Split, number: int) -> Scene:
     """
     if split not in SPLITS:
         raise ValueError(f"split={split!r} is not one of {', '.join(SPLITS)}")
-    stream = random.Random(f"{split} {number}")
+    stream = random.Random(f"{split} {number}")  # seeded by text, which Python hashes alike in every process
     while True:
         scene = _draw(stream, unseen=split == "unseen")
         if split == "unseen" or _belongs(scene, split):
@@ -111,6 +111,8 @@ def recolor(scene: Scene, number: int) -> Scene:
 
 
 def _belongs(scene: Scene, split: Split) -> bool:
+    # By content, not by number: scenes repeat, and one must be in the same split each time. Python's own hash is
+    # salted anew in each process.
     return zlib.crc32(repr(scene).encode()) % 100 in _BUCKETS[split]
 
 
@@ -120,6 +122,7 @@ def _draw(stream: random.Random, unseen: bool) -> Scene:
 
 def _compose(stream: random.Random, count: int, allowed: list[tuple[str, str]]) -> Scene:
     cells = stream.sample(range(GRID * GRID), count)
+    # No two items of a scene have the same colour and shape: by these a relation names them.
     pairs = stream.sample(allowed, count)
     items = [Item(*divmod(cell, GRID), stream.choice(SIZES), *pair) for cell, pair in zip(cells, pairs, strict=True)]
     return Scene(tuple(sorted(items)), stream.choice(tuple(BACKGROUNDS)))

@@ -22,7 +22,7 @@ _ROW_GROUP = 100
 
 
 def scene_name(split: Split, number: int) -> str:
-    """Name of a scene's picture, without suffix: from it `named_scene` knows the truth."""
+    """Name of a scene's picture, without suffix: `named_scene` finds the scene from it."""
     return f"{split}-{number:08d}"
 
 
@@ -58,6 +58,7 @@ def write_scenes(
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty: name another folder, or remove it first")
     out.mkdir(parents=True, exist_ok=True)
+    # Shards are cut by number, not by process, so that their bytes do not depend on how many processes write.
     shards = [numbers[start : start + SHARD] for start in range(0, len(numbers), SHARD)]
     write = partial(_WRITERS[form], out, split, captions)
     with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
@@ -91,6 +92,7 @@ def _write_webdataset(out: Path, split: Split, captions: bool, shard: int, numbe
             if captions:
                 members["txt"] = caption(split, number).encode()
             for suffix, content in members.items():
+                # A new TarInfo has time 0 and no owner: the same scenes make the same bytes.
                 member = tarfile.TarInfo(f"{scene_name(split, number)}.{suffix}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
