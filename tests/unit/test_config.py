@@ -14,6 +14,7 @@ from vlv.config import (
     load_config,
     save_config,
 )
+from vlv.settings import resolve_config
 
 KINDS = [Stage1Config, Stage2Config, CaptionConfig, ReconstructConfig]
 KINDS_BY_NAME = dict(zip(("stage1", "stage2", "caption", "reconstruct"), KINDS, strict=True))
@@ -169,3 +170,100 @@ def test_as_published_differs_from_the_paper_where_the_docs_say(kind, stage, dif
     )
     found = {key for key in paper if paper[key] != published[key]}
     assert found - {"diffusion_model_path"} == differing | {"run_name", "output_dir"}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("lr: fast", "lr=fast cannot be used: give a number"),
+        ("lr: null", "lr=null cannot be used: give a number"),
+        ("lr: -1", "lr=-1.0 cannot be used: give a positive learning rate"),
+        ("num_steps: 1.5", "num_steps=1.5 cannot be used: give a whole number"),
+        ("betas: {a: 1}", "give a list of numbers, as in betas=[0.9,0.99]"),
+        ("wandb_mode: on", "give one of off, online, offline"),
+        ("dry_run: maybe", "give true or false"),
+        ("t5_dtype: fp8", "give one of bf16, int8, or null"),
+        ("output_dir: ${run}/x", "cannot be resolved"),
+    ],
+)
+def test_a_bad_value_of_a_file_names_the_file_and_what_is_accepted(tmp_path, line, words):
+    path = tmp_path / "mine.yaml"
+    path.write_text(line + "\n")
+    with pytest.raises(ConfigError) as failure:
+        load_config(Stage1Config, path, [])
+    assert words in str(failure.value)
+    assert f"(in {path})" in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"- 1\n", "holds no settings"),
+        (b"3\n", "holds no settings"),
+        (b"\xff\x00", "is not a text file"),
+        (b"lr: 1\nlr: 2\n", "line 2: found duplicate key lr"),
+        (b"output_dir: ${\n", "not closed"),
+        (b"dataset_path: x\n", "is a recipe of stage 2; this is stage 1"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_called_what_it_is(tmp_path, content, words):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        load_config(Stage1Config, path, [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "override", "value"),
+    [
+        (Stage1Config, "num_steps=1e4", 10000),
+        (Stage1Config, "wandb_mode=off", "off"),
+        (Stage1Config, "betas=0.9 0.95", [0.9, 0.95]),
+        (Stage2Config, "train=mlp", ["mlp"]),
+        (Stage2Config, "epochs=3", 3.0),
+        (ReconstructConfig, "seeds=1 2 3", [1, 2, 3]),
+        (ReconstructConfig, "seeds=1,2", [1, 2]),
+        (ReconstructConfig, "seeds=[7]", [7]),
+    ],
+)
+def test_values_as_a_shell_gives_them(kind, override, value):
+    found = getattr(load_config(kind, None, [override]), override.partition("=")[0])
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_yaml_reads_off_as_a_truth_value_but_the_setting_does_not(tmp_path):
+    (tmp_path / "mine.yaml").write_text("wandb_mode: off\nlr: 5e-5\nrun_name: 2026\n")
+    config = load_config(Stage1Config, tmp_path / "mine.yaml", [])
+    assert (config.wandb_mode, config.lr, config.run_name) == ("off", 5e-5, "2026")
+
+
+def test_home_is_expanded_and_streams_are_left_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    paths = ["train_dataset_path=pipe:cat ~/a.tar", "output_dir=~/run", "florence2_model_path=owner/name"]
+    config = load_config(Stage1Config, None, paths)
+    assert config.train_dataset_path == "pipe:cat ~/a.tar"
+    assert config.output_dir == str(tmp_path / "run")
+    assert config.florence2_model_path == "owner/name"
+
+
+def test_who_gave_each_value_is_kept(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("lr: 1e-3\n")
+    resolved = resolve_config(Stage1Config, path, ["num_steps=9"])
+    assert [resolved.sources[key] for key in ("lr", "num_steps", "seed")] == [str(path), "the call", "default"]
+    lines = resolved.as_yaml().splitlines()
+    assert f"lr: 0.001  # {path}" in lines
+    assert "num_steps: 9  # the call" in lines
+    (tmp_path / "again.yaml").write_text(resolved.as_yaml())
+    assert load_config(Stage1Config, tmp_path / "again.yaml", []) == resolved.config
+
+
+def test_help_has_the_recipes_values_choices_and_groups_with_frequent_settings_first():
+    text = describe(ReconstructConfig, CONFIGS / "reconstruct_tiny.yaml")
+    assert "num_inference_steps=10\n" in text
+    assert "\n      one of auto, ddpm, ddim," in text
+    groups = re.findall(r"^(\w.*):$", describe(Stage1Config), re.MULTILINE)
+    assert groups == ["most used", "data", "model", "optimisation", "run", "logging"]
+    first = text.split("data:\n")[0]
+    assert all(f"  {name}=" in first for name in ("image_path", "ckpt_dir", "output_dir", "seeds"))
