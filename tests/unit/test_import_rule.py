@@ -46,7 +46,7 @@ RULES = {
         {"wandb"},
     ),
     "cli": (None, {"wandb"}),
-    "shapes": (None, {"wandb", "accelerate"}),
+    "shapes": ({"shapes", "cli", "data", "resources", "settings", "training"}, {"wandb", "accelerate", "diffusers"}),
     "testing": ({"testing", "encoders", "decoders"}, RUNNERS),
 }
 
