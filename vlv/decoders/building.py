@@ -45,7 +45,7 @@ def build_decoder(
             settings that do not fit it.
     """
     layout = read_layout(folder)
-    layout.check(settings)
+    layout.check(settings)  # before a weight is read: some of what it refuses would load and generate wrong images
     return _module(layout.family.module).build(DecoderParts(layout, settings, device), conditioner)
 
 

@@ -33,6 +33,7 @@ class DirectConditioner(Conditioner):
         return self._states.width
 
     def forward(self, embeddings: dict[str, Tensor], pooled_at: Tensor | None = None) -> Conditioning:
+        # The last row: read causally, it is the one that has seen all the others.
         pooled = embeddings["pooled"][:, -1] if self._pooled is not None else None
         return Conditioning(embeddings["cross_attention"], pooled)
 

@@ -27,6 +27,7 @@ class Conditioning(NamedTuple):
 
     def where(self, chosen: Tensor, other: Conditioning) -> Conditioning:
         """This one for the samples that are chosen ([B] bool), the other elsewhere; cut to the other's rows."""
+        # By `where`, not by indexing: shapes stay fixed, so nothing waits for the GPU.
         states = torch.where(chosen[:, None, None], self.states[:, : other.states.shape[1]], other.states)
         if self.pooled is None or other.pooled is None:
             return Conditioning(states)

@@ -60,6 +60,7 @@ class LatentDecoder(DiffusionDecoder):
         with torch.no_grad(), _full_precision(decoder_pixels.device):
             pixels = 2 * decoder_pixels.float() / 255 - 1  # [B, 3, R, R] in [-1, 1]
             posterior = cast(AutoencoderKLOutput, self.vae.encode(pixels)).latent_dist
+            # Not `sample()`: each row's noise comes from its own sample's generator, whatever else is in the batch.
             latents = posterior.mean + posterior.std * posterior_noise
             return (latents - self._shift) * self.vae.config["scaling_factor"]
 
@@ -110,7 +111,7 @@ class LatentDecoder(DiffusionDecoder):
         both = _stack(empty, conditioning) if empty.states.shape == conditioning.states.shape else None
 
         def predict(latents: Tensor, timestep: Tensor) -> Tensor:
-            if guidance_scale == 1:
+            if guidance_scale == 1:  # u + 1 (c - u) is c: the empty prompt need not pass
                 return self.predict(latents, timestep, conditioning, None).float()
             if both is None:
                 halves = [self.predict(latents, timestep, half, None).float() for half in (empty, conditioning)]

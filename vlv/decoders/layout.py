@@ -212,6 +212,7 @@ class DecoderLayout:
             if self.scheduler.get("use_dynamic_shifting"):
                 raise CheckpointError(f"{place}: use_dynamic_shifting=true, and this family has a fixed shift")
             return
+        # A file without `_class_name` is not judged: it is none of diffusers', and its betas may well be right.
         if flow or (name is not None and name not in _DDPM_SCHEDULERS):
             raise CheckpointError(
                 f"{place} is a {name}, of another objective than DDPM's: give a model that predicts noise or velocity"
@@ -224,6 +225,8 @@ class DecoderLayout:
         denoiser, vae = self.config(self.family.denoiser), self.config("vae")
         place = f"{self.folder}/{self.family.denoiser}"
         channels = vae.get("latent_channels", 4)
+        # All of these load without complaint: a wider first layer, an embedding that is left out, latents of another
+        # scale. What comes out is noise, or images that are subtly wrong.
         for key in ("in_channels", "out_channels"):
             if denoiser.get(key) not in (None, channels):
                 raise CheckpointError(

@@ -49,6 +49,7 @@ class DecoderParts:
             assert kind.config_class is not None
             config = kind.config_class.from_pretrained(self.layout.folder, subfolder=name)
             with torch.device(self.device):
+                # Not by the constructor: that leaves the attention implementation unset.
                 return kind._from_config(config)
         options = {"dtype": torch.float32, "variant": self.layout.variant(name), **options}
         return load_whole(kind.from_pretrained, self.layout.folder / name, **options)
@@ -61,7 +62,7 @@ class DecoderParts:
                 return cast(LatentModel, kind.from_config(cast("dict[str, Any]", config)))
         folder, variant = self.layout.folder / name, self.layout.variant(name)
         model = load_whole(kind.from_pretrained, folder, torch_dtype=dtype, variant=variant)
-        if dtype != torch.float32:
+        if dtype != torch.float32:  # else nothing was rounded
             _restore_buffers(model, folder, variant)
         return model
 
@@ -84,6 +85,7 @@ def _restore_buffers(model: nn.Module, folder: Path, variant: str | None) -> Non
     Stable Diffusion 3's table of positions is one; rounded to bf16 it would change every image.
     """
     wanted = {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    # One variant's files alone: both may lie here, and the other's values are not those that were loaded.
     files = [path for path in folder.glob("*.safetensors") if (variant is not None) == (".fp16" in path.name)]
     for path in files if wanted else []:
         with safe_open(path, framework="pt") as weights:

@@ -156,6 +156,7 @@ class StableDiffusion3Decoder(LatentDecoder):
         posterior_noise = sample_noise(self.latent_shape, generators)
         normal = torch.stack([torch.randn((), generator=generator) for generator in generators])
         count = self.noise_scheduler.config["num_train_timesteps"]
+        # In fp32 the sigmoid reaches 1 for a normal above 17, whose index would be one too many.
         index = (normal.sigmoid() * count).long().clamp(max=count - 1)
         return NoiseAndTimesteps(posterior_noise, index, sample_noise(self.latent_shape, generators))
 
@@ -177,7 +178,7 @@ class StableDiffusion3Decoder(LatentDecoder):
         assert conditioning.pooled is not None
         output = self.transformer(
             hidden_states=noisy_latents.to(dtype),
-            timestep=timesteps.expand(len(noisy_latents)),
+            timestep=timesteps.expand(len(noisy_latents)),  # samplers give one for the whole batch
             encoder_hidden_states=conditioning.states.to(dtype),
             pooled_projections=conditioning.pooled.to(dtype),
         )
@@ -215,6 +216,7 @@ def build_conditioner(description: JsonObject) -> Conditioner:
 
 def build(parts: DecoderParts, conditioner: Conditioner | None) -> StableDiffusion3Decoder:
     """The whole decoder of a folder."""
+    # Text encoders first: T5's fp32 weights (19 GB) are cast, or gone, before the denoiser's are read.
     given = conditioner or load_conditioner(parts)
     unconditional = _encode_empty_prompt(parts, given)
     if conditioner is None:

@@ -101,6 +101,7 @@ def build_conditioner(description: JsonObject) -> Conditioner:
 
 def build(parts: DecoderParts, conditioner: Conditioner | None) -> StableDiffusionXLDecoder:
     """The whole decoder of a folder."""
+    # Text encoders first: their fp32 weights are cast, or gone, before the denoiser's larger ones are read.
     given = conditioner or load_conditioner(parts)
     unconditional = _unconditional(parts, given)
     if conditioner is None:

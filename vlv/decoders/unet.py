@@ -27,6 +27,7 @@ from vlv.sampling import sample_noise, sample_timesteps
 class UNetDecoder(LatentDecoder):
     """The frozen UNet and VAE with their conditioner."""
 
+    # `auto` is the first: DDPM's own chain, with which the paper's images were generated.
     schedulers: ClassVar[Mapping[str, type[ConfigMixin]]] = {
         "ddpm": DDPMScheduler,
         "ddim": DDIMScheduler,
