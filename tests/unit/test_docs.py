@@ -33,7 +33,7 @@ CODE = re.compile(r"`([^`\n]+)`")
 LAUNCHERS = {command.launcher: command for command in COMMANDS if command.launcher}
 SETTINGS = {command.name: command.config for command in COMMANDS}
 # Names before `=` that are no setting of ours: of the shell, of other programs, of saved files, of Python calls.
-OTHERS = {"weights_only", "trust_remote_code", "early_stopping", "license", "max_sequence_length", "fetch"}
+OTHERS = {"weights_only", "trust_remote_code", "early_stopping", "license", "max_sequence_length", "fetch", "variant"}
 SMALL_WORLD = (MeasureConfig, ScenesConfig, ReproduceConfig)  # commands of docs/embedded_world.md
 
 every_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
