@@ -178,10 +178,10 @@ def test_rows_run_side_by_side_and_one_that_fails_stops_no_other(monkeypatch, tm
     with pytest.raises(SystemExit):
         reproduce_tiny.main(call)
     assert sorted(commands) == ["base", "queries_4", "train_mlp"]
-    told = capfd.readouterr().err
-    assert {"base: trains", "queries_4: trains", "train_mlp: trains"} <= set(told.splitlines())
-    assert "row train_mlp ended with exit code 3" in told
-    assert "not finished: train_mlp. The same command resumes" in told
+    printed = capfd.readouterr().err
+    assert {"base: trains", "queries_4: trains", "train_mlp: trains"} <= set(printed.splitlines())
+    assert "row train_mlp ended with exit code 3" in printed
+    assert "not finished: train_mlp. The same command resumes" in printed
     (out / "rows" / "train_mlp.json").write_text('{"caption_f1": 0.25}')
     reproduce_tiny.main(call)  # all are there: nothing starts
     assert len(commands) == 3
@@ -327,11 +327,11 @@ def test_the_kept_stage1_reconstructs_at_once(launch, held_out, tmp_path):
         "num_inference_steps=25",
         IMAGE_PATH=held_out,
         CKPT_DIR=TRAINED / "stage1",
-        OUTPUT_DIR=tmp_path / "drawn",
+        OUTPUT_DIR=tmp_path / "reconstructed",
         CONFIG=ROOT / "configs/reconstruct_shapes.yaml",
     )
     assert done.returncode == 0, done.stderr
-    assert measure(tmp_path / "drawn" / "reconstructions")["f1"] > 0.8
+    assert measure(tmp_path / "reconstructed" / "reconstructions")["f1"] > 0.8
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from vlv.shapes.scene import MAX_OBJECTS, Item, Scene
 
 NUMBERS = ("no", "one", "two", "three", "four")
 SIZE_WORDS = {"small": ("small", "tiny"), "large": ("large", "big")}
-# Ways to say each place (row, column). The oracle reads the longest that fits.
+# Phrases for each place (row, column). The oracle reads the longest that fits.
 PLACES = {
     (0, 0): ("in the top left corner", "at the top left"),
     (0, 1): ("at the top", "at the top center"),

@@ -122,7 +122,7 @@ def confidence_intervals(scores: Sequence[Score], resamples: int = 2_000) -> dic
     """95 % intervals of `f1` and `exact`, by the percentile bootstrap over scenes (Efron, 1979).
 
     Scenes are resampled whole, because the shapes of one caption or picture are right or wrong together. Where every
-    scene is right, so is every resample, and the interval is [1, 1]: it then says nothing about what more scenes show.
+    scene is right, so is every resample, and the interval is [1, 1]: it then gives no bound on the true share.
     """
     picked = np.random.default_rng(0).integers(len(scores), size=(resamples, len(scores)))  # fixed: the same scores
     right, stated, true, exact = (  # give the same interval

@@ -169,8 +169,8 @@ def write_page(out: Path, summary: Summary, images: Path, captions: Path, pictur
         introduction=f"{SHIPPED} {TRAINED}",
         tables=[Table("Measures on held-out pictures", HEAD, table(summary), without_stage1())],
         examples=shown,
-        examples_note=f"The first {EXAMPLES} of {len(examples)} reconstructed pictures, and any other whose caption is "
-        "wrong in any part. Wrong sentences are marked.",
+        examples_note=f"The first {min(EXAMPLES, len(examples))} of {len(examples)} reconstructed pictures, and any "
+        "other whose caption is wrong in any part. Wrong sentences are marked.",
         curves=[
             read_joined_curve("stage 2, caption loss", [warmup_folder(out / "stage2"), out / "stage2"], "train/loss")
         ],
@@ -186,7 +186,9 @@ def show(out: Path, summary: Summary, captions: Path) -> None:
     for label, *values in lines:
         cells = (f"{value:>{width}}" for value, width in zip(values, widths[1:], strict=True))
         print(f"  {label:<{widths[0]}}  {'  '.join(cells)}".rstrip())
-    print(f"  {without_stage1()}\n")
+    if note := without_stage1():
+        print(textwrap.fill(note, width=110, initial_indent="  ", subsequent_indent="  "))
+    print()
     for name, text in list(json.loads(captions.read_text()).items())[:3]:
         print(textwrap.fill(f"{name}: {text}", width=110, initial_indent="  ", subsequent_indent="    "))
     print(f"\n{TO_REAL}\n\nLook at {relative(out / 'report.html')}")

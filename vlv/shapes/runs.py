@@ -57,7 +57,7 @@ class Data:
 class Stage2:
     """How a stage 2 trains: a warm-up phase with the encoder frozen, then a second phase.
 
-    steps: of the two phases; None is as their recipes say.
+    steps: of the two phases; None is as in their recipes.
     train: what trains in the second phase, and without the encoder in the warm-up.
     encoder_waits: False trains the encoder in the warm-up too, at the second phase's rate.
     diffusion_weight: of the second phase's denoising loss.

@@ -183,15 +183,15 @@ class LanguageObjective(Objective):
 class TextToImageObjective(Objective):
     """The UNet: v-prediction on latents, conditioned on the frozen text encoder; a tenth on the empty prompt.
 
-    Most noisy latents still show a colour, so a denoiser learns to trust them over the text, and while it draws,
-    small errors of colour grow. Two remedies:
+    Most noisy latents still show a colour, so a denoiser learns to rely on them instead of the text, and while it
+    samples, small errors of colour grow. Two remedies:
 
     late_share: of this share of samples the timestep comes from the noisiest fifth of the schedule, where the text
-        alone tells a colour.
+        alone determines a colour.
     drift_share: of this share of samples the noise leans, by a random amount, towards the same picture in other
-        colours, while what is to be found stays: as if drawing had drifted away from the text.
+        colours, while the target stays: as if sampling had drifted away from the text.
 
-    foreground_weight: of the error where shapes lie; the text says where, so the best prediction stays the same.
+    foreground_weight: of the error where shapes lie; the text determines where, so the best prediction stays the same.
     """
 
     def __init__(

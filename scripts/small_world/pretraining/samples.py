@@ -151,9 +151,9 @@ def task(scene: Scene, number: int) -> tuple[str, str]:
 
 
 class DocumentSamples:
-    """Qwen2's token ids of one scene told twice, each time with its end: an inventory in any order, then a caption.
+    """Qwen2's token ids of one scene described twice, each with its end: an inventory in any order, then a caption.
 
-    A large language model has learned from its texts to look up what was said before, by what it was said of. On
+    A large language model has learned from its texts to look up what stands earlier in a text. On
     single texts a tiny one never would, and stage 2 would have to teach it to look at its prefix at all.
     """
 

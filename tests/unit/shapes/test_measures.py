@@ -99,13 +99,13 @@ def test_each_scene_needs_one_caption():
 
 def test_facts_are_those_that_descriptions_tell():
     scene = make_scene("test", 1)
-    said = {(s.size, s.color, s.shape, s.place) for s in read_description(describe(scene, 1)).statements}
-    assert said == set(facts(scene.items))
+    read = {(s.size, s.color, s.shape, s.place) for s in read_description(describe(scene, 1)).statements}
+    assert read == set(facts(scene.items))
 
 
 def test_faults_are_named_by_what_was_taken_for_what():
-    told = Scene((Item(0, 0, "small", "cyan", "circle"), Item(1, 1, "large", "red", "star")), "black")
-    assert faults(told, SCENE) == [
+    stated = Scene((Item(0, 0, "small", "cyan", "circle"), Item(1, 1, "large", "red", "star")), "black")
+    assert faults(stated, SCENE) == [
         "missing",
         "added",
         "size: large as small, on white",
@@ -117,7 +117,7 @@ def test_faults_are_named_by_what_was_taken_for_what():
 
 def test_the_command_counts_faults_of_pictures_and_of_captions(tmp_path, capsys):
     scenes = [make_scene("test", number) for number in range(3)]
-    folder, captions = tmp_path / "drawn", tmp_path / "captions.json"
+    folder, captions = tmp_path / "reconstructed", tmp_path / "captions.json"
     folder.mkdir()
     names = [f"test-{number:08}.png" for number in range(3)]
     for name, scene in zip(names, [scenes[0], scenes[0], scenes[2]], strict=True):

