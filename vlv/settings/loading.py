@@ -15,16 +15,16 @@ from vlv.settings.declare import RECIPES, ConfigError, Setting, command_of, sett
 from vlv.settings.paths import is_shipped, resolve_path, short
 from vlv.settings.values import convert
 
-AnyConfig = TypeVar("AnyConfig")
+Config = TypeVar("Config")
 
 CODE, CALL = "default", "the call"
 
 
 @dataclass(frozen=True)
-class Resolved(Generic[AnyConfig]):
+class Resolved(Generic[Config]):
     """A config, and who gave each of its values: the code, a recipe's path, or the call."""
 
-    config: AnyConfig
+    config: Config
     sources: Mapping[str, str]
 
     def as_yaml(self) -> str:
@@ -37,7 +37,7 @@ class Resolved(Generic[AnyConfig]):
         )
 
 
-def load_config(kind: type[AnyConfig], path: str | Path | None, overrides: list[str]) -> AnyConfig:
+def load_config(kind: type[Config], path: str | Path | None, overrides: list[str]) -> Config:
     """Resolve a config: the dataclass's defaults < the YAML file < `key=value` overrides.
 
     Raises:
@@ -46,7 +46,7 @@ def load_config(kind: type[AnyConfig], path: str | Path | None, overrides: list[
     return resolve_config(kind, path, overrides).config
 
 
-def resolve_config(kind: type[AnyConfig], path: str | Path | None, overrides: list[str]) -> Resolved[AnyConfig]:
+def resolve_config(kind: type[Config], path: str | Path | None, overrides: list[str]) -> Resolved[Config]:
     """Resolve a config as `load_config` does, and keep who gave each value.
 
     Raises:
