@@ -6,19 +6,18 @@ the batch was split. Every objective holds its model as `model`; the trained wei
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from vlv.batch import Batch, PairBatch
 from vlv.decoders import DiffusionDecoder
 from vlv.frozen import FrozenStaysEval
 from vlv.losses import IGNORED, weighted_sum
 from vlv.models.autoencoder import VLVAutoEncoder
 from vlv.models.captioner import VLVCaptioner
 from vlv.sampling import sample_generators
-
-Batch = dict[str, Any]
 
 
 class DenoisingObjective(FrozenStaysEval):
@@ -45,7 +44,7 @@ class DenoisingObjective(FrozenStaysEval):
         """Sum of the loss over the batch's real samples; the noise of each depends on its position alone."""
         generators = sample_generators(self.seed, batch["positions"])
         sampled = self.model.decoder.sample_noise_and_timesteps(generators)
-        weights: Tensor = batch["weights"]
+        weights = batch["weights"]
         dropped = None
         if self.conditioning_dropout and self.training:
             # Sampled last, so that noise and timesteps are those of a run without.
@@ -86,7 +85,7 @@ class CaptionObjective(FrozenStaysEval):
         if decoder is not None:
             self.loss_weights["diffusion"] = diffusion_weight
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
+    def counts(self, batch: PairBatch) -> dict[str, Tensor]:
         """How many caption tokens (or forward passes that have some), and real samples, the sums are over."""
         tokens = _tokens(batch)
         counts = {"caption": tokens.clamp(max=1) if self._counts_passes() else tokens}
@@ -97,7 +96,7 @@ class CaptionObjective(FrozenStaysEval):
     def _counts_passes(self) -> bool:
         return self.token_mean == "per_process" and self.training
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: PairBatch) -> dict[str, Tensor]:
         """Sums of the losses over the batch."""
         conditioning = self.model.embed(batch["encoder_pixels"])
         caption = self.model(conditioning, batch["input_ids"], batch["attention_mask"], batch["labels"])
@@ -105,7 +104,7 @@ class CaptionObjective(FrozenStaysEval):
             caption = caption / _tokens(batch).clamp(min=1)
         sums = {"caption": caption}
         if self.decoder is not None:
-            weights: Tensor = batch["weights"]
+            weights = batch["weights"]
             sampled = self.decoder.sample_noise_and_timesteps(sample_generators(self.seed, batch["positions"])).to(
                 weights.device
             )
@@ -115,6 +114,6 @@ class CaptionObjective(FrozenStaysEval):
         return sums
 
 
-def _tokens(batch: Batch) -> Tensor:
+def _tokens(batch: PairBatch) -> Tensor:
     """How many caption tokens are learned from."""
     return (batch["labels"] != IGNORED).sum().float()

@@ -41,7 +41,7 @@ def train(rank, config, port, sharded):
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
-    from vlv.recipes import stage1 as train_stage1
+    from vlv.recipes import stage1
     from vlv.recipes import training_run as assembly
 
     distribute = assembly.distribute
@@ -58,7 +58,7 @@ def train(rank, config, port, sharded):
         return objective, optimizer
 
     assembly.distribute = distribute_and_look
-    train_stage1.run(config)
+    stage1.train(config)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
