@@ -85,7 +85,7 @@ def test_resume_is_bit_exact(stage1, again, tmp_path):
     before = metrics(stage1, "train/loss")
     (folder / "metrics.jsonl").unlink()
     done = again(folder, "resume=latest")
-    assert "going on from" in done.stderr
+    assert "resuming from" in done.stderr
     assert metrics(folder, "train/loss") == {step: before[step] for step in range(5, 9)}
     expected, got = (load_file(path / "final" / "model.safetensors") for path in (stage1, folder))
     assert all(torch.equal(expected[name], got[name]) for name in expected)

@@ -3,6 +3,7 @@
 `UPDATE_DOCS=1 pytest tests/unit/test_docs.py` writes the options page and the import rule's table anew.
 """
 
+import ast
 import fnmatch
 import os
 import re
@@ -142,6 +143,29 @@ def test_named_options_exist(path):
     known = {item.name for settings in (*SETTINGS.values(), *SMALL_WORLD) for item in fields(settings)} | OTHERS
     for name in re.findall(r"`(?!key=value)([a-z][a-z0-9_]*)=", without_blocks(path.read_text())):
         assert name in known, f"{path.name} names the option {name}"
+
+
+def literals():
+    """Every text in the code of vlv, what is filled in left out."""
+    for file in (ROOT / "vlv").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                yield "\0".join(str(part.value) for part in node.values if isinstance(part, ast.Constant))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_messages_of_the_troubleshooting_page_are_those_of_the_code():
+    text, printed = (ROOT / "docs" / "troubleshooting.md").read_text(), "\0".join(literals())
+    messages = re.findall(r"^\*\*`(.*?)`", text, re.MULTILINE | re.DOTALL)
+    assert len(messages) > 8
+    for message in messages:
+        for part in re.split(
+            r"\.\.\.|[();]|[a-z0-9_]+=|[a-z0-9]+_[a-z0-9_]+|\d[\d.]*%?|: set |: give | or |, or |<|>",
+            " ".join(message.split()),
+        ):
+            if len(part) > 20:
+                assert part.strip() in printed, message
 
 
 def test_options_page_is_up_to_date():

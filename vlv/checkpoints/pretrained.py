@@ -220,7 +220,7 @@ def load_tokenizer(folder: Path, option: str) -> PreTrainedTokenizerBase:
 
     Raises:
         CheckpointError: there is none, or its vocabulary is missing: transformers would make one of the special
-            tokens alone, and go on.
+            tokens alone, and continue.
     """
     if not any(all((folder / name).is_file() for name in names) for names in _VOCABULARIES):
         raise CheckpointError(

@@ -195,7 +195,7 @@ def _check_run_folder(config: Stage1Config | Stage2Config) -> None:
     holds_run = any(folder.glob("checkpoints/step_*")) or (folder / "final").exists()
     if holds_run and config.resume is None and not config.overwrite and not config.dry_run:
         raise ConfigError(
-            f"output_dir={folder} holds a run already: resume=latest goes on with it, overwrite=true starts it anew, "
+            f"output_dir={folder} holds a run already: resume=latest continues it, overwrite=true starts it anew, "
             "and another run_name keeps both"
         )
 

@@ -124,7 +124,7 @@ def _build_optimizer(config: TrainingConfig, part_lrs: Mapping[str, float], obje
 
 
 def resumed_checkpoint(config: TrainingConfig) -> Path | None:
-    """The checkpoint that a run goes on from; None where it starts anew."""
+    """The checkpoint that a run resumes from; None where it starts anew."""
     return find_checkpoint(config.resume, Path(config.output_dir) / CHECKPOINTS)
 
 
@@ -240,6 +240,6 @@ def _announce(
     if config.val_pictures and sharded:
         logger.message("no validation pictures or captions: no process holds the weights as a whole (FSDP)")
     if found:
-        logger.message(f"going on from {found}: step {state.step}, sample {state.samples}")
+        logger.message(f"resuming from {found}: step {state.step}, sample {state.samples}")
     elif config.resume:
         logger.message("resume=latest: no checkpoint yet, so the run starts anew")
