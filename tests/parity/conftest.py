@@ -12,7 +12,7 @@ from vlv.checkpoints.external_state_dict import open_state_dict
 from vlv.checkpoints.pretrained import load_tokenizer
 from vlv.cli.import_checkpoint import main
 from vlv.encoders.florence2 import load_florence2
-from vlv.published.conversion import Bases, import_stage1, import_stage2
+from vlv.published.import_checkpoint import Bases, import_stage1, import_stage2
 
 ASSET = Path(__file__).resolve().parents[1] / "assets" / "parity"
 SHARED = "model.language_model.model.shared.weight"

@@ -12,7 +12,7 @@ from vlv.checkpoints.identity import CheckpointError, read_json
 from vlv.checkpoints.inspection import describe_checkpoint
 from vlv.models.from_stage1 import preview_autoencoder
 from vlv.published.bases import Bases
-from vlv.published.conversion import import_stage1, import_stage2
+from vlv.published.import_checkpoint import import_stage1, import_stage2
 
 WEIGHTS = {"florence2": "florence2/model", "decoder": "stable-diffusion/text_encoder/model"}
 

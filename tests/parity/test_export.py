@@ -15,8 +15,8 @@ from vlv.cli.export_checkpoint import main
 from vlv.decoders import DecoderSettings
 from vlv.encoders import EncoderSettings
 from vlv.published.bases import Bases
-from vlv.published.conversion import import_stage1, import_stage2
-from vlv.published.plan import Skeleton, plan_import
+from vlv.published.import_checkpoint import import_stage1, import_stage2
+from vlv.published.import_plan import Skeleton, plan_import
 
 EMBEDDING = "encoder.florence2.language_model.shared.weight"
 
@@ -143,7 +143,7 @@ def test_what_the_layout_does_not_hold_is_said(imported_stage1, imported_stage2,
         lines = capsys.readouterr().out.splitlines()
         return [line.removeprefix("not in the layout: ") for line in lines if line.startswith("not in the layout")]
 
-    resolutions = "decoder_resolution=64, encoder_resolution=128: an import must be told"
+    resolutions = "decoder_resolution=64, encoder_resolution=128: an import needs them"
     assert [line[: len(resolutions)] for line in said(imported_stage1)] == [resolutions]
     assert said(imported_stage2)[1].startswith("prompt_ids, tokenizer, origin")
     VLVAutoEncoder.from_components(

@@ -24,10 +24,10 @@ from vlv.decoders import DecoderSettings, build_decoder
 from vlv.encoders.florence2 import VLVEncoder, VLVEncoderConfig, load_florence2
 from vlv.models.projector import Projector
 from vlv.published.bases import Bases
-from vlv.published.conversion import captioners_stage1, import_stage1, import_stage2
 from vlv.published.export import published_state_dict
+from vlv.published.import_checkpoint import captioners_stage1, import_stage1, import_stage2
+from vlv.published.import_plan import Skeleton, plan_import
 from vlv.published.key_mapping import place, published_names, recognise
-from vlv.published.plan import Skeleton, plan_import
 
 
 @pytest.mark.parametrize("form", ["safetensors", "bin", "pt", "wrapped", "legacy", "folder"])

@@ -47,7 +47,7 @@ RULES = {
     ),
     "cli": (None, {"wandb"}),
     "shapes": ({"shapes", "cli", "data", "resources", "settings", "training"}, {"wandb", "accelerate", "diffusers"}),
-    "testing": ({"testing", "encoders", "decoders"}, RUNNERS),
+    "testing": ({"testing", "checkpoints", "encoders", "decoders"}, RUNNERS),
 }
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from vlv.checkpoints.identity import CONFIG_NAME, OWN_BASES, STAGE1_TYPE, is_hub_id, read_json
 from vlv.checkpoints.inspection import describe_checkpoint
@@ -38,12 +38,12 @@ _USE = {
 }
 
 
-def write_card(folder: Path, training: dict[str, Any] | None = None, imported_from: str | None = None) -> None:
+def write_card(folder: Path, training: Mapping[str, object] | None = None, imported_from: str | None = None) -> None:
     """Write README.md beside a finished checkpoint's files."""
     (folder / CARD_NAME).write_text(model_card(folder, training, imported_from))
 
 
-def model_card(folder: Path, training: dict[str, Any] | None = None, imported_from: str | None = None) -> str:
+def model_card(folder: Path, training: Mapping[str, object] | None = None, imported_from: str | None = None) -> str:
     """The card's text.
 
     Args:
@@ -74,7 +74,7 @@ def model_card(folder: Path, training: dict[str, Any] | None = None, imported_fr
     return "\n\n".join(sections) + "\n"
 
 
-def public_place(value: Any) -> Any:
+def public_place(value: object) -> object:
     """A place as others may see it: of a path on this machine the end alone, with the run's name before `final`."""
     if not isinstance(value, str) or not Path(value).is_absolute():
         return value
@@ -82,7 +82,7 @@ def public_place(value: Any) -> Any:
     return f"{path.parent.name}/{path.name}" if path.name == "final" else path.name
 
 
-def _made(training: dict[str, Any] | None, imported_from: str | None) -> str:
+def _made(training: Mapping[str, object] | None, imported_from: str | None) -> str:
     if imported_from:
         return f"Converted from `{imported_from}`, a checkpoint of the published VLV code (arXiv 2507.07104)"
     how = "Trained" if training else "Saved"
@@ -115,6 +115,6 @@ def _licence(source: str) -> str:
     return known or "see the base's own card"
 
 
-def _table(title: str, rows: dict[str, Any]) -> str:
+def _table(title: str, rows: Mapping[str, object]) -> str:
     lines = [f"| {key} | {str(value).replace('|', chr(92) + '|')} |" for key, value in rows.items()]
     return "\n".join([f"## {title}", "| | |", "| --- | --- |", *lines])

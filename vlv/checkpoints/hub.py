@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Protocol, cast
 
 from huggingface_hub import HfApi
 
 from vlv.checkpoints.card import CARD_NAME, model_card
 
 _RECIPE = "config.yaml"
+
+
+class _Savable(Protocol):
+    def save_pretrained(self, folder: str, **options: object) -> None: ...
 
 
 class HubUpload:
@@ -63,8 +68,8 @@ class HubUpload:
         if revision is not None and not revision.startswith("refs/"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
-            saved: Any = self
-            saved.save_pretrained(folder, **({} if max_shard_size is None else {"max_shard_size": max_shard_size}))
+            sizes = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+            cast(_Savable, self).save_pretrained(folder, **sizes)
             commit = api.upload_folder(
                 repo_id=repo_id,
                 folder_path=folder,
@@ -75,7 +80,7 @@ class HubUpload:
         return str(commit.pr_url or address)
 
 
-def refuse_upload(options: dict[str, Any]) -> None:
+def refuse_upload(options: Mapping[str, object]) -> None:
     """Refuse transformers' other way to the hub: it uploads before all of a model's files are written.
 
     Raises:

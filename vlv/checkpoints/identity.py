@@ -60,7 +60,7 @@ def is_hub_id(source: str) -> bool:
 
 
 def component_identity(folder: Path, source: str) -> dict[str, str]:
-    """Where a frozen component came from (with the revision of a hub snapshot), and what tells it from others."""
+    """Where a frozen component came from (with the revision of a hub snapshot), and what identifies it."""
     where = str(folder.resolve()) if Path(source).is_dir() else source
     revision = {"revision": folder.name} if folder.parent.name == "snapshots" else {}
     return {"source": where, **revision, **component_hashes(folder)}
@@ -125,7 +125,7 @@ def config_hash(folder: Path, all_parts: bool = False) -> str:
 def fingerprint(folder: Path, paths: list[Path]) -> str:
     """SHA-256 over files of a folder, of large ones over 64 blocks spread evenly.
 
-    Training changes all of a weights file, so 4 MiB tell two of them apart without reading 15 GB.
+    Training changes all of a weights file, so 4 MiB distinguish two of them without reading 15 GB.
     """
     digest = hashlib.sha256()
     for path in sorted(paths):
@@ -166,7 +166,7 @@ def require_same_component(name: str, folder: Path, identity: dict[str, str], op
             )
 
 
-def _stable(value: Any) -> Any:
+def _stable(value: object) -> object:
     if isinstance(value, dict):
         return {key: _stable(item) for key, item in value.items() if key not in _VOLATILE}
     return value

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vlv.checkpoints.identity import CONFIG_NAME, TRAINER_STATE_NAME, CheckpointError
+from vlv.checkpoints.identity import CONFIG_NAME, TRAINER_STATE_NAME, CheckpointError, JsonObject
 from vlv.checkpoints.schema import SCHEMAS, kind_of, read_description, weight_files
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ _RECIPE = ("run_name", "lr", "lr_schedule", "num_steps", "total_steps", "epochs"
 _RECIPE += ("train", "precision", "param_dtype", "train_dataset_path", "dataset_path", "diffusion_weight", "seed")
 
 
-def describe_checkpoint(folder: Path) -> dict[str, Any]:
+def describe_checkpoint(folder: Path) -> JsonObject:
     """Facts of a checkpoint's folder, in reading order.
 
     Raises:
@@ -32,7 +32,7 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder} is no checkpoint of VLV: its config.json names no model of ours")
     config = read_description(folder, kind) if kind else {}
     state = read_description(folder, "training") if resumes else {}
-    facts: dict[str, Any] = {"kind": SCHEMAS[kind or "training"].short}
+    facts: JsonObject = {"kind": SCHEMAS[kind or "training"].short}
     if state:
         facts |= {"for resuming": True, "step": state["step"], "next sample": state["samples"]}
     facts |= _weights(folder)
@@ -49,7 +49,7 @@ def is_ours(path: Path) -> bool:
     return kind_of(path) is not None
 
 
-def _weights(folder: Path) -> dict[str, Any]:
+def _weights(folder: Path) -> JsonObject:
     count, dtypes = 0, set()
     for path in weight_files(folder):
         header = read_header(path)
@@ -81,7 +81,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
-def _origin(config: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+def _origin(config: JsonObject, state: JsonObject) -> JsonObject:
     origin = config.get("origin") or config or state.get("identity", {})
     names = ("florence2", "decoder", "language_model")
     bases = origin.get("bases") or {name: origin[name] for name in names if name in origin}
@@ -90,16 +90,16 @@ def _origin(config: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
     if origin.get("stage1"):
         facts["came from stage 1"] = origin["stage1"]["source"]
     if origin.get("draws_with_own_weights"):
-        facts["draws with"] = "its own weights"
+        facts["images from"] = "its own weights"
     elif "draws_with_own_weights" in origin:
-        facts["draws with"] = "its stage-1 model" if origin.get("stage1") else "a stage-1 model, named by stage1_path"
+        facts["images from"] = "its stage-1 model" if origin.get("stage1") else "a stage-1 model, named by stage1_path"
     for key in ("conditioning", "trained", "num_queries", "max_caption_tokens"):
         if key in origin or key in config:
             facts[key] = origin.get(key, config.get(key))
     return facts
 
 
-def _recipe(folder: Path) -> dict[str, Any]:
+def _recipe(folder: Path) -> JsonObject:
     path = folder / "config.yaml"
     if not path.is_file():
         return {"recipe": "not kept: the checkpoint was imported, or saved by hand"}
@@ -109,11 +109,11 @@ def _recipe(folder: Path) -> dict[str, Any]:
     return {f"recipe {key}": recipe[key] for key in _RECIPE if key in recipe}
 
 
-def _metrics(folder: Path, step: int | None) -> dict[str, Any]:
+def _metrics(folder: Path, step: int | None) -> JsonObject:
     """The last value of each metric, up to the checkpoint's step, of the run that it lies in."""
     found = [parent / "metrics.jsonl" for parent in list(folder.resolve().parents)[:2]]
     path = next((path for path in found if path.is_file()), None)
-    last: dict[str, Any] = {}
+    last: JsonObject = {}
     for line in path.read_text().splitlines() if path else []:
         row = json.loads(line)
         if step is None or row["step"] <= step:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from vlv.checkpoints.identity import TRAINER_STATE_NAME, CheckpointError
+from vlv.checkpoints.identity import TRAINER_STATE_NAME, CheckpointError, JsonObject
 from vlv.checkpoints.schema import AVERAGE_NAME, SCHEMAS, read_description
 
 # The option that decides a value of an identity, where it has another name.
@@ -18,7 +17,7 @@ _OPTIONS = {
     "language_model": "qwen_model",
     "stage1": "diffusion_model_path",
 }
-_PLACES = ("source", "revision")  # of a component, which may have moved; its hashes tell it from others
+_PLACES = ("source", "revision")  # of a component, which may have moved; its hashes identify it
 _HASHES = {"config_sha256": "configs", "weights_fingerprint": "weights", "weights_sha256": "weights"}
 
 
@@ -43,8 +42,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"step_*/{TRAINER_STATE_NAME}"))
 
 
-def require_same_run(path: Path, ours: Mapping[str, object], *, average: bool, partly: bool = False) -> dict[str, Any]:
-    """Check that a run continues the one that wrote a checkpoint; returns what the checkpoint says of itself.
+def require_same_run(path: Path, ours: Mapping[str, object], *, average: bool, partly: bool = False) -> JsonObject:
+    """Check that a run continues the one that wrote a checkpoint; returns the checkpoint's description.
 
     Args:
         ours: identity of the run: what trains, on which frozen bases.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from vlv.checkpoints.identity import (
     CONFIG_NAME,
@@ -18,6 +18,7 @@ from vlv.checkpoints.identity import (
     TRAINER_STATE_NAME,
     WEIGHTS_NAME,
     CheckpointError,
+    JsonObject,
     read_json,
 )
 
@@ -110,7 +111,7 @@ SCHEMAS: dict[Kind, Schema] = {
 MODEL_KINDS: dict[str, ModelKind] = {STAGE1_TYPE: "stage1", STAGE2_TYPE: "stage2", ENCODER_TYPE: "encoder"}
 
 
-def describe(kind: Kind, values: Mapping[str, object]) -> dict[str, Any]:
+def describe(kind: Kind, values: Mapping[str, object]) -> JsonObject:
     """The content of a checkpoint's description; values that are None are left out."""
     schema = SCHEMAS[kind]
     content = {key: value for key, value in values.items() if value is not None}
@@ -119,7 +120,7 @@ def describe(kind: Kind, values: Mapping[str, object]) -> dict[str, Any]:
     return ({"model_type": schema.model_type} if schema.model_type else {}) | content
 
 
-def read_description(folder: Path, kind: Kind) -> dict[str, Any]:
+def read_description(folder: Path, kind: Kind) -> JsonObject:
     """The description of a checkpoint of that kind.
 
     Raises:
@@ -143,7 +144,7 @@ def require_checkpoint(folder: str | Path, wanted: ModelKind) -> Path:
     """Return the folder if it is a finished model of the wanted kind.
 
     Raises:
-        CheckpointError: anything else; says what the folder is and what to give instead.
+        CheckpointError: anything else; names what the folder is and what to give instead.
     """
     folder = Path(folder)
     need = SCHEMAS[wanted].source

@@ -60,7 +60,7 @@ def convert(config: ImportConfig) -> None:
     """
     from vlv.atomic import whole_folder
     from vlv.checkpoints.external_state_dict import open_state_dict
-    from vlv.published.plan import recognise_layout
+    from vlv.published.import_plan import recognise_layout
 
     destination = Path(config.destination)
     if destination.exists() and any(destination.iterdir()):
@@ -89,7 +89,7 @@ def _convert_florence2(config: ImportConfig, folder: Path) -> None:
 def _convert_vlv(config: ImportConfig, source: ExternalStateDict, stage: Stage, folder: Path) -> None:
     from vlv.checkpoints.card import write_card
     from vlv.published.bases import Bases
-    from vlv.published.conversion import captioners_stage1, import_stage1, import_stage2
+    from vlv.published.import_checkpoint import captioners_stage1, import_stage1, import_stage2
 
     if config.stage1_only and stage == "stage2":
         source, stage = captioners_stage1(source), "stage1"

@@ -47,6 +47,6 @@ def describe(path: Path) -> dict[str, str]:
 
     if is_ours(path):
         return describe_checkpoint(path)
-    from vlv.published.plan import describe_published  # reads pickles too, so it needs torch
+    from vlv.published.import_plan import describe_published  # reads pickles too, so it needs torch
 
     return describe_published(path)

@@ -1,21 +1,20 @@
 """Adapter checkpoints: a captioner saved without the weights that its frozen bases hold anyway.
 
 A whole captioner carries Florence-2's vision tower, the text encoder and, where it did not train, the language model
-a second time. An adapter's config.json names the bases that hold them (`adapter_bases`), and its `origin` says where
-they lie and what tells them from others. Loading puts the two together; from then on the captioner is whole.
+a second time. An adapter's config.json names the bases that hold them (`adapter_bases`), and its `origin` has their
+places and hashes. Loading puts the two together; from then on the captioner is whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vlv.checkpoints.external_state_dict import open_state_dict
-from vlv.checkpoints.identity import CheckpointError
+from vlv.checkpoints.identity import CheckpointError, JsonObject
 from vlv.checkpoints.origin import BASE_OPTIONS
 from vlv.checkpoints.pretrained import load_language_model, resolve_base, resolve_component
 from vlv.decoders import DecoderSettings, load_conditioner
@@ -25,7 +24,7 @@ from vlv.encoders.florence2 import VLVEncoder, load_florence2
 NEVER_TRAINED = (*(f"encoder.{part}" for part in VLVEncoder.base_parts), "conditioner.")
 
 
-Origin = Mapping[str, Any]  # config.json's: the identity of each base, conditioning, what trained
+Origin = JsonObject  # config.json's: the identity of each base, conditioning, what trained
 
 
 def leave_to_bases(

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.configuration_utils import SubConfigSpec
 
 from vlv.checkpoints.hub import HubUpload, refuse_upload
-from vlv.checkpoints.identity import CONFIG_NAME, ENCODER_TYPE, STAGE2_TYPE, read_json
+from vlv.checkpoints.identity import CONFIG_NAME, ENCODER_TYPE, STAGE2_TYPE, JsonObject, read_json
 from vlv.checkpoints.origin import adapter_bases
 from vlv.checkpoints.pretrained import load_tokenizer, load_whole, require_language_model, resolve_checkpoint
 from vlv.decoders import Conditioner, build_conditioner
@@ -43,7 +43,7 @@ class VLVCaptionerConfig(PreTrainedConfig):
         max_caption_tokens: captions were cut here in training; the default length of generation.
         eos_token_id, pad_token_id: of the language model's tokenizer.
         origin: the stage-1 model that this one came from, the identities of its components, what
-            trained, and whether it draws with its own weights.
+            trained, and whether its own weights generate images.
         adapter_bases: of an adapter (see `vlv.models.adapter`), the bases in `origin` that hold the rest of its
             weights: any of florence2, decoder, language_model; None of a whole captioner, as each is once loaded.
     """
@@ -56,11 +56,11 @@ class VLVCaptionerConfig(PreTrainedConfig):
 
     encoder_config: dict | PreTrainedConfig | None = None
     llm_config: dict | PreTrainedConfig | None = None
-    conditioner: dict[str, Any] | None = None
+    conditioner: JsonObject | None = None
     max_caption_tokens: int = 300
     eos_token_id: int | None = None
     pad_token_id: int | None = None
-    origin: dict[str, Any] | None = None
+    origin: JsonObject | None = None
     adapter_bases: list[str] | None = None
 
 
@@ -107,7 +107,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
         self.post_init()
 
     @property
-    def origin(self) -> dict[str, Any]:
+    def origin(self) -> JsonObject:
         """The stage-1 model, bases and training that this captioner came from."""
         assert self.config.origin is not None, "captioner_from_stage1 writes it"
         return self.config.origin
@@ -187,7 +187,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
     ) -> Tensor:
         """Caption token ids [B, <= max_new_tokens] of uint8 encoder pixels [B, 3, E, E], by beam search.
 
-        What is None is as generation_config.json says.
+        None takes the value of generation_config.json.
         """
         given = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
         device = next(self.mlp.parameters()).device
@@ -201,7 +201,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
             )
 
     def generation_defaults(self) -> GenerationConfig:
-        """How captions are generated where nothing else is said: saved as generation_config.json."""
+        """How captions are generated where no argument is given: saved as generation_config.json."""
         return GenerationConfig(
             num_beams=4,
             max_new_tokens=self.config.max_caption_tokens + 1,
@@ -231,7 +231,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
 
         Args:
             images: PIL images or paths of image files.
-            num_beams: beams of the search; 1 is greedy; None is as generation_config.json says (4).
+            num_beams: beams of the search; 1 is greedy; None is that of generation_config.json (4).
             max_new_tokens: longest caption; None is what the captioner was trained with.
 
         Raises:
@@ -279,7 +279,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
 
         Raises:
             ValueError: not a captioner's folder, weights that do not fit, or an adapter's base that is missing or
-                another one; says what it is.
+                another one; the message names it.
         """
         path = resolve_checkpoint(folder, "stage2", kwargs)
         kwargs.setdefault("dtype", torch.float32)

@@ -63,7 +63,7 @@ class Projector(nn.Module):
 
     @torch.no_grad()
     def start_whitened(self, mean: Tensor, covariance: Tensor, out_std: float) -> None:
-        """Draw the weights anew so that the states come in whitened, and the prefix as large as token embeddings.
+        """Sample new weights so that the states come in whitened, and the prefix as large as token embeddings.
 
         Most of the states' variance is the same from image to image (each row has a mean of its own), and what the
         images differ in drowns in it at first. A data-dependent start, as in arXiv 1511.06856.

@@ -1,4 +1,4 @@
-"""The frozen bases of a checkpoint: read tensor by tensor to compare with, and written anew where they differ."""
+"""The frozen bases of a checkpoint: read tensor by tensor to compare with, and written beside it where they differ."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -20,8 +19,9 @@ from vlv.checkpoints.identity import CONFIG_NAME, WEIGHTS_NAME, CheckpointError,
 from vlv.checkpoints.pretrained import load_tokenizer, resolve_base, resolve_component
 from vlv.checkpoints.schema import INDEX_NAME
 from vlv.encoders.florence2_layout import new_florence2, read_config, rename_original
-from vlv.published.plan import ImportPlan, Skeleton, accept, plan_import, table
+from vlv.published.import_plan import ImportPlan, Skeleton, accept, plan_import, table
 
+Readers = dict[str, Callable[[], Tensor]]  # our name of a weight -> a function that reads it
 _SHARD_BYTES = 2 * 2**30
 FLORENCE2 = "encoder.florence2."
 DECODER_PARTS = {
@@ -87,9 +87,9 @@ class Bases:
             "decoder": component_identity(self.decoder, self.decoder_source),
         }
 
-    def tensors(self, parts: Iterable[str] = tuple(_PARTS)) -> dict[str, Callable[[], Tensor]]:
+    def tensors(self, parts: Iterable[str] = tuple(_PARTS)) -> Readers:
         """Our stage-1 name of every weight of some parts -> a function that reads it."""
-        readers: dict[str, Callable[[], Tensor]] = {}
+        readers: Readers = {}
         for part in parts:
             weights = open_state_dict(self.folder(part))
             for key in weights:
@@ -101,9 +101,7 @@ class Bases:
         return readers
 
 
-def changed_components(
-    plan: ImportPlan, source: ExternalStateDict, base: dict[str, Callable[[], Tensor]], names: Iterable[str]
-) -> list[str]:
+def changed_components(plan: ImportPlan, source: ExternalStateDict, base: Readers, names: Iterable[str]) -> list[str]:
     """The components, florence2 or decoder, of which one of these weights in the source is not the base's."""
     changed: set[str] = set()
     for name in names:
@@ -115,9 +113,7 @@ def changed_components(
     return sorted(changed)
 
 
-def read_weight(
-    plan: ImportPlan, source: ExternalStateDict, base: dict[str, Callable[[], Tensor]], name: str
-) -> Tensor:
+def read_weight(plan: ImportPlan, source: ExternalStateDict, base: Readers, name: str) -> Tensor:
     """Our weight: from the source, or the base's where it is missing; rows beyond the source's are the base's.
 
     Raises:
@@ -129,7 +125,7 @@ def read_weight(
     if name not in plan.mapped:
         return base[name]().contiguous()
     value = plan.tensor(source, name)
-    # The extremes tell it without a mask of the weight's size.
+    # By the extremes: a mask would be of the weight's size.
     if value.is_floating_point() and value.numel() and not torch.stack(torch.aminmax(value)).isfinite().all():
         raise CheckpointError(
             f"{source.path}: {plan.mapped[name]} holds values that are not finite: its training failed"
@@ -139,15 +135,13 @@ def read_weight(
     return value.contiguous()
 
 
-def write_florence2(
-    folder: Path, bases: Bases, plan: ImportPlan, source: ExternalStateDict, base: dict[str, Any]
-) -> None:
+def write_florence2(folder: Path, bases: Bases, plan: ImportPlan, source: ExternalStateDict, base: Readers) -> None:
     config = read_config(bases.florence2)
     _write_native(folder, config, load_tokenizer(bases.florence2, "florence2"), plan, source, base)
 
 
 def import_florence2(source: Path, destination: Path, allow: Iterable[str], log: Callable[[str], None]) -> None:
-    """Write a Florence-2 folder in the original layout as a native one, and say what becomes of its weights.
+    """Write a Florence-2 folder in the original layout as a native one, and log what becomes of its weights.
 
     Raises:
         CheckpointError: no tokenizer; weights that are missing, unexpected or of another shape than the config says.
@@ -179,7 +173,7 @@ def _write_native(
     tokenizer: PreTrainedTokenizerBase,
     plan: ImportPlan,
     source: ExternalStateDict,
-    base: dict[str, Any],
+    base: Readers,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config.architectures = ["Florence2ForConditionalGeneration"]
@@ -192,9 +186,7 @@ def _write_native(
     save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
 
 
-def write_decoder(
-    folder: Path, bases: Bases, plan: ImportPlan, source: ExternalStateDict, base: dict[str, Any]
-) -> None:
+def write_decoder(folder: Path, bases: Bases, plan: ImportPlan, source: ExternalStateDict, base: Readers) -> None:
     ignored = shutil.ignore_patterns("*.safetensors", "*.bin", "*.ckpt", "*.index.json")
     shutil.copytree(bases.decoder, folder, ignore=ignored, dirs_exist_ok=True)
     for part, prefix in DECODER_PARTS.items():

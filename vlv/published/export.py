@@ -18,9 +18,9 @@ from vlv.checkpoints.schema import require_checkpoint
 from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.published.bases import FLORENCE2, Bases
-from vlv.published.conversion import stage1_skeleton
+from vlv.published.import_checkpoint import Stage1Skeleton
+from vlv.published.import_plan import Skeleton
 from vlv.published.key_mapping import Stage, final_logits_bias, published_names
-from vlv.published.plan import Skeleton
 
 _TRANSPOSED = f"{FLORENCE2}multi_modal_projector.image_projection.weight"
 _EMBEDDING = f"{FLORENCE2}language_model.shared.weight"
@@ -104,9 +104,9 @@ def _stage1_weights(
     """Every weight of a stage-1 model by our name, the trained ones and its bases'; and what is left out."""
     config, pixels = read_json(folder / CONFIG_NAME), VLVImageProcessor.from_pretrained(folder)
     bases = Bases.recorded(config["bases"], folder, florence2, stable_diffusion)
-    module, _, prompt_ids = stage1_skeleton(bases, config["num_queries"], pixels.decoder_resolution)
+    module = Stage1Skeleton(bases, config["num_queries"], pixels.decoder_resolution)
     module.encoder.set_trained(config["trained"])
-    trained = {name: tuple(value.shape) for name, value in module.named_parameters() if value.requires_grad}
+    trained = module.trained_shapes()
     source, base = open_state_dict(folder), bases.tensors()
     _require_fit(source, trained)
     names = Skeleton.of(module).shapes
@@ -115,8 +115,10 @@ def _stage1_weights(
     left_out = _pixels_left_out(pixels)
     if config["trained"] != "language_model":
         left_out.append(f"trained={config['trained']}: an import trains language_model")
-    if config["prompt_ids"] != prompt_ids:
-        left_out.append(f"prompt_ids={config['prompt_ids']}: an import takes those of the task prompt, {prompt_ids}")
+    if config["prompt_ids"] != module.prompt_ids:
+        left_out.append(
+            f"prompt_ids={config['prompt_ids']}: an import takes those of the task prompt, {module.prompt_ids}"
+        )
     return weights, left_out
 
 
@@ -153,7 +155,7 @@ def _pixels_left_out(pixels: VLVImageProcessor) -> list[str]:
     if (pixels.decoder_resolution, pixels.encoder_resolution) != (384, 768):
         left_out.append(
             f"decoder_resolution={pixels.decoder_resolution}, encoder_resolution={pixels.encoder_resolution}: "
-            "an import must be told, the published code has 384 and 768"
+            "an import needs them, the published code has 384 and 768"
         )
     if pixels.encoder_view_from_original:
         left_out.append("encoder_view_from_original=true: the published code sees the decoder's crop alone")

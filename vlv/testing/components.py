@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, UNet2DConditionModel
@@ -20,12 +19,13 @@ from transformers import (
     Qwen2Config,
 )
 
+from vlv.checkpoints.identity import JsonObject
 from vlv.encoders.florence2_layout import original_config, original_weights
-from vlv.testing.tokenizers import train_clip_tokenizer, train_florence2_tokenizer, train_qwen_tokenizer
+from vlv.testing.tokenizers import special_id, train_clip_tokenizer, train_florence2_tokenizer, train_qwen_tokenizer
 
 FLORENCE2, QWEN = "florence2", "qwen"
 _WIDTH = 64
-VAE: dict[str, Any] = {
+VAE: JsonObject = {
     "block_out_channels": (8, 8, 16, 16),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
@@ -35,7 +35,7 @@ VAE: dict[str, Any] = {
     "sample_size": 64,
     "scaling_factor": 0.18215,
 }
-_UNET: dict[str, Any] = {
+_UNET: JsonObject = {
     "sample_size": 8,
     "block_out_channels": (32, 64),
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -62,9 +62,9 @@ def write_stable_diffusion(
 
     Args:
         first: of 1.5's shape: one number of heads for all blocks, projections by convolution, and the scheduler that
-            the hub names for drawing, whose config says nothing of a prediction type.
+            the hub names for generation, whose config has no prediction type.
     """
-    tokenizer: Any = train_clip_tokenizer(sentences, vocab_size=1000)
+    tokenizer = train_clip_tokenizer(sentences, vocab_size=1000)
     text_encoder = CLIPTextModel._from_config(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -74,16 +74,16 @@ def write_stable_diffusion(
             num_attention_heads=4,
             max_position_embeddings=77,
             projection_dim=_WIDTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=special_id(tokenizer.bos_token_id),
+            eos_token_id=special_id(tokenizer.eos_token_id),
+            pad_token_id=special_id(tokenizer.pad_token_id),
         )
     )
     vae = AutoencoderKL(**VAE)
     unet = UNet2DConditionModel(
         **{**_UNET, **({"use_linear_projection": False, "attention_head_dim": 4} if first else {})}
     )
-    noise: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    noise: JsonObject = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     if first:
         scheduler = PNDMScheduler(**noise, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1)
         scheduler.register_to_config(clip_sample=False)  # another scheduler's, in the hub's file too
@@ -91,7 +91,7 @@ def write_stable_diffusion(
         noise["prediction_type"] = prediction_type
         scheduler = DDPMScheduler(**noise, clip_sample=False, steps_offset=1)
     folder.mkdir(parents=True, exist_ok=True)
-    parts: dict[str, Any] = {"unet": unet, "vae": vae, "text_encoder": text_encoder}
+    parts: JsonObject = {"unet": unet, "vae": vae, "text_encoder": text_encoder}
     for name, part in parts.items():
         part.save_pretrained(folder / name)
     tokenizer.save_pretrained(folder / "tokenizer")
@@ -104,7 +104,7 @@ def write_stable_diffusion(
 def write_florence2(folder: Path, sentences: list[str], layout: str = "native") -> dict[str, int]:
     """A Florence-2 folder for 128 px (17 image tokens), in the native or in the original layout."""
     tokenizer = train_florence2_tokenizer(sentences, vocab_size=1000)
-    text: dict[str, Any] = {
+    text: JsonObject = {
         "model_type": "bart",
         "vocab_size": len(tokenizer) + 1,
         "d_model": _WIDTH,
@@ -134,7 +134,7 @@ def write_florence2(folder: Path, sentences: list[str], layout: str = "native") 
     }
     config = Florence2Config(text_config=text, vision_config=vision, image_token_id=len(tokenizer))
     folder.mkdir(parents=True, exist_ok=True)
-    model: Any = Florence2ForConditionalGeneration._from_config(config)
+    model = Florence2ForConditionalGeneration._from_config(config)
     if layout == "original":
         weights = original_weights({name.removeprefix("model."): v for name, v in model.state_dict().items()})
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -150,7 +150,7 @@ def write_florence2(folder: Path, sentences: list[str], layout: str = "native") 
 
 def write_qwen(folder: Path, sentences: list[str]) -> dict[str, int]:
     """A Qwen2 folder: 3 layers of 128, tied embeddings."""
-    tokenizer: Any = train_qwen_tokenizer(sentences, vocab_size=1000)
+    tokenizer = train_qwen_tokenizer(sentences, vocab_size=1000)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -160,9 +160,9 @@ def write_qwen(folder: Path, sentences: list[str]) -> dict[str, int]:
         num_key_value_heads=2,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=special_id(tokenizer.eos_token_id),
+        eos_token_id=special_id(tokenizer.eos_token_id),
+        pad_token_id=special_id(tokenizer.pad_token_id),
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     folder.mkdir(parents=True, exist_ok=True)

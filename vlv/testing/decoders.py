@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from diffusers import (
     AutoencoderKL,
@@ -15,20 +14,21 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
+from vlv.checkpoints.identity import JsonObject
 from vlv.testing.components import VAE, name_tokenizer_class
-from vlv.testing.tokenizers import train_clip_tokenizer, train_t5_tokenizer
+from vlv.testing.tokenizers import special_id, train_clip_tokenizer, train_t5_tokenizer
 
 _WIDTH_L, _WIDTH_G, _WIDTH_T5 = 32, 48, 96
 
 
 def write_stable_diffusion_xl(folder: Path, sentences: list[str]) -> dict[str, int]:
-    """A diffusers folder of SDXL's shape: two CLIPs, a UNet told of pooled vector and sizes, Euler's scheduler.
+    """A diffusers folder of SDXL's shape: two CLIPs, a UNet with pooled vector and sizes, Euler's scheduler.
 
     Returns:
         parameters by component.
     """
     parts = _write_clips(folder, sentences, projected_first=False)
-    unet: dict[str, Any] = {
+    unet: JsonObject = {
         "sample_size": 8,
         "block_out_channels": (32, 64),
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
@@ -77,7 +77,7 @@ def write_stable_diffusion_3(
     """
     parts = _write_clips(folder, sentences, projected_first=True)
     if with_t5:
-        tokenizer: Any = train_t5_tokenizer(sentences, vocab_size=300)
+        tokenizer = train_t5_tokenizer(sentences, vocab_size=300)
         config = T5Config(
             vocab_size=len(tokenizer),
             d_model=_WIDTH_T5,
@@ -87,8 +87,8 @@ def write_stable_diffusion_3(
             num_heads=4,
             feed_forward_proj="gated-gelu",
             is_encoder_decoder=False,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=special_id(tokenizer.pad_token_id),
+            eos_token_id=special_id(tokenizer.eos_token_id),
         )
         parts["text_encoder_3"] = T5EncoderModel._from_config(config)
         tokenizer.save_pretrained(folder / "tokenizer_3")
@@ -108,7 +108,7 @@ def write_stable_diffusion_3(
         qk_norm="rms_norm",
         dual_attention_layers=(0,) if dual_attention else (),
     )
-    latents: dict[str, Any] = {"latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609}
+    latents: JsonObject = {"latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609}
     parts["vae"] = AutoencoderKL(**{**VAE, **latents, "use_quant_conv": False, "use_post_quant_conv": False})
     FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
     third = ("transformers", "T5EncoderModel") if with_t5 else (None, None)
@@ -126,11 +126,11 @@ def write_stable_diffusion_3(
     return _save(folder, parts)
 
 
-def _write_clips(folder: Path, sentences: list[str], projected_first: bool) -> dict[str, Any]:
+def _write_clips(folder: Path, sentences: list[str], projected_first: bool) -> JsonObject:
     """Both CLIPs, and their tokenizers written; the second pads with id 0, as bigG's does."""
-    parts: dict[str, Any] = {}
+    parts: JsonObject = {}
     for suffix, width, projected in (("", _WIDTH_L, projected_first), ("_2", _WIDTH_G, True)):
-        tokenizer: Any = train_clip_tokenizer(sentences, vocab_size=1000)
+        tokenizer = train_clip_tokenizer(sentences, vocab_size=1000)
         config = CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=width,
@@ -140,9 +140,9 @@ def _write_clips(folder: Path, sentences: list[str], projected_first: bool) -> d
             max_position_embeddings=77,
             projection_dim=width,
             hidden_act="gelu" if suffix else "quick_gelu",
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=special_id(tokenizer.bos_token_id),
+            eos_token_id=special_id(tokenizer.eos_token_id),
+            pad_token_id=special_id(tokenizer.pad_token_id),
         )
         model_class = CLIPTextModelWithProjection if projected else CLIPTextModel
         parts[f"text_encoder{suffix}"] = model_class._from_config(config)
@@ -153,13 +153,13 @@ def _write_clips(folder: Path, sentences: list[str], projected_first: bool) -> d
     return parts
 
 
-def _save(folder: Path, parts: dict[str, Any]) -> dict[str, int]:
+def _save(folder: Path, parts: JsonObject) -> dict[str, int]:
     for name, part in parts.items():
         part.save_pretrained(folder / name)
     return {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}
 
 
-def _write_index(folder: Path, pipeline: str, parts: dict[str, Any], options: dict[str, Any] | None = None) -> None:
+def _write_index(folder: Path, pipeline: str, parts: JsonObject, options: JsonObject | None = None) -> None:
     index = {
         "_class_name": pipeline,
         **(options or {}),

@@ -118,3 +118,9 @@ def _train_byte_level(tokenizer: Tokenizer, sentences: Iterable[str], vocab_size
 def _around(tokenizer: Tokenizer, start: str, end: str) -> processors.TemplateProcessing:
     ids = [(token, tokenizer.token_to_id(token)) for token in (start, end)]
     return processors.TemplateProcessing(single=f"{start} $A {end}", special_tokens=ids)
+
+
+def special_id(value: object) -> int:
+    """The id of a special token that a tokenizer is known to have: its classes allow for several, or none."""
+    assert isinstance(value, int)
+    return value

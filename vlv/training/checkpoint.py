@@ -6,14 +6,16 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
+    OptimizerStateType,
     StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
@@ -22,7 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from vlv.atomic import finish_folder, start_folder, temporary_folder
-from vlv.checkpoints.identity import TRAINER_STATE_NAME, WEIGHTS_NAME
+from vlv.checkpoints.identity import TRAINER_STATE_NAME, WEIGHTS_NAME, JsonObject
 from vlv.checkpoints.resume import list_checkpoints, require_same_run
 from vlv.checkpoints.schema import AVERAGE_NAME, describe
 from vlv.training.average import WeightAverage
@@ -41,7 +43,7 @@ class Checkpointer:
         accelerator: Accelerator,
         *,
         keep: int,
-        identity: dict[str, Any],
+        identity: JsonObject,
         write_extras: Callable[[Path], None],
     ) -> None:
         """Hold the settings.
@@ -63,14 +65,18 @@ class Checkpointer:
         module = self.accelerator.unwrap_model(objective)
         names = {name for name, value in module.named_parameters() if value.requires_grad}
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-            state: dict[str, Any] = self.accelerator.get_state_dict(objective)
+            state = cast(dict[str, Tensor], self.accelerator.get_state_dict(objective))
         else:
             options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-            state = get_model_state_dict(module, options=options)
+            state = cast(dict[str, Tensor], get_model_state_dict(module, options=options))
         return {name.removeprefix(_PREFIX): state[name].contiguous() for name in sorted(names) if name in state}
 
     def save(
-        self, objective: nn.Module, optimizer: Any, state: TrainState, average: WeightAverage | None = None
+        self,
+        objective: nn.Module,
+        optimizer: AcceleratedOptimizer,
+        state: TrainState,
+        average: WeightAverage | None = None,
     ) -> Path:
         """Write one checkpoint; every process calls it."""
         target = self.folder / f"step_{state.step:08d}"
@@ -95,7 +101,7 @@ class Checkpointer:
         return target
 
     def load(
-        self, path: Path, objective: nn.Module, optimizer: Any, average: WeightAverage | None = None
+        self, path: Path, objective: nn.Module, optimizer: AcceleratedOptimizer, average: WeightAverage | None = None
     ) -> TrainState:
         """Restore weights, optimizer and average from a checkpoint; returns where it stood.
 
@@ -104,11 +110,12 @@ class Checkpointer:
         """
         saved = require_same_run(path, self.identity, average=average is not None)
         module = self.accelerator.unwrap_model(objective)
-        weights: dict[str, Any] = {f"{_PREFIX}{name}": value for name, value in load_file(path / WEIGHTS_NAME).items()}
+        weights = {f"{_PREFIX}{name}": value for name, value in load_file(path / WEIGHTS_NAME).items()}
         names = {name for name, value in module.named_parameters() if value.requires_grad}
         if names != weights.keys():
             raise ValueError(f"resume={path} does not fit: {len(names ^ weights.keys())} trained weights differ")
-        set_model_state_dict(module, weights, options=StateDictOptions(full_state_dict=True, strict=False))
+        # Not strict: the frozen weights are not in the file. What trains was compared by name above.
+        set_model_state_dict(module, {**weights}, options=StateDictOptions(full_state_dict=True, strict=False))
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             self.accelerator.load_state(str(path / "deepspeed"))
         else:
@@ -119,32 +126,30 @@ class Checkpointer:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
         return TrainState(step=saved["step"], samples=saved["samples"])
 
-    def _optimizer_state(self, objective: nn.Module, optimizer: Any) -> dict[str, Tensor]:
+    def _optimizer_state(self, objective: nn.Module, optimizer: AcceleratedOptimizer) -> dict[str, Tensor]:
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             return {}
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         module = self.accelerator.unwrap_model(objective)
-        # Empty on all processes but the first.
-        state: Any = get_optimizer_state_dict(module, optimizer.optimizer, options=options)
+        # By parameter name, so that another number of processes can take it up; empty on all but the first.
+        state = get_optimizer_state_dict(module, optimizer.optimizer, options=options)
+        by_name = cast(dict[str, dict[str, Tensor | float]], state.get("state", {}))
         return {
             f"{slot}.{name}": torch.as_tensor(value).contiguous()
-            for name, slots in state.get("state", {}).items()
+            for name, slots in by_name.items()
             for slot, value in slots.items()
         }
 
-    def _load_optimizer(self, path: Path, module: nn.Module, optimizer: Any) -> None:
-        state: dict[str, Any] = {}
+    def _load_optimizer(self, path: Path, module: nn.Module, optimizer: AcceleratedOptimizer) -> None:
+        state: dict[str, dict[str, Tensor]] = {}
         for key, value in load_file(path / _OPTIMIZER).items():
             slot, name = key.split(".", 1)
             state.setdefault(name, {})[slot] = value
         options = StateDictOptions(full_state_dict=True)
-        template: Any = get_optimizer_state_dict(module, optimizer.optimizer, options=options)
-        set_optimizer_state_dict(
-            module,
-            optimizer.optimizer,
-            {"state": state, "param_groups": template["param_groups"]},
-            options=options,
-        )
+        # The groups are the run's own: their learning rate is set at each step, and their order is by construction.
+        groups = get_optimizer_state_dict(module, optimizer.optimizer, options=options)["param_groups"]
+        whole = cast(OptimizerStateType, {"state": state, "param_groups": groups})
+        set_optimizer_state_dict(module, optimizer.optimizer, whole, options=options)
 
     def _finish(self, temporary: Path, target: Path, state: TrainState) -> None:
         scaler = self.accelerator.scaler

@@ -214,7 +214,7 @@ def test_the_card_of_an_imported_captioner_names_its_source_and_no_stage_1_that_
     card = model_card(tmp_path, imported_from="model.pt")
     assert "Converted from `model.pt`" in card
     assert "Trained with" not in card
-    assert "| draws with | a stage-1 model, named by stage1_path |" in card
+    assert "| images from | a stage-1 model, named by stage1_path |" in card
     assert "| decoder | not known" in card
     assert "base_model" not in card
 

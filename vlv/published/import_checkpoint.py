@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -37,14 +36,15 @@ from vlv.published.bases import (
     DECODER_PARTS,
     FLORENCE2,
     Bases,
+    Readers,
     changed_components,
     read_weight,
     write_decoder,
     write_florence2,
     write_shards,
 )
+from vlv.published.import_plan import ImportPlan, Skeleton, accept, plan_import, table
 from vlv.published.key_mapping import strip_wrapper
-from vlv.published.plan import ImportPlan, Skeleton, accept, plan_import, table
 
 
 def _silent(line: str) -> None:
@@ -66,18 +66,19 @@ def import_stage1(
         source: with or without UNet, VAE and text encoder; the base's are taken for those that it lacks wholly.
         resolutions: the decoder's and the encoder's, in pixels.
         allow: patterns of missing or unexpected names that are accepted.
-        log: takes each line that tells what becomes of the weights.
+        log: takes each line of the report.
 
     Raises:
-        CheckpointError: weights that do not fit; they were told before.
+        CheckpointError: weights that do not fit; the report names them all.
     """
-    module, trained, prompt_ids = stage1_skeleton(bases, _num_queries(source, "query_embed"), resolutions[0])
+    module = Stage1Skeleton(bases, _num_queries(source, "query_embed"), resolutions[0])
     _check_sizes(bases, module, resolutions[1])
     plan = plan_import(source.shapes, "stage1", Skeleton.of(module))
     plan.take_absent_parts(DECODER_PARTS)
-    _tell_and_accept(plan, source, allow, log)
+    _report_and_accept(plan, source, allow, log)
     base = bases.tensors()
-    changed = changed_components(plan, source, base, plan.mapped.keys() - set(trained))
+    trained = module.trained_shapes()
+    changed = changed_components(plan, source, base, plan.mapped.keys() - trained.keys())
     destination.mkdir(parents=True, exist_ok=True)
     weights = {name: read_weight(plan, source, base, name) for name in trained}
     save_file(weights, destination / WEIGHTS_NAME, metadata={"format": "pt"})
@@ -92,7 +93,7 @@ def import_stage1(
         "trained": "language_model",
         "conditioning": "text_encoder",
         "num_queries": module.encoder.config.num_queries,
-        "prompt_ids": prompt_ids,
+        "prompt_ids": module.prompt_ids,
         "spaces": module.encoder.config.spaces,
         "bases": identities,
         **_vocab_rows(plan, source, Skeleton.of(module)),
@@ -119,7 +120,7 @@ def import_stage2(
     llm_folder = resolve_component(language_model, "llm")
     tokenizer = load_tokenizer(llm_folder, "llm")
     llm_config = _language_model_config(llm_folder)
-    stage1, _, _ = stage1_skeleton(bases, _num_queries(source, "VLV_model.query_embed"), resolutions[0])
+    stage1 = Stage1Skeleton(bases, _num_queries(source, "VLV_model.query_embed"), resolutions[0])
     _check_sizes(bases, stage1, resolutions[1])
     eos_token_id, pad_token_id = end_and_pad_ids(tokenizer, llm_folder)
     config = VLVCaptionerConfig(
@@ -134,7 +135,7 @@ def import_stage2(
         captioner = VLVCaptioner(config)
     skeleton = Skeleton.of(captioner)
     plan = plan_import(source.shapes, "stage2", skeleton)
-    _tell_and_accept(plan, source, allow, log)
+    _report_and_accept(plan, source, allow, log)
     parts = [part for part in ("florence2", "text_encoder") if holds_weights(bases.folder(part))]
     base = {name.removeprefix("decoder."): read for name, read in bases.tensors(parts).items()}
     config.origin = {
@@ -158,7 +159,7 @@ def import_stage2(
     VLVImageProcessor(*resolutions).save_pretrained(destination)
 
 
-def _tell_and_accept(
+def _report_and_accept(
     plan: ImportPlan, source: ExternalStateDict, allow: Iterable[str], log: Callable[[str], None]
 ) -> None:
     for line in table(plan):
@@ -170,7 +171,7 @@ def _confirmed_bases(
     plan: ImportPlan,
     source: ExternalStateDict,
     bases: Bases,
-    base: dict[str, Callable[[], Tensor]],
+    base: Readers,
     log: Callable[[str], None],
 ) -> dict[str, dict[str, str] | None]:
     """Identities of Florence-2 and decoder; None for one that is not what the captioner was trained on."""
@@ -195,22 +196,27 @@ def captioners_stage1(source: ExternalStateDict) -> ExternalStateDict:
     return ExternalStateDict(source.path, shapes, dtypes, lambda name: source[inner[name]])
 
 
-def stage1_skeleton(bases: Bases, num_queries: int, resolution: int) -> tuple[Any, list[str], list[int]]:
-    """Encoder and decoder without weights, the names that train, and the prompt's token ids."""
-    decoder = build_decoder(bases.decoder, DecoderSettings(resolution=resolution), device="meta")
-    prompt_ids = prompt_token_ids(load_tokenizer(bases.florence2, "florence2"), TASK_PROMPT)
-    config = VLVEncoderConfig(
-        florence2_config=read_config(bases.florence2).to_dict(),
-        spaces={space.name: space.width for space in decoder.conditioner.spaces},
-        num_queries=num_queries,
-        prompt_ids=prompt_ids,
-    )
-    with torch.device("meta"):
-        encoder = VLVEncoder(config)
-    encoder.set_trained("language_model")
-    module = nn.Module()
-    module.encoder, module.decoder = encoder, decoder
-    return module, [name for name, value in module.named_parameters() if value.requires_grad], prompt_ids
+class Stage1Skeleton(nn.Module):
+    """Encoder and decoder of a stage 1 without weights, under the names of the whole model."""
+
+    def __init__(self, bases: Bases, num_queries: int, resolution: int) -> None:
+        """Build from the configs of the bases; what trains is what the published code trains."""
+        super().__init__()
+        self.decoder = build_decoder(bases.decoder, DecoderSettings(resolution=resolution), device="meta")
+        self.prompt_ids = prompt_token_ids(load_tokenizer(bases.florence2, "florence2"), TASK_PROMPT)
+        config = VLVEncoderConfig(
+            florence2_config=read_config(bases.florence2).to_dict(),
+            spaces={space.name: space.width for space in self.decoder.conditioner.spaces},
+            num_queries=num_queries,
+            prompt_ids=self.prompt_ids,
+        )
+        with torch.device("meta"):
+            self.encoder = VLVEncoder(config)
+        self.encoder.set_trained("language_model")
+
+    def trained_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each weight that trains, by name."""
+        return {name: tuple(value.shape) for name, value in self.named_parameters() if value.requires_grad}
 
 
 def _num_queries(source: ExternalStateDict, key: str) -> int:
@@ -222,12 +228,12 @@ def _num_queries(source: ExternalStateDict, key: str) -> int:
     return shape[1]
 
 
-def _check_sizes(bases: Bases, stage1: Any, encoder_resolution: int) -> None:
+def _check_sizes(bases: Bases, stage1: Stage1Skeleton, encoder_resolution: int) -> None:
     """Refuse what the model would refuse once it is loaded."""
     config = stage1.encoder.config
     settings = EncoderSettings(config.num_queries, encoder_resolution)
     spaces = stage1.decoder.conditioner.spaces
-    read_encoder_layout(bases.florence2).check(settings, spaces, num_prompt_ids=len(config.prompt_ids))
+    read_encoder_layout(bases.florence2).check(settings, spaces, num_prompt_ids=len(stage1.prompt_ids))
 
 
 def _language_model_config(folder: Path) -> PreTrainedConfig:
@@ -238,7 +244,9 @@ def _language_model_config(folder: Path) -> PreTrainedConfig:
     """
     kind = read_json(folder / CONFIG_NAME).get("model_type")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise CheckpointError(f"llm: {folder} holds a model of type {kind}, no causal language model: give Qwen's, log")
+        raise CheckpointError(
+            f"llm: {folder} holds a model of type {kind}, no causal language model: give Qwen's, for example"
+        )
     return AutoConfig.from_pretrained(folder)
 
 

@@ -208,7 +208,7 @@ def _name(dtype: torch.dtype | str) -> str:
 
 
 def table(plan: ImportPlan) -> Iterator[str]:
-    """The lines that tell what becomes of the weights."""
+    """A line for each group of weights: what becomes of them."""
     yield f"{'mapped':<12}{len(plan.mapped):>6}"
     yield from (
         f"    {name}: {theirs:,} rows from the file, {ours - theirs:,} from the base"
