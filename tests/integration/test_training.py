@@ -176,7 +176,7 @@ def test_dry_run_prints_and_writes_nothing(launch, components, sample_photos, tm
     assert done.returncode == 0, done.stderr
     assert "trained, " in done.stdout
     assert "micro-batch 16 x accumulation 1 x 4 processes" in done.stdout
-    assert "GiB" in done.stdout
+    assert "frozen weights 5.4 MiB" in done.stdout  # in the unit that fits
     assert not (tmp_path / "run").exists()
 
 

@@ -37,7 +37,7 @@ RULES = {
     "training": ({"training", "memory", "atomic", "checkpoints"}, {"diffusers", "transformers"}),
     "evaluation": ({"evaluation"}, {"wandb", "accelerate", "diffusers", "transformers"}),
     "inference": (
-        {"inference", "models", "data", "evaluation", "sampling", "checkpoints", "memory", "atomic"},
+        {"inference", "models", "data", "evaluation", "sampling", "checkpoints", "memory", "atomic", "batch"},
         {"wandb", "accelerate"},
     ),
     "recipes": (None, {"diffusers", "wandb"}),

@@ -11,7 +11,7 @@ import vlv
 from vlv.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
-ENTRY_POINTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if "__main__" in path.read_text())
+ENTRY_POINTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if "argparse" in path.read_text())
 HEAVY = ("torch", "transformers", "diffusers", "accelerate", "wandb", "datasets")
 # Any socket that is opened ends the process; heavy modules are looked for when it ends.
 GUARD = f"""

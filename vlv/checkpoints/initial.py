@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from torch import nn
 
 from vlv.checkpoints.external_state_dict import open_state_dict
-from vlv.checkpoints.identity import CONFIG_NAME, STAGE1_TYPE, STAGE2_TYPE, CheckpointError, read_json
+from vlv.checkpoints.identity import CheckpointError
+from vlv.checkpoints.schema import require_initial
 
 _GROWING = "encoder.florence2.language_model.shared.weight"  # the hub's native model has padded rows
 _PARTS = ("encoder.", "mlp.", "llm.")
@@ -21,13 +20,7 @@ def load_initial(model: nn.Module, source: str) -> int:
     Raises:
         CheckpointError: no model of ours, a trained weight that it lacks, or another shape.
     """
-    folder = Path(source)
-    kind = read_json(folder / CONFIG_NAME).get("model_type") if (folder / CONFIG_NAME).is_file() else None
-    if kind not in (STAGE1_TYPE, STAGE2_TYPE):
-        raise CheckpointError(
-            f"initial_checkpoint={source} is no model of VLV: give <output_dir>/final, or an imported checkpoint"
-        )
-    weights = open_state_dict(folder)
+    weights = open_state_dict(require_initial(source))
     copied = 0
     for name, value in model.named_parameters():
         if not name.startswith(_PARTS):

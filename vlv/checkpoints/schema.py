@@ -169,6 +169,20 @@ def require_checkpoint(folder: str | Path, wanted: ModelKind) -> Path:
     return folder
 
 
+def require_initial(source: str) -> Path:
+    """Return the folder of a model that a training can start from: a stage-1 model or a captioner.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    folder = Path(source)
+    if kind_of(folder) not in ("stage1", "stage2"):
+        raise CheckpointError(
+            f"initial_checkpoint={source} is no model of VLV: give <output_dir>/final, or an imported checkpoint"
+        )
+    return folder
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors that hold a checkpoint's weights: one, or all that the index names.
 

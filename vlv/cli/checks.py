@@ -1,30 +1,37 @@
-"""Checks of a call, before any process is started: each failure is one line and exit code 2."""
+"""Checks of a call, before any process is started: each failure is one line and exit code 2.
+
+What a folder must be is asked of the code that will load it: the layouts of decoders and encoders, the checkpoints'
+schema, the data's formats. All of that reads names, JSON and file headers, and loads no torch. A component that a hub
+must give first is checked when it is loaded.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vlv.checkpoints.identity import (
-    CONFIG_NAME,
-    CheckpointError,
-    is_hub_id,
-    read_json,
-    recorded_place,
-)
+from vlv.checkpoints.identity import CONFIG_NAME, CheckpointError, is_hub_id, read_json, recorded_place
 from vlv.checkpoints.origin import BASE_OPTIONS, adapter_bases, preview_stage1
-from vlv.checkpoints.schema import require_checkpoint
+from vlv.checkpoints.schema import require_checkpoint, require_initial
 from vlv.cli.missing import check_present
 from vlv.cli.resume_check import check_resume
-from vlv.cli.size_check import check_inference_steps, check_stage1_sizes
-from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, Stage2Config
+from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, Stage2Config, TrainingConfig
+from vlv.decoders.layout import DecoderLayout, check_inference_steps, read_layout
+from vlv.decoders.settings import DecoderSettings, EmbeddingSpace
+from vlv.encoders.layout import read_encoder_layout
+from vlv.encoders.settings import EncoderSettings
+from vlv.recipes.accelerate_config import read_accelerate_config
+from vlv.recipes.batch_sizes import BatchSizes, require_countable_epochs
 
 if TYPE_CHECKING:
     from vlv.data.formats import DataFormat
 
+AnyConfig = Stage1Config | Stage2Config | CaptionConfig | ReconstructConfig
+DECODER, ENCODER = "stable_diffusion_model_path", "florence2_model_path"
 
-def check_call(config: Any) -> None:
+
+def check_call(config: AnyConfig) -> None:
     """Check paths, checkpoints, sizes and the output folder of a call, as far as names, configs and headers tell.
 
     Raises:
@@ -36,47 +43,65 @@ def check_call(config: Any) -> None:
         _check_stage2(config)
     elif isinstance(config, CaptionConfig):
         _check_captioning(config)
-    elif isinstance(config, ReconstructConfig):
-        _check_drawing(config)
+    else:
+        _check_reconstruction(config)
 
 
 def _check_stage1(config: Stage1Config) -> None:
-    from vlv.data.order import largest_micro_batch
-
-    largest_micro_batch(config.global_batch_size, config.num_gpus, config.max_micro_batch)
-    check_present(config, "train_dataset_path", "stable_diffusion_model_path", "florence2_model_path")
-    for option in ("stable_diffusion_model_path", "florence2_model_path"):
-        _check_component(option, getattr(config, option))
-    check_stage1_sizes(config)
+    BatchSizes.of(config, config.num_gpus)
+    check_present(config, "train_dataset_path", DECODER, ENCODER)
+    _check_components(config)
     if config.t5_dtype == "int8" and read_accelerate_config(config.accelerate_config).get("distributed_type") == "FSDP":
         raise ConfigError("t5_dtype=int8: 8-bit weights cannot be sharded; set t5_dtype=bf16, which FSDP shares out")
-    _check_data("train_dataset_path", config, config.data_format)
-    _check_data("val_dataset_path", config)
-    _check_run_folder(config)
+    _check_training(config, "train_dataset_path")
+
+
+def _check_components(config: Stage1Config) -> None:
+    """Ask the layouts of both components whether they take the call's sizes and options."""
+    decoder, encoder = _component(config, DECODER), _component(config, ENCODER)
+    spaces: tuple[EmbeddingSpace, ...] = ()
+    if decoder is not None:
+        layout = _decoder_layout(decoder, DECODER)
+        options = DecoderSettings.options_of(config)
+        layout.check(DecoderSettings(config.conditioning, config.decoder_resolution, **options))
+        spaces = layout.spaces(config.conditioning)
+        if config.val_pictures:
+            check_inference_steps("val_inference_steps", config.val_inference_steps, layout)
+    if encoder is not None:
+        settings = EncoderSettings(config.num_queries, config.encoder_resolution)
+        try:
+            encoder_layout = read_encoder_layout(encoder)
+        except CheckpointError as error:
+            raise CheckpointError(f"{ENCODER}: {error}") from None
+        encoder_layout.check(settings, spaces)
+
+
+def _decoder_layout(folder: Path, option: str) -> DecoderLayout:
+    try:
+        return read_layout(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"{option}: {error}") from None
 
 
 def _check_stage2(config: Stage2Config) -> None:
     check_present(config, "dataset_path", "diffusion_model_path", "qwen_model")
     stage1 = require_checkpoint(config.diffusion_model_path, "stage1")
-    _check_base(stage1, "florence2", "florence2_model_path", config)
-    _check_base(stage1, "decoder", "stable_diffusion_model_path", config)
-    _check_component("qwen_model", config.qwen_model)
-    _check_data("dataset_path", config, config.data_format)
-    check_epochs(config)
+    _check_base(stage1, "florence2", ENCODER, config)
+    _check_base(stage1, "decoder", DECODER, config)
+    language_model = _component(config, "qwen_model")
+    if language_model is not None and not (language_model / CONFIG_NAME).is_file():
+        raise CheckpointError(f"qwen_model={language_model} holds no {CONFIG_NAME}: it is no language model")
+    require_countable_epochs(config)
+    _check_training(config, "dataset_path")
+
+
+def _check_training(config: TrainingConfig, data_option: str) -> None:
+    """What both stages have in common: data, the model that training starts from, and the run's folder."""
+    _check_data(data_option, config, config.data_format)
     _check_data("val_dataset_path", config)
+    if config.initial_checkpoint is not None:
+        require_initial(config.initial_checkpoint)
     _check_run_folder(config)
-
-
-def check_epochs(config: Stage2Config) -> None:
-    """Check that the epochs can be counted.
-
-    Raises:
-        ConfigError: epochs of a stream, whose length nobody knows.
-    """
-    from vlv.data.files import is_stream
-
-    if config.epochs is not None and is_stream(config.dataset_path):
-        raise ConfigError(f"epochs={config.epochs} of a stream cannot be counted: set epochs=null and total_steps")
 
 
 def _check_captioning(config: CaptionConfig) -> None:
@@ -99,7 +124,7 @@ def _check_captioning(config: CaptionConfig) -> None:
         _check_sampler(stage1 or captioner, config)
 
 
-def _check_drawing(config: ReconstructConfig) -> None:
+def _check_reconstruction(config: ReconstructConfig) -> None:
     from vlv.evaluation.extractors import extractor_problem
 
     check_present(config, "ckpt_dir", "image_path")
@@ -114,47 +139,53 @@ def _check_drawing(config: ReconstructConfig) -> None:
 
 
 def _check_sampler(checkpoint: Path, config: CaptionConfig | ReconstructConfig) -> None:
-    decoder = _check_base(checkpoint, "decoder", "stable_diffusion_model_path", config)
-    if decoder is not None:
-        check_inference_steps("num_inference_steps", config.num_inference_steps, decoder)
+    folder = _check_base(checkpoint, "decoder", DECODER, config)
+    if folder is None:
+        return
+    layout = _decoder_layout(folder, DECODER)
+    conditioning = read_json(checkpoint / CONFIG_NAME).get("conditioning")
+    if conditioning is not None:  # a captioner's own weights generate in the way that it was trained
+        layout.check_conditioning(DecoderSettings(conditioning, **DecoderSettings.options_of(config)))
+    check_inference_steps("num_inference_steps", config.num_inference_steps, layout)
 
 
-def _check_component(option: str, source: str) -> None:
+def _component(config: AnyConfig, option: str) -> Path | None:
+    """The folder of a component that a setting names; None where a hub must give it first."""
+    source: str = getattr(config, option)
     folder = Path(source)
     if folder.is_dir():
-        if (
-            not (folder / "config.json").is_file()
-            and not (folder / "model_index.json").is_file()
-            and not any((folder / part).is_dir() for part in ("unet", "transformer"))
-        ):
-            raise CheckpointError(f"{option}={source} holds neither config.json nor model_index.json: not a model")
-    elif not is_hub_id(source):
-        raise CheckpointError(f"{option}={source} does not exist: give a folder or a hub id")
+        return folder
+    if is_hub_id(source):
+        return None
+    raise CheckpointError(f"{option}={source} does not exist: give a folder or a hub id")
 
 
 def _check_base(
     checkpoint: Path, name: str, option: str, config: Stage2Config | CaptionConfig | ReconstructConfig
 ) -> Path | None:
-    """Check that a checkpoint's frozen base is there; returns its folder, or None where it is a hub's."""
+    """Check that a checkpoint's frozen base is there and of its kind; returns its folder, or None of a hub's."""
     given: str | None = getattr(config, option, None)  # a captioner's language model has no option to move it
-    if given is not None:
-        _check_component(option, given)
-        folder, source = Path(given), given
-    else:
-        content = read_json(checkpoint / CONFIG_NAME)
-        bases = content.get("bases") or content.get("origin") or {}
-        source = recorded_place((bases.get(name) or {}).get("source", ""), checkpoint)
-        folder = Path(source)
-    if folder.is_dir():
-        return folder
-    if source and not is_hub_id(source):
+    folder = _component(config, option) if given is not None else _recorded_base(checkpoint, name, option)
+    if folder is not None and name == "florence2":
+        read_encoder_layout(folder)
+    elif folder is not None and name == "decoder":
+        _decoder_layout(folder, option)
+    return folder
+
+
+def _recorded_base(checkpoint: Path, name: str, option: str) -> Path | None:
+    content = read_json(checkpoint / CONFIG_NAME)
+    bases = content.get("bases") or content.get("origin") or {}
+    source = recorded_place((bases.get(name) or {}).get("source", ""), checkpoint)
+    folder = Path(source)
+    if source and not folder.is_dir() and not is_hub_id(source):
         raise CheckpointError(
             f"{checkpoint} was trained on {folder}, which is not there any more: set {option} to where it lies now"
         )
-    return None
+    return folder if folder.is_dir() else None
 
 
-def _check_data(option: str, config: Stage1Config | Stage2Config, data_format: DataFormat = "auto") -> None:
+def _check_data(option: str, config: TrainingConfig, data_format: DataFormat = "auto") -> None:
     """Check that there is something to read, and for stage 2 that it has captions."""
     from vlv.data.files import is_stream
     from vlv.data.formats import SourceSettings
@@ -168,7 +199,7 @@ def _check_data(option: str, config: Stage1Config | Stage2Config, data_format: D
             path,
             SourceSettings(
                 data_format=data_format,
-                captions=isinstance(config, Stage2Config),
+                captions=config.reads_captions,
                 image_column=config.image_column,
                 caption_column=config.caption_column,
             ),
@@ -188,7 +219,7 @@ def _check_images(path: str) -> None:
         raise ConfigError(f"image_path={path} is no image by its name: give an image, a folder of images or a glob")
 
 
-def _check_run_folder(config: Stage1Config | Stage2Config) -> None:
+def _check_run_folder(config: TrainingConfig) -> None:
     folder = Path(config.output_dir)
     check_writable("output_dir", folder)
     check_resume(config)
@@ -217,57 +248,3 @@ def check_writable(option: str, folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise ConfigError(f"{option}={folder} cannot be written: {error.strerror} in {nearest}") from None
-
-
-def check_devices(num_gpus: int, accelerate_config: str | None, precision: str = "auto") -> bool:
-    """Whether the processes run on the CPU.
-
-    Raises:
-        ConfigError: more GPUs are asked for than there are (names the number that fits), or fp16 on the CPU.
-    """
-    on_cpu = _run_on_cpu(num_gpus, accelerate_config)
-    if on_cpu and precision == "fp16":
-        raise ConfigError("precision=fp16 needs a GPU: set precision=bf16 or fp32")
-    return on_cpu
-
-
-def _run_on_cpu(num_gpus: int, accelerate_config: str | None) -> bool:
-    import torch
-
-    settings = read_accelerate_config(accelerate_config)
-    if settings.get("use_cpu") or settings.get("distributed_type") == "MULTI_CPU":
-        return True
-    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    machines = int(os.environ.get("NUM_MACHINES") or settings.get("num_machines") or 1)
-    wanted = num_gpus // max(1, machines)
-    if here == 0 and num_gpus == 1 and not settings:
-        return True
-    if here == 0:
-        raise ConfigError(
-            f"num_gpus={num_gpus} but this machine has no GPU: num_gpus=1 runs on the CPU, and with "
-            f"accelerate_config=configs/accelerate/cpu.yaml num_gpus is the number of CPU processes"
-        )
-    if wanted > here:
-        raise ConfigError(f"num_gpus={num_gpus} but {here} GPUs are here: set num_gpus={here}")
-    return False
-
-
-def read_accelerate_config(path: str | None) -> dict[str, Any]:
-    """The settings of an Accelerate YAML; empty without one.
-
-    Raises:
-        ConfigError: the file is missing or broken.
-    """
-    import yaml
-
-    if not path:
-        return {}
-    if not Path(path).is_file():
-        raise ConfigError(f"accelerate_config={path} is not there; ready ones are in configs/accelerate/")
-    try:
-        settings = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"accelerate_config={path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(settings, dict):
-        raise ConfigError(f"accelerate_config={path} holds no settings")
-    return settings

@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 a failed run, 2 a call that cannot work, 130 interrupted.
 
 from __future__ import annotations
 
-import importlib.util
+import gc
 import logging
 import os
 import signal
@@ -14,11 +14,14 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
-from vlv.cli.checks import check_call, check_devices, read_accelerate_config
+from vlv.cli.checks import check_call
+from vlv.cli.devices import check_devices, require_deepspeed
 from vlv.cli.entry import BAD_CALL, FAILED_RUN, INTERRUPTED, Call, parse, stop
-from vlv.cli.worker import ERROR_FILE_VARIABLE, write_resolved
+from vlv.cli.worker import ERROR_FILE_VARIABLE, attempt, write_resolved
 from vlv.config import (
     CaptionConfig,
     InferenceConfig,
@@ -27,6 +30,7 @@ from vlv.config import (
     Stage1Config,
     Stage2Config,
 )
+from vlv.recipes.accelerate_config import read_accelerate_config
 from vlv.resources import recipes_folder
 
 WORKER = "vlv.cli.worker"
@@ -49,6 +53,10 @@ class Launched:
     function: str
     recipe: str
 
+    def run(self, config: LaunchConfig) -> None:
+        """Do the work in this process."""
+        getattr(import_module(self.module), self.function)(config)
+
 
 LAUNCHED = {
     "stage1": Launched(Stage1Config, "vlv.recipes.stage1", "train", "stage1.yaml"),
@@ -69,22 +77,20 @@ def main(arguments: list[str]) -> None:
     try:
         check_call(config)
         on_cpu = dry_run or check_devices(config.num_gpus, config.accelerate_config, config.precision)
-        _check_deepspeed(config.accelerate_config)
+        require_deepspeed(config.accelerate_config)
     except (ValueError, OSError) as error:
         stop(str(error), BAD_CALL)
     _warn_of_unused(config, arguments)
     with tempfile.TemporaryDirectory() as folder:
         error_file, config_file = Path(folder) / "error.txt", Path(folder) / "config.json"
         os.environ[ERROR_FILE_VARIABLE] = str(error_file)
-        write_resolved(config, config_file)
-        code = _start([name, str(config_file)], config, on_cpu, dry_run)
+        if dry_run:  # here: a process of its own would read the settings and load Python once more
+            code = attempt(partial(command.run, config))
+            gc.freeze()  # as in the worker
+        else:
+            write_resolved(config, config_file)
+            code = _start([name, str(config_file)], config, on_cpu)
         _finish(code, error_file, _trace_path(config))
-
-
-def _check_deepspeed(accelerate_config: str | None) -> None:
-    wanted = read_accelerate_config(accelerate_config).get("distributed_type") == "DEEPSPEED"
-    if wanted and importlib.util.find_spec("deepspeed") is None:
-        raise ValueError(f"accelerate_config={accelerate_config} needs DeepSpeed: pip install deepspeed")
 
 
 def _warn_of_unused(config: LaunchConfig, call: list[str]) -> None:
@@ -93,9 +99,9 @@ def _warn_of_unused(config: LaunchConfig, call: list[str]) -> None:
         print(f"{' '.join(sampling)}: no effect, as no previews are generated without preview_dir", file=sys.stderr)
 
 
-def _start(call: list[str], config: LaunchConfig, on_cpu: bool, dry_run: bool) -> int:
+def _start(call: list[str], config: LaunchConfig, on_cpu: bool) -> int:
     """Run the processes to their end; returns an exit code, negative for a signal."""
-    if dry_run or (config.num_gpus == 1 and not read_accelerate_config(config.accelerate_config)):
+    if config.num_gpus == 1 and not read_accelerate_config(config.accelerate_config):
         return _run_one(call)
     if on_cpu:
         return _run_on_cpu(call, config.num_gpus)

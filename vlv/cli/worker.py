@@ -7,13 +7,14 @@ so nothing is merged or checked against recipes a second time.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -28,9 +29,14 @@ def main(arguments: list[str] | None = None) -> None:
     from vlv.cli.launch import LAUNCHED
 
     name, path = sys.argv[1:] if arguments is None else arguments
+    _end_with_parent()
     command = LAUNCHED[name]
-    config = read_resolved(command.kind, Path(path))
-    run_process(lambda: getattr(import_module(command.module), command.function)(config))
+    code = attempt(partial(command.run, read_resolved(command.kind, Path(path))))
+    if code == FAILED_RUN:
+        _exit_at_once(code)
+    # Without it the interpreter's last collection looks at a million objects of the libraries, for about a second.
+    gc.freeze()
+    raise SystemExit(code)
 
 
 def write_resolved(config: object, path: Path) -> None:
@@ -43,17 +49,17 @@ def read_resolved(kind: type[Config], path: Path) -> Config:
     return kind(**json.loads(path.read_text()))
 
 
-def run_process(work: Callable[[], None]) -> None:
-    """Do the work of one process; a failure leaves its trace in a file and one line on the terminal."""
-    _end_with_parent()
+def attempt(work: Callable[[], object]) -> int:
+    """Do the work of one process; returns its exit code. A failure leaves its one line and its trace in a file."""
     try:
         quiet_libraries()
         work()
     except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
+        return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last line of defence: any failure becomes one line and a file
         _report(error)
-        _exit_at_once(FAILED_RUN)
+        return FAILED_RUN
+    return 0
 
 
 def _exit_at_once(code: int) -> NoReturn:

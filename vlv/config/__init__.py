@@ -6,7 +6,7 @@ Flat on purpose: a key has one name, the same in the launcher, in the YAML and o
 
 from vlv.config.groups import DataConfig, OptimConfig, ReadingConfig, RunConfig
 from vlv.config.inference import CaptionConfig, InferenceConfig, ReconstructConfig
-from vlv.config.training import Stage1Config, Stage2Config
+from vlv.config.training import Stage1Config, Stage2Config, TrainingConfig
 from vlv.settings import ConfigError, describe, load_config, save_config
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "RunConfig",
     "Stage1Config",
     "Stage2Config",
+    "TrainingConfig",
     "describe",
     "load_config",
     "save_config",

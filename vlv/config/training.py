@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from vlv.config.groups import DataConfig, OptimConfig, RunConfig, data_option, model_option, optim_option
 from vlv.settings import recipe, require
@@ -13,6 +13,8 @@ from vlv.settings import recipe, require
 @dataclass(frozen=True)
 class Stage1Config(RunConfig, OptimConfig, DataConfig):
     """Stage 1: images to caption embeddings, taught by the frozen decoder's denoising loss."""
+
+    reads_captions: ClassVar[bool] = False
 
     train_dataset_path: str = data_option(
         "./data/Images_6M",
@@ -75,11 +77,37 @@ class Stage1Config(RunConfig, OptimConfig, DataConfig):
         if self.min_snr_gamma is not None:
             require(self.min_snr_gamma > 0, "min_snr_gamma", self.min_snr_gamma, "give null or a positive number")
 
+    @property
+    def data_path(self) -> str:
+        """The training data."""
+        return self.train_dataset_path
+
+    @property
+    def step_limit(self) -> int:
+        """Optimizer steps at most."""
+        return self.num_steps
+
+    @property
+    def epoch_limit(self) -> float | None:
+        """Passes over the data at most: no limit, stage 1 has a number of steps."""
+        return None
+
+    @property
+    def micro_batch_limit(self) -> int:
+        """Most samples that a process takes at once."""
+        return self.max_micro_batch
+
+    def total_batch_size(self, num_processes: int) -> int:
+        """Samples of one optimizer step over all processes."""
+        return self.global_batch_size
+
 
 @recipe("stage2")
 @dataclass(frozen=True)
 class Stage2Config(RunConfig, OptimConfig, DataConfig):
     """Stage 2: a projector and a causal language model learn to read the embeddings as captions."""
+
+    reads_captions: ClassVar[bool] = True
 
     lr: float = optim_option(1e-5, "peak learning rate", frequent=True)
     lr_schedule: Literal["cosine", "linear", "constant"] = optim_option(
@@ -161,3 +189,30 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
                 "encoder" in self.train, "diffusion_weight", self.diffusion_weight, "the denoising loss trains the "
                 "encoder: add encoder to train, or set diffusion_weight=0",
             )  # fmt: skip
+
+    @property
+    def data_path(self) -> str:
+        """The training data."""
+        return self.dataset_path
+
+    @property
+    def step_limit(self) -> int:
+        """Optimizer steps at most."""
+        return self.total_steps
+
+    @property
+    def epoch_limit(self) -> float | None:
+        """Passes over the data at most; None is no limit."""
+        return self.epochs
+
+    @property
+    def micro_batch_limit(self) -> int:
+        """Most samples that a process takes at once."""
+        return min(self.max_micro_batch, self.batch_size)
+
+    def total_batch_size(self, num_processes: int) -> int:
+        """Samples of one optimizer step over all processes."""
+        return self.batch_size * self.accumulation * num_processes
+
+
+TrainingConfig = Stage1Config | Stage2Config

@@ -6,17 +6,16 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, cast
 
 from torch import Generator, Tensor
 
+from vlv.batch import Batch, PairBatch
 from vlv.evaluation.registry import caption_measures
 from vlv.inference.comparison import comparison, reconstruction_labels
 from vlv.inference.journal import JsonObject, write_json
 from vlv.inference.pictures import image_generator, write_png
 from vlv.models.image_processor import to_images
-
-Batch: TypeAlias = dict[str, Any]  # see `vlv.data.dataset.SamplePreparation.collate`
 
 
 class Reconstructor(Protocol):
@@ -139,7 +138,9 @@ class CaptionSamples:
         with (folder / f"process_{self.validation_samples.process_index}.jsonl").open("w") as handle:
             for position, batch, row in self.validation_samples.rows(batches):
                 caption = self.captioner.caption_pixels(batch["encoder_pixels"][row : row + 1], num_beams=1)[0]
-                reference = self.captioner.tokenizer.decode(batch["input_ids"][row], skip_special_tokens=True)
+                reference = self.captioner.tokenizer.decode(
+                    cast("PairBatch", batch)["input_ids"][row], skip_special_tokens=True
+                )
                 line = {"position": position, "name": batch["names"][row], "caption": caption, "reference": reference}
                 handle.write(json.dumps(line, ensure_ascii=False) + "\n")
         self.validation_samples.wait()

@@ -93,8 +93,8 @@ def component(name: str) -> Path:
 
 def plan(folder: Path, conditioning: ConditioningKind, config: PlanConfig) -> list[str]:
     """One row of the table, in the order of `HEAD`."""
-    from vlv.cli.dry_run import parameter_counts
     from vlv.planning.meta_step import count_flops, enable_checkpointing
+    from vlv.planning.size import parameter_counts
 
     model = build(folder, conditioning, config)
     trained, frozen = parameter_counts(model)
@@ -139,10 +139,10 @@ def fixed_gib(model: VLVAutoEncoder) -> float:
     """
     import torch
 
-    from vlv.cli.dry_run import memory_estimate, parameter_counts
+    from vlv.planning.size import memory_estimate, parameter_counts
 
     model.set_dtypes(torch.bfloat16, torch.float32)
-    return sum(memory_estimate(model).values()) + 2 * parameter_counts(model)[0] / 2**30
+    return (sum(memory_estimate(model).values()) + 2 * parameter_counts(model)[0]) / 2**30
 
 
 def gib_an_image(model: VLVAutoEncoder) -> float:

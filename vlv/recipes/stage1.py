@@ -5,29 +5,67 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from vlv.config import Stage1Config
 
+if TYPE_CHECKING:
+    from vlv.models.autoencoder import VLVAutoEncoder
 
-def train(config: Stage1Config) -> None:
-    """Build the parts and fit."""
+
+def train(config: Stage1Config) -> Path | None:
+    """Build the parts and fit; callable from a notebook, on one process.
+
+    Returns:
+        Folder of the finished model; None of a dry run.
+
+    Raises:
+        ValueError: components, data or settings that do not fit; names them and the fix.
+    """
     import torch
 
-    from vlv.checkpoints.initial import load_initial
-    from vlv.cli.dry_run import print_dry_run
-    from vlv.data.preparation import SamplePreparation
-    from vlv.decoders import DecoderSettings
-    from vlv.encoders import EncoderSettings
-    from vlv.inference.validation import ReconstructionSamples
-    from vlv.losses import LossOptions
-    from vlv.models.autoencoder import VLVAutoEncoder
     from vlv.models.objectives import DenoisingObjective
-    from vlv.models.projector import start_as_torch_does
-    from vlv.recipes import training_run as assembly
-    from vlv.recipes.training_data import BatchSizes, open_training_data
-    from vlv.training.processes import resolve_precision, start_processes, torch_dtype
+    from vlv.training.processes import resolve_precision
 
     precision = resolve_precision(config.precision)
     torch.manual_seed(config.seed)
+    model = build_autoencoder(config, precision)
+    objective = DenoisingObjective(model, config.seed, config.conditioning_dropout)
+    if config.dry_run:
+        from vlv.recipes.dry_run import print_dry_run
+
+        return print_dry_run(config, objective, precision)
+
+    from vlv.data.preparation import SamplePreparation
+    from vlv.inference.validation import ReconstructionSamples
+    from vlv.recipes.training_run import StageParts, TrainingRun
+
+    run = TrainingRun.start(config, precision)
+    weights = run.fit(
+        objective,
+        StageParts(
+            prepare=SamplePreparation(model.image_processor, max_image_pixels=config.max_image_pixels),
+            identity=model.describe(),
+            write_extras=model.save_description,
+            show=ReconstructionSamples(
+                run.validation_samples, model, config.val_guidance_scale, config.val_inference_steps, config.seed
+            ),
+        ),
+    )
+    return run.save_final(lambda folder: model.save_pretrained(folder, weights))
+
+
+def build_autoencoder(config: Stage1Config, precision: str) -> VLVAutoEncoder:
+    """The model that training starts from, in the precisions of the run."""
+    from vlv.checkpoints.initial import load_initial
+    from vlv.decoders import DecoderSettings
+    from vlv.encoders import EncoderSettings
+    from vlv.losses import LossOptions
+    from vlv.models.autoencoder import VLVAutoEncoder
+    from vlv.models.projector import start_as_torch_does
+    from vlv.training.processes import torch_dtype
+
     model = VLVAutoEncoder.from_components(
         config.stable_diffusion_model_path,
         config.florence2_model_path,
@@ -46,34 +84,4 @@ def train(config: Stage1Config) -> None:
     model.decoder.set_loss_options(LossOptions.of(config))
     if config.initial_checkpoint is not None:
         load_initial(model, config.initial_checkpoint)
-    objective = DenoisingObjective(model, config.seed, config.conditioning_dropout)
-    if config.dry_run:
-        return print_dry_run(config, objective, BatchSizes.of(config, config.num_gpus), precision)
-
-    sizes = BatchSizes.of(config, assembly.world_size())
-    accelerator = start_processes(precision, sizes.accumulation, sizes.micro_batch_size, config.max_grad_norm)
-    assembly.start_run_folder(config, accelerator)
-    data = open_training_data(config, accelerator, sizes)
-    weights = assembly.fit(
-        config,
-        accelerator,
-        objective,
-        data,
-        sizes,
-        assembly.StageParts(
-            prepare=SamplePreparation(model.image_processor, max_image_pixels=config.max_image_pixels),
-            identity=model.identity(),
-            write_extras=model.save_description,
-            show=ReconstructionSamples(
-                assembly.validation_samples(config, accelerator),
-                model,
-                config.val_guidance_scale,
-                config.val_inference_steps,
-                config.seed,
-            ),
-        ),
-    )
-    if accelerator.is_main_process:
-        assembly.save_final(config, data, lambda folder: model.save_pretrained(folder, weights))
-    accelerator.end_training()
-    return None
+    return model

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from vlv.config import Stage2Config
 
@@ -16,25 +16,26 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
+    from vlv.batch import Batch
+    from vlv.decoders import DiffusionDecoder
     from vlv.models.captioner import VLVCaptioner
 
 PROJECTOR_SAMPLES = 1024  # that projector_init=whitened looks at
 
 
-def train(config: Stage2Config) -> None:
-    """Build the parts and fit."""
+def train(config: Stage2Config) -> Path | None:
+    """Build the parts and fit; callable from a notebook, on one process.
+
+    Returns:
+        Folder of the finished captioner; None of a dry run.
+
+    Raises:
+        ValueError: components, data or settings that do not fit; names them and the fix.
+    """
     import torch
 
-    from vlv.cli.dry_run import print_dry_run
-    from vlv.data.captions import CaptionTokenizer
-    from vlv.data.preparation import SamplePreparation
-    from vlv.inference.validation import CaptionSamples
-    from vlv.models.from_stage1 import decoder_of
     from vlv.models.objectives import CaptionObjective
-    from vlv.recipes import training_run as assembly
-    from vlv.recipes.training_data import BatchSizes, open_training_data, training_loader
-    from vlv.training.processes import is_sharded, resolve_precision, start_processes, torch_dtype
-    from vlv.training.state import TrainState
+    from vlv.training.processes import is_sharded, resolve_precision, torch_dtype
 
     precision = resolve_precision(config.precision)
     compute_dtype = torch_dtype(precision)
@@ -42,49 +43,36 @@ def train(config: Stage2Config) -> None:
     model = build_captioner(config, compute_dtype)
     if config.dropout is not None:
         model.set_dropout(config.dropout)
-    decoder = None
-    if config.diffusion_weight > 0:
-        decoder = decoder_of(model, config.stable_diffusion_model_path, dtype=precision)
-        decoder.set_dtypes(compute_dtype)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-        if decoder is not None:
-            decoder.enable_gradient_checkpointing()
+    decoder = build_decoder(config, model, precision) if config.diffusion_weight > 0 else None
     objective = CaptionObjective(model, config.seed, decoder, config.diffusion_weight, config.token_mean)
     if config.dry_run:
-        return print_dry_run(config, objective, BatchSizes.of(config, config.num_gpus), precision)
+        from vlv.recipes.dry_run import print_dry_run
 
-    sizes = BatchSizes.of(config, assembly.world_size())
-    accelerator = start_processes(precision, sizes.accumulation, sizes.micro_batch_size, config.max_grad_norm)
-    assembly.start_run_folder(config, accelerator)
-    data = open_training_data(config, accelerator, sizes)
+        return print_dry_run(config, objective, precision)
+
+    from vlv.data.captions import CaptionTokenizer
+    from vlv.data.preparation import SamplePreparation
+    from vlv.inference.validation import CaptionSamples
+    from vlv.recipes.training_run import StageParts, TrainingRun
+    from vlv.training.state import TrainState
+
+    run = TrainingRun.start(config, precision)
     tokenizer = CaptionTokenizer(model.tokenizer, config.max_caption_tokens, config.supervise_eos, model.eos_token_id)
     prepare = SamplePreparation(model.image_processor, tokenizer, config.max_image_pixels)
-    is_new = config.initial_checkpoint is None and assembly.resumed_checkpoint(config) is None
-    if config.projector_init == "whitened" and is_new:
-        first = training_loader(config, accelerator, data, sizes, TrainState(), prepare)
-        start_projector(model, accelerator, first)
-    weights = assembly.fit(
-        config,
-        accelerator,
-        objective,
-        data,
-        sizes,
-        assembly.StageParts(
-            prepare=prepare,
-            identity=model.origin,
-            write_extras=lambda folder: None,
-            show=CaptionSamples(assembly.validation_samples(config, accelerator), model),
-            part_lrs=part_lrs(config),
-        ),
-    )
-    if accelerator.is_main_process:
+    if config.projector_init == "whitened" and config.initial_checkpoint is None and run.resumed is None:
+        start_projector(model, run.accelerator, run.loader(TrainState(), prepare))
+    samples = CaptionSamples(run.validation_samples, model)
+    weights = run.fit(objective, StageParts(prepare, model.origin, samples, part_lrs=part_lrs(config)))
+
+    def save(folder: Path) -> None:
         # Sharded weights cannot be written by one process: the captioner is built once more, whole.
-        whole = build_captioner(config, compute_dtype) if is_sharded(accelerator) else model
+        whole = build_captioner(config, compute_dtype) if is_sharded(run.accelerator) else model
         whole.load_state_dict(weights, strict=False)
-        assembly.save_final(config, data, whole.save_pretrained)
-    accelerator.end_training()
-    return None
+        whole.save_pretrained(folder)
+
+    return run.save_final(save)
 
 
 def part_lrs(config: Stage2Config) -> dict[str, float]:
@@ -121,7 +109,19 @@ def build_captioner(config: Stage2Config, compute_dtype: torch.dtype) -> VLVCapt
     return model
 
 
-def start_projector(model: VLVCaptioner, accelerator: Accelerator, loader: Iterable[dict[str, Any]]) -> None:
+def build_decoder(config: Stage2Config, model: VLVCaptioner, precision: str) -> DiffusionDecoder:
+    """The frozen decoder whose denoising loss trains beside the caption loss."""
+    from vlv.models.from_stage1 import decoder_of
+    from vlv.training.processes import torch_dtype
+
+    decoder = decoder_of(model, config.stable_diffusion_model_path, dtype=precision)
+    decoder.set_dtypes(torch_dtype(precision))
+    if config.gradient_checkpointing:
+        decoder.enable_gradient_checkpointing()
+    return decoder
+
+
+def start_projector(model: VLVCaptioner, accelerator: Accelerator, loader: Iterable[Batch]) -> None:
     """Start the projector from the embeddings of the run's first samples, the same on every process.
 
     Raises:
@@ -131,7 +131,7 @@ def start_projector(model: VLVCaptioner, accelerator: Accelerator, loader: Itera
 
     from vlv.models.projector import StateMoments
 
-    read: tuple[Any, ...] = (model.encoder, model.conditioner)
+    read = cast("list[torch.nn.Module]", [model.encoder, model.conditioner])  # transformers types `to` its own way
     for part in read:
         part.to(accelerator.device)
     model.eval()
@@ -144,8 +144,11 @@ def start_projector(model: VLVCaptioner, accelerator: Accelerator, loader: Itera
         given += len(states)
         if given >= wanted:
             break
-    reduce: Any = partial(accelerator.reduce, reduction="sum")
-    mean, covariance = moments.summed(lambda value: reduce(value.to(accelerator.device)))
+
+    def summed(value: torch.Tensor) -> torch.Tensor:
+        return cast("torch.Tensor", accelerator.reduce(value.to(accelerator.device), reduction="sum"))
+
+    mean, covariance = moments.summed(summed)
     model.mlp.start_whitened(mean, covariance, model.llm.get_input_embeddings().weight.float().std().item())
     for part in read:
-        part.to("cpu")  # the accelerator places or shards the whole of it
+        part.to("cpu")  # the accelerator places or shards the whole of the model, and takes it from one device

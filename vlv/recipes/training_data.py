@@ -1,4 +1,4 @@
-"""The data of both trainings: batch sizes, opened sources, loaders."""
+"""The data of both trainings: opened sources and their loaders."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from vlv.batch import Batch
-from vlv.cli.checks import check_epochs
-from vlv.config import Stage1Config, Stage2Config
+from vlv.config import TrainingConfig
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.dataset import OrderedDataset, build_loader
 from vlv.data.files import is_stream
@@ -21,7 +20,6 @@ from vlv.data.formats import SourceSettings
 from vlv.data.order import (
     BatchPlan,
     SampleOrder,
-    largest_micro_batch,
     training_positions,
     validation_positions,
 )
@@ -29,39 +27,10 @@ from vlv.data.preparation import SamplePreparation
 from vlv.data.sample import SampleSource
 from vlv.data.sources import open_source
 from vlv.data.streaming import StreamedDataset, StreamSettings, build_stream_loader
+from vlv.recipes.batch_sizes import BatchSizes, require_countable_epochs
 from vlv.training.state import TrainState
 
-TrainingConfig = Stage1Config | Stage2Config
 BAD_SAMPLES = "bad_samples.jsonl"
-
-
-@dataclass(frozen=True)
-class BatchSizes:
-    """global = micro x accumulation x processes, always."""
-
-    global_batch_size: int
-    micro_batch_size: int
-    num_processes: int
-
-    @property
-    def accumulation(self) -> int:
-        """Micro-batches of one process in one optimizer step."""
-        return self.global_batch_size // (self.micro_batch_size * self.num_processes)
-
-    @classmethod
-    def of(cls, config: TrainingConfig, num_processes: int) -> BatchSizes:
-        """The sizes that a config means on a number of processes.
-
-        Raises:
-            ValueError: the processes do not divide the global batch.
-        """
-        cap = config.max_micro_batch
-        if isinstance(config, Stage2Config):
-            total = config.batch_size * config.accumulation * num_processes
-            cap = min(cap, config.batch_size)
-        else:
-            total = config.global_batch_size
-        return cls(total, largest_micro_batch(total, num_processes, cap), num_processes)
 
 
 @dataclass(frozen=True)
@@ -88,24 +57,20 @@ def open_training_data(config: TrainingConfig, accelerator: Accelerator, sizes: 
     Raises:
         ValueError: nothing to read, or epochs of a stream, whose length nobody knows.
     """
-    stage2 = isinstance(config, Stage2Config)
-    path = config.dataset_path if stage2 else config.train_dataset_path
     if not accelerator.is_local_main_process:
-        logging.getLogger("vlv").setLevel(logging.ERROR)  # one process tells what it finds
+        logging.getLogger("vlv").setLevel(logging.ERROR)  # one process of a machine reports what it finds
+    path, num_steps = config.data_path, config.step_limit
+    require_countable_epochs(config)
     if is_stream(path):
-        if stage2:
-            check_epochs(config)
-        return Data(path, None, config.total_steps if stage2 else config.num_steps, None)
+        return Data(path, None, num_steps, None)
     with accelerator.local_main_process_first():
         settings = _source_settings(config)
-        source = open_source(path, replace(settings, data_format=config.data_format, captions=stage2))
-    if not stage2:
-        return Data(path, source, config.num_steps, None)
-    if config.epochs is None:
-        return Data(path, source, config.total_steps, None)
-    num_samples = math.ceil(config.epochs * len(source))
+        source = open_source(path, replace(settings, data_format=config.data_format, captions=config.reads_captions))
+    if config.epoch_limit is None:
+        return Data(path, source, num_steps, None)
+    num_samples = math.ceil(config.epoch_limit * len(source))
     by_epochs = math.ceil(num_samples / sizes.global_batch_size)
-    return Data(path, source, min(config.total_steps, by_epochs), num_samples)
+    return Data(path, source, min(num_steps, by_epochs), num_samples)
 
 
 def training_loader(

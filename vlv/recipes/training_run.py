@@ -1,4 +1,4 @@
-"""The wiring that both trainings share: run folder, optimizer, checkpoints, validation, trainer."""
+"""A training run of either stage: its folder, processes and data, the loop over them, and the finished model."""
 
 from __future__ import annotations
 
@@ -6,39 +6,35 @@ import dataclasses
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch.optim import AdamW
+from torch.utils.data import DataLoader
 
 from vlv.atomic import whole_folder
+from vlv.batch import Batch
 from vlv.checkpoints.card import public_place, write_card
 from vlv.checkpoints.resume import find_checkpoint
-from vlv.cli.dry_run import parameter_counts
-from vlv.config import save_config
+from vlv.config import TrainingConfig, save_config
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.preparation import SamplePreparation
 from vlv.frozen import restore_dtypes
 from vlv.inference.validation import ValidationSamples
-from vlv.recipes.training_data import (
-    BAD_SAMPLES,
-    BatchSizes,
-    Data,
-    TrainingConfig,
-    training_loader,
-    validation_batches,
-)
+from vlv.planning.size import parameter_counts
+from vlv.recipes.batch_sizes import BatchSizes
+from vlv.recipes.training_data import BAD_SAMPLES, Data, open_training_data, training_loader, validation_batches
 from vlv.training.average import WeightAverage
 from vlv.training.checkpoint import Checkpointer
 from vlv.training.metrics import MetricLogger
 from vlv.training.optim import build_optimizer, lr_at
-from vlv.training.processes import is_sharded
+from vlv.training.processes import is_sharded, start_processes
 from vlv.training.sharding import distribute
 from vlv.training.state import TrainState
 from vlv.training.tracker import WandbSettings
@@ -49,146 +45,198 @@ CHECKPOINTS, FINAL, CONFIG = "checkpoints", "final", "config.yaml"
 VALIDATION = "validation"
 
 
+class ShowSamples(Protocol):
+    """Shows what the model makes of the first validation samples: pictures or captions."""
+
+    def __call__(self, step: int, batches: Iterable[Batch], logger: MetricLogger) -> None:
+        """Called on every process at each save."""
+        ...
+
+
 @dataclass(frozen=True)
 class StageParts:
     """What differs between the stages, beside config and objective.
 
-    identity: what a resumed checkpoint must agree on. write_extras: writes what a checkpoint holds beside
-    weights and state. show: (step, validation batches, logger), called at each save: pictures or captions.
-    part_lrs: peak learning rate of the parameters whose names begin so, where it is not the run's.
+    prepare: from a sample to the model's inputs. identity: what a resumed checkpoint must agree on. write_extras:
+    writes what a checkpoint holds beside weights and state. part_lrs: peak learning rate of the parameters whose names
+    begin so, where it is not the run's.
     """
 
     prepare: SamplePreparation
     identity: dict[str, Any]
-    write_extras: Callable[[Path], None]
-    show: Callable[[int, Any, MetricLogger], None]
+    show: ShowSamples
+    write_extras: Callable[[Path], None] = lambda folder: None
     part_lrs: Mapping[str, float] = field(default_factory=dict)
 
 
-def fit(
-    config: TrainingConfig,
-    accelerator: Accelerator,
-    objective: torch.nn.Module,
-    data: Data,
-    sizes: BatchSizes,
-    parts: StageParts,
-) -> dict[str, torch.Tensor]:
-    """Train to the end, from the start or from a checkpoint; returns the trained weights on the CPU."""
-    output_dir = Path(config.output_dir)
-    build = partial(_build_optimizer, config, parts.part_lrs)
-    objective, optimizer = distribute(accelerator, objective, build)
-    restore_dtypes(accelerator.unwrap_model(objective))
-    checkpointer = _checkpointer(config, accelerator, parts)
-    found = resumed_checkpoint(config)
-    average = _average(config, accelerator, objective)
-    state = checkpointer.load(found, objective, optimizer, average) if found else TrainState()
-    logger = _logger(config, accelerator, data, state)
-    _announce(logger, config, objective, data, sizes, state, found, is_sharded(accelerator))
-    loader = training_loader(config, accelerator, data, sizes, state, parts.prepare)
-    val_batches = validation_batches(config, accelerator, sizes, parts.prepare)
+@dataclass(frozen=True)
+class TrainingRun:
+    """A run's settings, processes, batch sizes and data; the same object on every process."""
 
-    samples = BadSampleLog(output_dir / BAD_SAMPLES, "train", accelerator.num_processes, config.max_bad_share)
+    config: TrainingConfig
+    accelerator: Accelerator
+    sizes: BatchSizes
+    data: Data
 
-    def validate(state: TrainState) -> dict[str, float]:
-        metrics = validation_loss(accelerator, objective, val_batches())
-        if config.val_pictures and not is_sharded(accelerator):
-            parts.show(state.step, val_batches(), logger)
-        return metrics
+    @classmethod
+    def start(cls, config: TrainingConfig, precision: str) -> TrainingRun:
+        """Join the processes, make the run's folder, and open the data.
 
-    schedule = {"lr": config.lr, "schedule": config.lr_schedule, "warmup_steps": config.warmup_steps}
-    Trainer(
-        TrainingParts(
-            accelerator=accelerator,
-            objective=objective,
-            optimizer=optimizer,
-            loader=samples.watch(loader),
-            checkpointer=checkpointer,
-            logger=logger,
-            samples=samples,
-            average=average,
-        ),
-        _settings(config, data, sizes),
-        state=state,
-        lr_at=partial(lr_at, num_steps=config.lr_schedule_steps or data.num_steps, **schedule),
-        validate=validate,
-    ).fit()
-    logger.close()
-    if average is not None:
-        return {name.removeprefix("model."): value for name, value in average.state().items()}
-    return checkpointer.trained_state(objective)
+        Raises:
+            ValueError: the processes do not divide the global batch, or there is nothing to read.
+        """
+        # Of the launcher's environment, as Accelerate has to be told the accumulation when it starts.
+        sizes = BatchSizes.of(config, int(os.environ.get("WORLD_SIZE", "1")))
+        accelerator = start_processes(precision, sizes.accumulation, sizes.micro_batch_size, config.max_grad_norm)
+        _start_folder(config, accelerator)
+        return cls(config, accelerator, sizes, open_training_data(config, accelerator, sizes))
 
+    @property
+    def resumed(self) -> Path | None:
+        """The checkpoint that the run resumes from; None where it starts anew."""
+        return find_checkpoint(self.config.resume, Path(self.config.output_dir) / CHECKPOINTS)
 
-def _build_optimizer(config: TrainingConfig, part_lrs: Mapping[str, float], objective: torch.nn.Module) -> AdamW:
-    betas = (config.betas[0], config.betas[1])
-    return build_optimizer(objective.named_parameters(), config.lr, betas, config.weight_decay, part_lrs)
+    @property
+    def validation_samples(self) -> ValidationSamples:
+        """Where validation pictures or captions go."""
+        folder, accelerator = Path(self.config.output_dir) / VALIDATION, self.accelerator
+        wait = accelerator.wait_for_everyone
+        return ValidationSamples(folder, self.config.val_pictures, accelerator.process_index, wait)
 
+    def loader(self, state: TrainState, prepare: SamplePreparation) -> DataLoader[Batch]:
+        """Micro-batches of this process from `state.samples` on."""
+        return training_loader(self.config, self.accelerator, self.data, self.sizes, state, prepare)
 
-def resumed_checkpoint(config: TrainingConfig) -> Path | None:
-    """The checkpoint that a run resumes from; None where it starts anew."""
-    return find_checkpoint(config.resume, Path(config.output_dir) / CHECKPOINTS)
+    def fit(self, objective: torch.nn.Module, parts: StageParts) -> dict[str, torch.Tensor]:
+        """Train to the end, from the start or from a checkpoint; returns the trained weights on the CPU."""
+        config, accelerator = self.config, self.accelerator
+        build = partial(_build_optimizer, config, parts.part_lrs)
+        objective, optimizer = distribute(accelerator, objective, build)
+        restore_dtypes(accelerator.unwrap_model(objective))
+        checkpointer, average, found = self._checkpointer(parts), self._average(objective), self.resumed
+        state = checkpointer.load(found, objective, optimizer, average) if found else TrainState()
+        logger = self._logger(state)
+        self._announce(logger, objective, state, found)
+        samples = self._sample_log()
+        Trainer(
+            TrainingParts(
+                accelerator=accelerator,
+                objective=objective,
+                optimizer=optimizer,
+                loader=samples.watch(self.loader(state, parts.prepare)),
+                checkpointer=checkpointer,
+                logger=logger,
+                samples=samples,
+                average=average,
+            ),
+            self._settings(),
+            state=state,
+            lr_at=self._lr_at,
+            validate=self._validation(objective, parts, logger),
+        ).fit()
+        logger.close()
+        if average is not None:  # it is the finished model, and its names are those inside the objective
+            return {name.removeprefix("model."): value for name, value in average.state().items()}
+        return checkpointer.trained_state(objective)
 
+    def save_final(self, save: Callable[[Path], None]) -> Path:
+        """Write the finished model to <output_dir>/final on the first process, and end the processes; returns it."""
+        if self.accelerator.is_main_process:
+            save_final(self.config, self.data, save)
+        self.accelerator.end_training()
+        return Path(self.config.output_dir) / FINAL
 
-def _average(config: TrainingConfig, accelerator: Accelerator, objective: torch.nn.Module) -> WeightAverage | None:
-    """The moving average of the trained weights, where it is asked for.
-
-    Raises:
-        ValueError: weights that are sharded over the processes.
-    """
-    if not config.ema_decay:
-        return None
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise ValueError(
-            f"ema_decay={config.ema_decay} needs whole weights on each process: use DDP, or set ema_decay=0"
+    def _lr_at(self, step: int) -> float:
+        config = self.config
+        num_steps = config.lr_schedule_steps or self.data.num_steps
+        return lr_at(
+            step, num_steps=num_steps, lr=config.lr, schedule=config.lr_schedule, warmup_steps=config.warmup_steps
         )
-    return WeightAverage(accelerator.unwrap_model(objective), config.ema_decay)
 
+    def _validation(
+        self, objective: torch.nn.Module, parts: StageParts, logger: MetricLogger
+    ) -> Callable[[TrainState], dict[str, float]]:
+        batches = validation_batches(self.config, self.accelerator, self.sizes, parts.prepare)
+        # A sharded model cannot be run by one process at a time, as each shows samples of its own number.
+        shows = self.config.val_pictures and not is_sharded(self.accelerator)
 
-def _checkpointer(config: TrainingConfig, accelerator: Accelerator, parts: StageParts) -> Checkpointer:
-    def write_extras(folder: Path) -> None:
-        save_config(config, folder / CONFIG)
-        parts.write_extras(folder)
+        def validate(state: TrainState) -> dict[str, float]:
+            metrics = validation_loss(self.accelerator, objective, batches())
+            if shows:
+                parts.show(state.step, batches(), logger)
+            return metrics
 
-    return Checkpointer(
-        Path(config.output_dir) / CHECKPOINTS,
-        accelerator,
-        keep=config.keep_checkpoints,
-        identity=parts.identity,
-        write_extras=write_extras,
-    )
+        return validate
 
+    def _average(self, objective: torch.nn.Module) -> WeightAverage | None:
+        """The moving average of the trained weights, where it is asked for.
 
-def _logger(config: TrainingConfig, accelerator: Accelerator, data: Data, state: TrainState) -> MetricLogger:
-    return MetricLogger(
-        Path(config.output_dir),
-        enabled=accelerator.is_main_process,
-        num_steps=data.num_steps,
-        first_step=state.step,
-        wandb=_wandb(config),
-    )
+        Raises:
+            ValueError: weights that are sharded over the processes.
+        """
+        decay, accelerator = self.config.ema_decay, self.accelerator
+        if not decay:
+            return None
+        if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise ValueError(f"ema_decay={decay} needs whole weights on each process: use DDP, or set ema_decay=0")
+        return WeightAverage(accelerator.unwrap_model(objective), decay)
 
+    def _checkpointer(self, parts: StageParts) -> Checkpointer:
+        def write_extras(folder: Path) -> None:
+            save_config(self.config, folder / CONFIG)
+            parts.write_extras(folder)
 
-def _wandb(config: TrainingConfig) -> WandbSettings | None:
-    if config.wandb_mode == "off":
-        return None
-    return WandbSettings(config.wandb_mode, config.wandb_project, config.run_name, dataclasses.asdict(config))
+        return Checkpointer(
+            Path(self.config.output_dir) / CHECKPOINTS,
+            self.accelerator,
+            keep=self.config.keep_checkpoints,
+            identity=parts.identity,
+            write_extras=write_extras,
+        )
 
+    def _sample_log(self) -> BadSampleLog:
+        path = Path(self.config.output_dir) / BAD_SAMPLES
+        return BadSampleLog(path, "train", self.accelerator.num_processes, self.config.max_bad_share)
 
-def _settings(config: TrainingConfig, data: Data, sizes: BatchSizes) -> TrainerSettings:
-    return TrainerSettings(
-        num_steps=data.num_steps,
-        global_batch_size=sizes.global_batch_size,
-        accumulation=sizes.accumulation,
-        micro_batch_size=sizes.micro_batch_size,
-        max_grad_norm=config.max_grad_norm,
-        save_step=config.save_step,
-        log_every=config.log_every,
-        seed=config.seed,
-    )
+    def _logger(self, state: TrainState) -> MetricLogger:
+        config = self.config
+        wandb = None
+        if config.wandb_mode != "off":
+            settings = dataclasses.asdict(config)
+            wandb = WandbSettings(config.wandb_mode, config.wandb_project, config.run_name, settings)
+        return MetricLogger(
+            Path(config.output_dir),
+            enabled=self.accelerator.is_main_process,
+            num_steps=self.data.num_steps,
+            first_step=state.step,
+            wandb=wandb,
+        )
 
+    def _settings(self) -> TrainerSettings:
+        config, sizes = self.config, self.sizes
+        return TrainerSettings(
+            num_steps=self.data.num_steps,
+            global_batch_size=sizes.global_batch_size,
+            accumulation=sizes.accumulation,
+            micro_batch_size=sizes.micro_batch_size,
+            max_grad_norm=config.max_grad_norm,
+            save_step=config.save_step,
+            log_every=config.log_every,
+            seed=config.seed,
+        )
 
-def world_size() -> int:
-    """How many processes the launcher started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    def _announce(
+        self, logger: MetricLogger, objective: torch.nn.Module, state: TrainState, found: Path | None
+    ) -> None:
+        trained, frozen = parameter_counts(objective)
+        logger.message(f"{self.config.run_name}: {trained:,} parameters train, {frozen:,} are frozen")
+        logger.message(f"{self.data.describe()}; {self.data.num_steps:,} steps of {self.sizes}")
+        if self.config.val_pictures and is_sharded(self.accelerator):
+            logger.message("no validation pictures or captions: no process holds the weights as a whole (FSDP)")
+        if found:
+            logger.message(f"resuming from {found}: step {state.step}, sample {state.samples}")
+        elif self.config.resume:
+            logger.message("resume=latest: no checkpoint yet, so the run starts anew")
 
 
 def save_final(config: TrainingConfig, data: Data, save: Callable[[Path], None]) -> None:
@@ -201,13 +249,12 @@ def save_final(config: TrainingConfig, data: Data, save: Callable[[Path], None])
     print(f"finished: {final}", file=sys.stderr)
 
 
-def validation_samples(config: TrainingConfig, accelerator: Accelerator) -> ValidationSamples:
-    """Where validation pictures or captions go."""
-    folder = Path(config.output_dir) / VALIDATION
-    return ValidationSamples(folder, config.val_pictures, accelerator.process_index, accelerator.wait_for_everyone)
+def _build_optimizer(config: TrainingConfig, part_lrs: Mapping[str, float], objective: torch.nn.Module) -> AdamW:
+    betas = (config.betas[0], config.betas[1])
+    return build_optimizer(objective.named_parameters(), config.lr, betas, config.weight_decay, part_lrs)
 
 
-def start_run_folder(config: TrainingConfig, accelerator: Accelerator) -> None:
+def _start_folder(config: TrainingConfig, accelerator: Accelerator) -> None:
     """Make the run's folder, and save the resolved config into it before anything else."""
     output_dir = Path(config.output_dir)
     if accelerator.is_main_process:
@@ -219,27 +266,3 @@ def start_run_folder(config: TrainingConfig, accelerator: Accelerator) -> None:
         output_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, output_dir / CONFIG)
     accelerator.wait_for_everyone()
-
-
-def _announce(
-    logger: MetricLogger,
-    config: TrainingConfig,
-    objective: torch.nn.Module,
-    data: Data,
-    sizes: BatchSizes,
-    state: TrainState,
-    found: Path | None,
-    sharded: bool,
-) -> None:
-    trained, frozen = parameter_counts(objective)
-    logger.message(f"{config.run_name}: {trained:,} parameters train, {frozen:,} are frozen")
-    logger.message(
-        f"{data.describe()}; {data.num_steps:,} steps of {sizes.global_batch_size} = micro-batch "
-        f"{sizes.micro_batch_size} x accumulation {sizes.accumulation} x {sizes.num_processes} processes"
-    )
-    if config.val_pictures and sharded:
-        logger.message("no validation pictures or captions: no process holds the weights as a whole (FSDP)")
-    if found:
-        logger.message(f"resuming from {found}: step {state.step}, sample {state.samples}")
-    elif config.resume:
-        logger.message("resume=latest: no checkpoint yet, so the run starts anew")

@@ -13,14 +13,15 @@ import pytest
 
 from tests.unit.data.pictures import encode, picture, write_tar
 from vlv.checkpoints.identity import component_identity
-from vlv.cli.checks import check_call, check_devices
-from vlv.cli.size_check import check_stage1_sizes
+from vlv.cli.checks import check_call
+from vlv.cli.devices import check_devices
 from vlv.config import CaptionConfig, ReconstructConfig, Stage1Config, Stage2Config
 
 COMPONENTS = Path(__file__).resolve().parents[3] / "configs/components"
 DECODER, FLORENCE2, QWEN = (
     str(COMPONENTS / name) for name in ("stable-diffusion-2-1-base", "Florence-2-large", "Qwen2.5-3B")
 )
+WITH_T5 = {"stable_diffusion_model_path": str(COMPONENTS / "stable-diffusion-3.5-medium"), "decoder_resolution": 64}
 BASES = {
     "florence2": component_identity(Path(FLORENCE2), FLORENCE2),
     "decoder": component_identity(Path(DECODER), DECODER),
@@ -80,7 +81,9 @@ def refuse(config, match, **changes):
 
 def test_8_bit_weights_are_not_sharded(calls):
     fsdp = str(Path(__file__).resolve().parents[3] / "configs" / "accelerate" / "fsdp.yaml")
-    refuse(calls["stage1"], "t5_dtype=int8: 8-bit weights cannot be sharded", t5_dtype="int8", accelerate_config=fsdp)
+    stage1 = dataclasses.replace(calls["stage1"], **WITH_T5, t5_dtype="int8")
+    check_call(stage1)
+    refuse(stage1, "t5_dtype=int8: 8-bit weights cannot be sharded", accelerate_config=fsdp)
 
 
 def test_embeddings_that_go_straight_into_joint_attention_have_the_rows_of_t5_too(calls):
@@ -91,9 +94,9 @@ def test_embeddings_that_go_straight_into_joint_attention_have_the_rows_of_t5_to
     }
     for conditioning, most in (("text_encoder", 77), ("direct", 154)):
         config = dataclasses.replace(calls["stage1"], **decoder, conditioning=conditioning)
-        check_stage1_sizes(dataclasses.replace(config, num_queries=most))
+        check_call(dataclasses.replace(config, num_queries=most))
         with pytest.raises(ValueError, match=f"give 1 to {most}"):
-            check_stage1_sizes(dataclasses.replace(config, num_queries=most + 1))
+            check_call(dataclasses.replace(config, num_queries=most + 1))
 
 
 @pytest.mark.parametrize("command", ["stage1", "stage2", "caption", "reconstruct"])
@@ -139,6 +142,47 @@ def test_the_original_layout_of_florence2_is_understood(calls, tmp_path):
     original = {"florence2_model_path": str(tmp_path / "original")}
     refuse(calls["stage1"], "give at most 1600", encoder_resolution=1632, **original)
     check_call(dataclasses.replace(calls["stage1"], encoder_resolution=1600, **original))
+
+
+@pytest.mark.parametrize(
+    ("option", "folder", "match"),
+    [
+        (
+            "stable_diffusion_model_path",
+            FLORENCE2,
+            "stable_diffusion_model_path: .* of type florence2: give",
+        ),
+        ("florence2_model_path", DECODER, "florence2_model_path: .* is a StableDiffusionPipeline, a decoder: give"),
+        ("florence2_model_path", QWEN, "florence2_model_path: .* holds a model of type qwen2, not Florence-2"),
+        ("initial_checkpoint", QWEN, "initial_checkpoint=.* is no model of VLV"),
+        ("initial_checkpoint", "gone", "initial_checkpoint=gone is no model of VLV"),
+        ("t5_dtype", "bf16", "t5_dtype=bf16: no T5 with this decoder"),
+    ],
+)
+def test_what_json_files_alone_can_tell(calls, option, folder, match):
+    refuse(calls["stage1"], match, **{option: folder})
+
+
+def test_a_folder_of_another_kind_for_a_checkpoints_base(calls):
+    for command in ("stage2", "reconstruct"):
+        refuse(calls[command], "is a model of type florence2", stable_diffusion_model_path=FLORENCE2)
+        refuse(calls[command], "is a StableDiffusionPipeline", florence2_model_path=DECODER)
+    refuse(calls["reconstruct"], "t5_dtype=int8: no T5 with this decoder", t5_dtype="int8")
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("stage1", "stable_diffusion_model_path"),
+        ("stage1", "train_dataset_path"),
+        ("stage2", "qwen_model"),
+        ("stage2", "diffusion_model_path"),
+        ("caption", "ckpt_dir"),
+        ("reconstruct", "ckpt_dir"),
+    ],
+)
+def test_what_is_not_there_is_named_with_the_setting(calls, command, option):
+    refuse(calls[command], rf"{option}=\./gone does not exist: set {option}", **{option: "./gone"})
 
 
 def test_what_no_config_says_is_left_to_the_models(calls):

@@ -11,7 +11,8 @@ import torch
 from vlv.checkpoints.identity import CheckpointError
 from vlv.checkpoints.schema import require_checkpoint
 from vlv.cli import entry, launch
-from vlv.cli.checks import check_devices, check_writable
+from vlv.cli.checks import check_writable
+from vlv.cli.devices import check_devices, require_deepspeed
 from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, load_config
 
 
@@ -93,11 +94,11 @@ def test_the_trace_is_kept_even_before_the_run_folder_is_there(tmp_path, capsys,
 
 
 def test_deepspeed_that_is_not_installed_is_a_bad_call(monkeypatch):
-    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install deepspeed"):
-        launch._check_deepspeed("configs/accelerate/zero2.yaml")
-    launch._check_deepspeed("configs/accelerate/fsdp.yaml")
-    launch._check_deepspeed(None)
+        require_deepspeed("configs/accelerate/zero2.yaml")
+    require_deepspeed("configs/accelerate/fsdp.yaml")
+    require_deepspeed(None)
 
 
 def test_processes_that_cannot_meet_are_one_line(capsys):

@@ -1,9 +1,9 @@
-"""The memory that a dry run tells, on sizes that can be counted by hand."""
+"""The memory that a dry run reports, on sizes that can be counted by hand."""
 
 import pytest
 import torch
 
-from vlv.cli.dry_run import memory_estimate
+from vlv.planning.size import memory_estimate, readable
 
 
 @pytest.fixture
@@ -25,4 +25,9 @@ def objective():
 )
 def test_memory_counts_weights_gradients_moments_and_what_is_shared(objective, averaged, parallelism, expected):
     parts = memory_estimate(objective, averaged, parallelism, num_processes=8)
-    assert [size * 1024 for size in parts.values()] == expected
+    assert [size / 2**20 for size in parts.values()] == expected
+
+
+def test_sizes_are_in_the_unit_that_fits():
+    sizes = (17, 3 << 9, 5 << 19, 3 << 30)
+    assert [readable(size) for size in sizes] == ["17 B", "1.5 KiB", "2.5 MiB", "3.00 GiB"]
