@@ -93,6 +93,8 @@ def read_encoder_layout(folder: Path) -> EncoderLayout:
     if (folder / "model_index.json").is_file():
         pipeline = read_json(folder / "model_index.json").get("_class_name")
         raise CheckpointError(f"{folder} is a {pipeline}, a decoder: give the folder of Florence-2")
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} holds no config.json, so it is not a model: give the folder of Florence-2")
     config = read_json(folder / "config.json")
     kind = str(config.get("model_type"))
     if kind not in ENCODERS:

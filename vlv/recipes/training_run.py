@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from vlv.atomic import whole_folder
 from vlv.batch import Batch
 from vlv.checkpoints.card import public_place, write_card
+from vlv.checkpoints.pretrained import no_progress_bars
 from vlv.checkpoints.resume import find_checkpoint
 from vlv.config import TrainingConfig, save_config
 from vlv.data.bad_samples import BadSampleLog
@@ -242,7 +243,7 @@ class TrainingRun:
 def save_final(config: TrainingConfig, data: Data, save: Callable[[Path], None]) -> None:
     """Write the finished model to <output_dir>/final: to a temporary place first, then renamed."""
     final = Path(config.output_dir) / FINAL
-    with whole_folder(final) as folder:
+    with whole_folder(final) as folder, no_progress_bars():
         save(folder)
         save_config(config, folder / CONFIG)
         write_card(folder, {"data": f"{public_place(data.path)}: {data.describe()}", "steps": f"{data.num_steps:,}"})
