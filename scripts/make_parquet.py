@@ -5,15 +5,16 @@ Columns: `image` (the file's own bytes) and `caption`. The images are read one r
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlv.atomic import whole_file
-from vlv.cli.entry import BAD_CALL, stop
+from vlv.cli.entry import BAD_CALL, Call, parse, stop
+from vlv.settings import ConfigError, option, require
 
 if TYPE_CHECKING:
     from vlv.data import FolderSource
@@ -21,34 +22,34 @@ if TYPE_CHECKING:
 SHOWN = 5  # names in a list of what was left out
 
 
-def main(arguments: list[str] | None = None) -> None:
+@dataclass(frozen=True)
+class ParquetConfig:
+    """What is read and written."""
+
+    images: str = option("", "folder of images (recursive)")
+    out: str = option("", "the .parquet file that is written")
+    captions: str | None = option(None, "captions.json or .jsonl; null is the one in the folder of images")
+    row_group_size: int = option(100, "images in a row group, the unit that the loader reads")
+
+    def __post_init__(self) -> None:
+        if not self.images or not self.out:
+            raise ConfigError("a folder and a file are needed: python -m scripts.make_parquet IMAGES OUT.parquet")
+        require(self.row_group_size >= 1, "row_group_size", self.row_group_size, "give 1 or more")
+
+
+def main(arguments: list[str]) -> None:
     """Read the call and write the file."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.make_parquet",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of images (recursive)")
-    parser.add_argument("out", type=Path, metavar="OUT.parquet", help="file to write")
-    parser.add_argument(
-        "--captions", type=Path, metavar="FILE", help="captions.json or .jsonl (default: the one in IMAGES)"
-    )
-    parser.add_argument(
-        "--row-group-size",
-        type=int,
-        default=100,
-        metavar="N",
-        help="images in a row group, the unit that the loader reads (default 100)",
-    )
-    options = parser.parse_args(arguments)
+    call = Call("python -m scripts.make_parquet", __doc__ or "", positional=("images", "out"))
+    config = parse(ParquetConfig, call, arguments)
+    captions = Path(config.captions) if config.captions is not None else None
     try:
-        convert(options.images, options.out, options.captions, options.row_group_size)
+        convert(Path(config.images), Path(config.out), captions, config.row_group_size)
     except (OSError, ValueError) as error:
         stop(str(error), BAD_CALL)
 
 
 def convert(images: Path, out: Path, captions: Path | None = None, row_group_size: int = 100) -> int:
-    """Write the images that have a caption, sorted by name, and say what was left out.
+    """Write the images that have a caption, sorted by name, and print what was left out.
 
     Args:
         images: folder of images; names in the caption file are relative to it.
@@ -64,7 +65,7 @@ def convert(images: Path, out: Path, captions: Path | None = None, row_group_siz
     """
     from vlv.data import FolderSource
 
-    _check_call(images, out, row_group_size)
+    _check_call(images, out)
     names, texts, notes = pair(images, captions or _captions_in(images))
     out.parent.mkdir(parents=True, exist_ok=True)
     source, unreadable = FolderSource(str(images), names), []
@@ -108,20 +109,18 @@ def pair(images: Path, captions: Path) -> tuple[list[str], list[str], list[str]]
     return names, [texts[name] for name in names], notes
 
 
-def _check_call(images: Path, out: Path, row_group_size: int) -> None:
-    if row_group_size < 1:
-        raise ValueError(f"--row-group-size={row_group_size} cannot be used: give 1 or more")
+def _check_call(images: Path, out: Path) -> None:
     if out.suffix.lower() != ".parquet" or out.is_dir():
-        raise ValueError(f"OUT={out} must be a file that ends in .parquet, by which the loader knows it")
+        raise ValueError(f"out={out} must be a file that ends in .parquet, by which the loader knows it")
     if not images.is_dir():
-        raise ValueError(f"IMAGES={images} is not a folder: give the folder that holds the images")
+        raise ValueError(f"images={images} is not a folder: give the folder that holds the images")
 
 
 def _captions_in(images: Path) -> Path:
     for name in ("captions.json", "captions.jsonl"):
         if (images / name).is_file():
             return images / name
-    raise ValueError(f"{images} holds neither captions.json nor captions.jsonl: name the file with --captions")
+    raise ValueError(f"{images} holds neither captions.json nor captions.jsonl: name the file with captions=FILE")
 
 
 def _relative(name: str, images: Path) -> str:

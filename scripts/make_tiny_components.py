@@ -6,49 +6,55 @@ where they are given. The sizes are for decoder_resolution=64 and encoder_resolu
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
-from vlv.cli.entry import BAD_CALL, stop
+from vlv.cli.entry import BAD_CALL, Call, parse, stop
+from vlv.settings import ConfigError, option, require
 
-DECODERS = (
+DecoderName = Literal[
     "stable-diffusion",
     "stable-diffusion-1.5",
     "stable-diffusion-xl",
     "stable-diffusion-3.5",
     "stable-diffusion-3.5-large",
-)
+]
 
 
-def main(arguments: list[str] | None = None) -> None:
+@dataclass(frozen=True)
+class TinyConfig:
+    """What is written, and where."""
+
+    out: str = option("", "folder that gets the three component folders")
+    captions: str | None = option(None, "captions.json, .jsonl or .txt (a caption a line), for the tokenizers")
+    seed: int = option(0, "seed of the random weights")
+    decoder: DecoderName = option("stable-diffusion", "the diffusion decoder, in a folder of that name")
+    prediction_type: Literal["epsilon", "v_prediction"] = option("epsilon", "what decoder=stable-diffusion predicts")
+    florence2_layout: Literal["native", "original"] = option("native", "transformers' own, or its remote code's")
+
+    def __post_init__(self) -> None:
+        if not self.out:
+            raise ConfigError("a folder is needed: python -m scripts.make_tiny_components OUT")
+        fits = self.prediction_type == "epsilon" or self.decoder == "stable-diffusion"
+        require(fits, "prediction_type", self.prediction_type, "it is for decoder=stable-diffusion alone")
+
+
+def main(arguments: list[str]) -> None:
     """Read the call and write the three folders."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.make_tiny_components",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder that gets the three component folders")
-    parser.add_argument("--captions", type=Path, help="captions.json, .jsonl or .txt (a caption a line)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random weights (default 0)")
-    parser.add_argument("--prediction-type", choices=("epsilon", "v_prediction"), default="epsilon")
-    parser.add_argument(
-        "--decoder", choices=DECODERS, default=DECODERS[0], help="the diffusion decoder, in a folder of that name"
-    )
-    parser.add_argument("--florence2-layout", choices=("native", "original"), default="native")
-    options = parser.parse_args(arguments)
-    if options.prediction_type != "epsilon" and options.decoder != DECODERS[0]:
-        stop(f"--prediction-type {options.prediction_type} is for --decoder {DECODERS[0]} alone", BAD_CALL)
+    call = Call("python -m scripts.make_tiny_components", __doc__ or "", positional=("out",))
+    config = parse(TinyConfig, call, arguments)
     try:
-        sentences = read_sentences(options.captions)
-        options.out.mkdir(parents=True, exist_ok=True)
-        write(options, sentences)
+        sentences = read_sentences(Path(config.captions) if config.captions is not None else None)
+        Path(config.out).mkdir(parents=True, exist_ok=True)
+        write(config, sentences)
     except (OSError, ValueError) as error:
         stop(str(error), BAD_CALL)
 
 
-def write(options: argparse.Namespace, sentences: list[str]) -> None:
+def write(config: TinyConfig, sentences: list[str]) -> None:
     """Write the components and print what was written."""
     import torch
 
@@ -57,19 +63,20 @@ def write(options: argparse.Namespace, sentences: list[str]) -> None:
     from vlv.testing import decoders as tiny_decoders
 
     quiet_libraries()
-    torch.manual_seed(options.seed)
+    out = Path(config.out)
+    torch.manual_seed(config.seed)
     write_decoder = {
-        "stable-diffusion": partial(tiny.write_stable_diffusion, prediction_type=options.prediction_type),
+        "stable-diffusion": partial(tiny.write_stable_diffusion, prediction_type=config.prediction_type),
         "stable-diffusion-1.5": partial(tiny.write_stable_diffusion, first=True),
         "stable-diffusion-xl": tiny_decoders.write_stable_diffusion_xl,
         "stable-diffusion-3.5": tiny_decoders.write_stable_diffusion_3,
         "stable-diffusion-3.5-large": partial(tiny_decoders.write_stable_diffusion_3, dual_attention=False),
-    }[options.decoder]
-    counts = write_decoder(options.out / options.decoder, sentences)
-    counts |= tiny.write_florence2(options.out / tiny.FLORENCE2, sentences, options.florence2_layout)
-    counts |= tiny.write_qwen(options.out / tiny.QWEN, sentences)
-    for name in (options.decoder, tiny.FLORENCE2, tiny.QWEN):
-        print(options.out / name)
+    }[config.decoder]
+    counts = write_decoder(out / config.decoder, sentences)
+    counts |= tiny.write_florence2(out / tiny.FLORENCE2, sentences, config.florence2_layout)
+    counts |= tiny.write_qwen(out / tiny.QWEN, sentences)
+    for name in (config.decoder, tiny.FLORENCE2, tiny.QWEN):
+        print(out / name)
     print("parameters: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
 
 
@@ -85,13 +92,13 @@ def read_sentences(path: Path | None) -> list[str]:
     if path is None:
         return list(SENTENCES)
     if not path.is_file():
-        raise ValueError(f"--captions {path} is not there: give captions.json, .jsonl or .txt")
+        raise ValueError(f"captions={path} is not there: give captions.json, .jsonl or .txt")
     if path.suffix == ".txt":
         captions = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     else:
         captions = list(read_captions(str(path)).values())
     if not captions:
-        raise ValueError(f"--captions {path} holds no caption")
+        raise ValueError(f"captions={path} holds no caption")
     return [*captions, SENTENCES[-1]]
 
 

@@ -31,7 +31,7 @@ def tiny_components(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     captions = folder / "captions.json"
     captions.write_text(json.dumps(CAPTIONS))
-    main([str(folder), "--captions", str(captions)])
+    main([str(folder), f"captions={captions}"])
     return folder
 
 

@@ -11,7 +11,7 @@ from tests.integration.conftest import ROOT, metrics, train_tiny_stage1
 # How make_tiny_components writes each, beside the Stable Diffusion 2.1-base of all other tests.
 MEMBERS = {
     "1.5": ("stable-diffusion-1.5",),
-    "2.1-v": ("stable-diffusion", "--prediction-type", "v_prediction"),
+    "2.1-v": ("stable-diffusion", "prediction_type=v_prediction"),
     "xl": ("stable-diffusion-xl",),
     "3.5-medium": ("stable-diffusion-3.5",),
     "3.5-large": ("stable-diffusion-3.5-large",),
@@ -22,8 +22,9 @@ MEMBERS = {
 def other(request, tmp_path_factory):
     """(member, decoder's folder, folder of the other tiny components)."""
     folder = tmp_path_factory.mktemp("other")
-    make_components([str(folder), "--decoder", *MEMBERS[request.param]])
-    return request.param, folder / MEMBERS[request.param][0], folder
+    name, *settings = MEMBERS[request.param]
+    make_components([str(folder), f"decoder={name}", *settings])
+    return request.param, folder / name, folder
 
 
 @pytest.fixture

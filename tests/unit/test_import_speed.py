@@ -11,7 +11,7 @@ import vlv
 from vlv.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
-ENTRY_POINTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if "argparse" in path.read_text())
+ENTRY_POINTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if "parse(" in path.read_text())
 HEAVY = ("torch", "transformers", "diffusers", "accelerate", "wandb", "datasets")
 # Any socket that is opened ends the process; heavy modules are looked for when it ends.
 GUARD = f"""
@@ -40,7 +40,7 @@ def best_of_three(code):
 
 def help_of(module, *arguments):
     call = [module, *arguments, "--help"]
-    return f"import runpy\nsys.argv = {call!r}\nrunpy.run_module({module!r}, run_name='__main__')"
+    return f"import runpy\nsys.argv = {call!r}\nrunpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
 
 
 def test_import_is_light():

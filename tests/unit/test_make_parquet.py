@@ -44,7 +44,7 @@ def test_bytes_and_captions_arrive_as_they_are_on_disk(sample_photos, tmp_path, 
 
 
 def test_the_loader_reads_it(folder, tmp_path):
-    call(folder, tmp_path / "o.parquet", "--row-group-size", 3)
+    call(folder, tmp_path / "o.parquet", "row_group_size=3")
     source = open_source(str(tmp_path / "o.parquet"), SourceSettings(captions=True))
     assert source.shard_sizes.tolist() == [3, 3, 1]
     assert source.read(5) == (b"bytes of sub/x.webp", "caption of sub/x.webp")
@@ -61,7 +61,7 @@ def test_row_groups_are_written_before_the_next_images_are_read(folder, tmp_path
             assert list(tmp_path.glob(".*.tmp"))
 
     monkeypatch.setattr(make_parquet, "_row_groups", spy)
-    call(folder, tmp_path / "o.parquet", "--row-group-size", 2)
+    call(folder, tmp_path / "o.parquet", "row_group_size=2")
     assert held == [2, 2, 2, 1]
 
 
@@ -73,7 +73,7 @@ def test_says_what_was_left_out(folder, tmp_path, capsys):
     (folder / "3.jpg").write_bytes(b"")
     captions = tmp_path / "other.jsonl"
     captions.write_text("\n".join(map(json.dumps, lines)))
-    call(folder, tmp_path / "o.parquet", "--captions", captions)
+    call(folder, tmp_path / "o.parquet", f"captions={captions}")
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "4 images have no caption and are left out: 0.jpg, 4.jpg, sub/x.webp, sub/é.png"
     assert printed[1] == "1 captions have no image and are left out: nowhere.jpg"
@@ -86,14 +86,14 @@ def test_refuses_with_one_line(folder, tmp_path, capsys):
     out = tmp_path / "o.parquet"
     assert "is not a folder" in refused(capsys, folder / "absent", out)
     assert "ends in .parquet" in refused(capsys, folder, tmp_path / "o.pq")
-    assert "--row-group-size=0" in refused(capsys, folder, out, "--row-group-size", 0)
-    assert "absent.json" in refused(capsys, folder, out, "--captions", tmp_path / "absent.json")
+    assert "row_group_size=0" in refused(capsys, folder, out, "row_group_size=0")
+    assert "absent.json" in refused(capsys, folder, out, f"captions={tmp_path / 'absent.json'}")
     (folder / "captions.json").write_text("{")
     assert "not valid JSON" in refused(capsys, folder, out)
     (folder / "captions.json").write_text('{"in/0.jpg": "a caption"}')
     assert "names none of the 7 images" in refused(capsys, folder, out)
     (folder / "captions.json").unlink()
-    assert "name the file with --captions" in refused(capsys, folder, out)
+    assert "name the file with captions=FILE" in refused(capsys, folder, out)
     assert not out.exists()
 
 

@@ -24,8 +24,11 @@ def test_libraries_load_every_folder_without_a_missing_weight(tiny_components):
 
 def test_a_prediction_type_that_a_decoder_does_not_have_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        main([str(tmp_path), "--decoder", "stable-diffusion-1.5", "--prediction-type", "v_prediction"])
-    assert "--prediction-type v_prediction is for --decoder stable-diffusion alone" in capsys.readouterr().err
+        main([str(tmp_path), "decoder=stable-diffusion-1.5", "prediction_type=v_prediction"])
+    assert (
+        "prediction_type=v_prediction cannot be used: it is for decoder=stable-diffusion alone"
+        in capsys.readouterr().err
+    )
 
 
 def test_language_models_tokenizer_gives_any_text_back(tiny_components):
@@ -55,7 +58,7 @@ def test_clips_tokenizer_pads_to_77(tiny_components):
 
 def test_original_layout_computes_what_the_native_one_does(tmp_path):
     for layout in ("native", "original"):
-        main([str(tmp_path / layout), "--florence2-layout", layout])
+        main([str(tmp_path / layout), f"florence2_layout={layout}"])
     config = json.loads((tmp_path / "original" / "florence2" / "config.json").read_text())
     assert is_original_config(config)
     models = [load_florence2(tmp_path / layout / "florence2", torch.float32) for layout in ("native", "original")]
@@ -77,8 +80,8 @@ def test_lm_head_is_dropped():
 
 
 def test_same_seed_same_weights(tmp_path, tiny_components):
-    main([str(tmp_path / "a"), "--seed", "3"])
-    main([str(tmp_path / "b"), "--seed", "3"])
+    main([str(tmp_path / "a"), "seed=3"])
+    main([str(tmp_path / "b"), "seed=3"])
     for file in (tmp_path / "a").rglob("*"):
         if file.is_file():
             assert file.read_bytes() == (tmp_path / "b" / file.relative_to(tmp_path / "a")).read_bytes(), file.name
@@ -97,6 +100,6 @@ def test_bad_captions_are_one_line_and_exit_2(tmp_path, capsys, text):
     if text is not None:
         path.write_text(text)
     with pytest.raises(SystemExit) as stopped:
-        main([str(tmp_path / "out"), "--captions", str(path)])
+        main([str(tmp_path / "out"), f"captions={path}"])
     assert stopped.value.code == 2
     assert str(path) in capsys.readouterr().err
