@@ -127,8 +127,8 @@ def explain_missing_package(error: ModuleNotFoundError) -> str | None:
     if not name or name == "vlv":
         return None
     return (
-        f"the Python package {name} is not installed in {sys.executable}: pip install -r requirements.txt in a clone, "
-        "or pip install vlv"
+        f"the Python package {name} is not installed in {sys.executable}: pip install -r requirements.txt in the "
+        "project's folder brings all that is needed"
     )
 
 

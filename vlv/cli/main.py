@@ -1,13 +1,4 @@
-"""The command `vlv`: a table of sub-commands, each of which is loaded when it is called.
-
-usage: vlv COMMAND [PATH ...] [--config FILE] [key=value ...]
-
-{commands}
-
-vlv COMMAND --help lists a command's settings. --config reads settings from a YAML file, or from a shipped recipe by
-name (--config stage1_sdxl); what is given as key=value wins over it. --version prints the version.
-Exit codes: 0 done, 1 a failed run, 2 a call that cannot work, 130 interrupted.
-"""
+"""The command `vlv`: a table of sub-commands, each of which is loaded when it is called."""
 
 from __future__ import annotations
 
@@ -19,6 +10,17 @@ from importlib import import_module
 
 from vlv import __version__
 from vlv.cli.entry import BAD_CALL, INTERRUPTED, explain_missing_package, stop
+
+USAGE = """\
+usage: vlv COMMAND [PATH ...] [--config FILE] [key=value ...]
+
+Trains and runs VLV, an image captioner that learns from a frozen text-to-image model (arXiv 2507.07104).
+
+{commands}
+
+vlv COMMAND --help lists a command's settings. --config reads settings from a YAML file, or from a shipped recipe by
+name (--config stage1_sdxl); what is given as key=value wins over it. --version prints the version.
+Exit codes: 0 done, 1 a failed run, 2 a call that cannot work, 130 interrupted."""
 
 
 @dataclass(frozen=True)
@@ -83,4 +85,4 @@ def usage() -> str:
     """What `vlv --help` prints."""
     width = max(map(len, COMMANDS))
     lines = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
-    return (__doc__ or "").strip().format(commands=lines)
+    return USAGE.format(commands=lines)
