@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlv.checkpoints.identity import CONFIG_NAME, TRAINER_STATE_NAME, CheckpointError, JsonObject
+from vlv.checkpoints.origin import adapter_bases
 from vlv.checkpoints.schema import SCHEMAS, kind_of, read_description, weight_files
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ def _origin(config: JsonObject, state: JsonObject) -> JsonObject:
         facts["images from"] = "its own weights"
     elif "draws_with_own_weights" in origin:
         facts["images from"] = "its stage-1 model" if origin.get("stage1") else "a stage-1 model, named by stage1_path"
+    if left := adapter_bases(config):
+        facts["adapter"] = f"the weights of {', '.join(left)} are in these bases alone"
     for key in ("conditioning", "trained", "num_queries", "max_caption_tokens"):
         if key in origin or key in config:
             facts[key] = origin.get(key, config.get(key))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from vlv.checkpoints.identity import CONFIG_NAME, CheckpointError, read_json, recorded_place
+from vlv.checkpoints.identity import CONFIG_NAME, CheckpointError, JsonObject, read_json, recorded_place
 from vlv.checkpoints.schema import require_checkpoint
 
 # Each base of a checkpoint by its name in config.json, and the option that says where it lies now.
@@ -23,6 +23,14 @@ def adapter_bases(config: Mapping[str, object]) -> list[str]:
         return [str(name) for name in named]
     # The name of 2025, when the language model was always kept.
     return ["florence2", "decoder"] if config.get("frozen_in_bases") else []
+
+
+def absolute_origin(origin: JsonObject, captioner: Path) -> JsonObject:
+    """An origin whose places do not depend on the captioner's folder, as it may be saved in another one."""
+    return {
+        name: {**value, "source": recorded_place(value["source"], captioner)} if isinstance(value, dict) else value
+        for name, value in origin.items()
+    }
 
 
 def preview_stage1(captioner: Path, stage1_path: str | None) -> Path | None:

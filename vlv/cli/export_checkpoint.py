@@ -18,8 +18,8 @@ class ExportConfig:
 
     source: str = option("", "folder of a stage-1 model or of a captioner")
     destination: str = option("", "the .safetensors, .bin or .pt file that is written")
-    stable_diffusion: str | None = option(None, "stage 1's Stable Diffusion, where it has moved")
-    florence2: str | None = option(None, "stage 1's Florence-2, where it has moved")
+    stable_diffusion: str | None = option(None, "Stable Diffusion of a stage 1 or of an adapter, where it has moved")
+    florence2: str | None = option(None, "Florence-2 of a stage 1 or of an adapter, where it has moved")
 
     def __post_init__(self) -> None:
         if not self.source or not self.destination:

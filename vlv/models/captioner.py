@@ -22,7 +22,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from vlv.checkpoints.hub import HubUpload, refuse_upload
 from vlv.checkpoints.identity import CONFIG_NAME, ENCODER_TYPE, STAGE2_TYPE, JsonObject, read_json
-from vlv.checkpoints.origin import adapter_bases
+from vlv.checkpoints.origin import absolute_origin, adapter_bases
 from vlv.checkpoints.pretrained import load_tokenizer, load_whole, require_language_model, resolve_checkpoint
 from vlv.decoders import Conditioner, build_conditioner
 from vlv.decoders.interface import Conditioning
@@ -298,6 +298,8 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
         if (path / "generation_config.json").is_file():
             model.llm.generation_config = GenerationConfig.from_pretrained(path)
         model.loaded_from = path
+        if model.config.origin is not None:
+            model.config.origin = absolute_origin(model.config.origin, path)
         model.tokenizer = load_tokenizer(path, "ckpt_dir")
         model.image_processor = VLVImageProcessor.from_pretrained(path)
         return model.eval()

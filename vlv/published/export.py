@@ -13,8 +13,10 @@ from torch import Tensor
 from vlv.atomic import whole_file
 from vlv.checkpoints.external_state_dict import ExternalStateDict, open_state_dict
 from vlv.checkpoints.identity import CONFIG_NAME, STAGE1_TYPE, CheckpointError, read_json
+from vlv.checkpoints.origin import adapter_bases
 from vlv.checkpoints.pretrained import require_same_names
 from vlv.checkpoints.schema import require_checkpoint
+from vlv.models.adapter import with_bases
 from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.published.bases import FLORENCE2, Bases
@@ -47,7 +49,7 @@ def export_checkpoint(
 
     Args:
         destination: a .safetensors file, or a .bin or .pt one of torch.save.
-        stable_diffusion, florence2: stage 1's frozen bases, where they have moved.
+        stable_diffusion, florence2: frozen bases of a stage 1 or of an adapter, where they have moved.
 
     Raises:
         ValueError: no checkpoint of ours, one that is not complete or that the published layout has no place
@@ -66,7 +68,7 @@ def export_checkpoint(
     if stage == "stage1":
         weights, left_out = _stage1_weights(folder, stable_diffusion, florence2)
     else:
-        weights, left_out = _stage2_weights(folder)
+        weights, left_out = _stage2_weights(folder, {"decoder": stable_diffusion, "florence2": florence2})
     if encoder.get("vocab_rows"):
         weights[_EMBEDDING] = weights[_EMBEDDING][: encoder["vocab_rows"]].clone()  # torch.save would keep all rows
     published = published_state_dict(weights, stage)
@@ -122,18 +124,33 @@ def _stage1_weights(
     return weights, left_out
 
 
-def _stage2_weights(folder: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """Every weight of a captioner by our name, the language model's under tied names too; and what is left out."""
+def _stage2_weights(folder: Path, moved: Mapping[str, str | None]) -> tuple[dict[str, Tensor], list[str]]:
+    """Every weight of a captioner by our name, the language model's under tied names too; and what is left out.
+
+    Args:
+        moved: of an adapter, where a base lies now.
+    """
     config = VLVCaptionerConfig.from_pretrained(folder)
     with torch.device("meta"):
         skeleton = Skeleton.of(VLVCaptioner(config))
     source = open_state_dict(folder)
+    if bases := adapter_bases(read_json(folder / CONFIG_NAME)):
+        source = _whole(source, with_bases(folder, config.origin or {}, bases, moved))
     _require_fit(source, skeleton.shapes)
     weights = {name: source[name] for name in skeleton.shapes}
     weights |= {name: weights[first] for name, first in skeleton.aliases.items() if name.startswith("llm.")}
     left_out = _pixels_left_out(VLVImageProcessor.from_pretrained(folder))
     left_out.append("prompt_ids, tokenizer, origin, generation settings: an import takes its bases' and its own")
     return weights, left_out
+
+
+def _whole(adapter: ExternalStateDict, weights: dict[str, Tensor]) -> ExternalStateDict:
+    """An adapter with the weights of its bases, all in its own number format: the layout has one for all."""
+    dtype = next(adapter[name].dtype for name in adapter)
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    return ExternalStateDict(
+        adapter.path, shapes, dict.fromkeys(shapes, dtype), lambda name: weights[name].to(dtype).contiguous()
+    )
 
 
 def _require_fit(source: ExternalStateDict, wanted: dict[str, tuple[int, ...]]) -> None:

@@ -11,7 +11,9 @@ from transformers import AutoModel
 from tests.models import new_captioner, new_stage1
 from vlv import VLVCaptioner
 from vlv.checkpoints.identity import CheckpointError
+from vlv.checkpoints.inspection import describe_checkpoint
 from vlv.models.adapter import NEVER_TRAINED
+from vlv.published.export import export_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +110,30 @@ def test_a_captioner_without_known_bases_is_no_adapter(place, tmp_path):
     captioner.origin.update(florence2=None, decoder=None)
     with pytest.raises(CheckpointError, match="shares no weight with a base that it names: save it whole"):
         captioner.save_pretrained(tmp_path, adapter=True)
+
+
+def test_an_adapter_is_described_and_exported_as_the_whole_captioner(place, tmp_path):
+    whole, adapter = (load_file(export(place / f"{kind}_all", tmp_path)) for kind in ("whole", "adapter"))
+    assert whole.keys() == adapter.keys()
+    assert all(torch.equal(value, adapter[name]) for name, value in whole.items())
+    facts = describe_checkpoint(place / "adapter_all")
+    assert facts["adapter"] == "the weights of florence2, decoder are in these bases alone"
+    assert "adapter" not in describe_checkpoint(place / "whole_all")
+
+
+def export(folder, tmp_path):
+    destination = tmp_path / f"{folder.name}.safetensors"
+    export_checkpoint(folder, destination)
+    return destination
+
+
+def test_an_adapter_with_relative_bases_can_be_saved_elsewhere(place, tmp_path):
+    shutil.copytree(place, tmp_path / "here")
+    path = tmp_path / "here" / "adapter_all" / "config.json"
+    config = json.loads(path.read_text())
+    for base, folder in (("florence2", "florence2"), ("decoder", "stable-diffusion")):
+        config["origin"][base]["source"] = f"../{folder}"
+    path.write_text(json.dumps(config))
+    VLVCaptioner.from_pretrained(path.parent).save_pretrained(tmp_path / "a" / "b" / "adapter", adapter=True)
+    again = VLVCaptioner.from_pretrained(tmp_path / "a" / "b" / "adapter")
+    assert again.origin["florence2"]["source"] == str(tmp_path / "here" / "florence2")
