@@ -18,7 +18,7 @@ find_python() {
 
 ensure_environment() {
   local extras=$1 stamp python requirements
-  stamp=$(cat requirements.txt pyproject.toml | sha256sum | cut -d' ' -f1)
+  stamp=$(cat requirements.txt pyproject.toml setup.py | sha256sum | cut -d' ' -f1)
   if [[ ! -f $VENV_DIR/installed || $(cat "$VENV_DIR/installed") != "$stamp" ]]; then
     python=$(find_python)
     requirements=$(mktemp)

@@ -58,11 +58,11 @@ def write(config: TinyConfig, sentences: list[str]) -> None:
     """Write the components and print what was written."""
     import torch
 
-    from vlv.cli.entry import quiet_libraries
+    from vlv.cli.entry import load_libraries
     from vlv.testing import components as tiny
     from vlv.testing import decoders as tiny_decoders
 
-    quiet_libraries()
+    load_libraries()
     out = Path(config.out)
     torch.manual_seed(config.seed)
     write_decoder = {

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from scripts.small_world.panels import composition_panel
-from vlv.cli.entry import BAD_CALL, Call, parse, quiet_libraries, stop
+from vlv.cli.entry import BAD_CALL, Call, load_libraries, parse, stop
 from vlv.models.autoencoder import VLVAutoEncoder
 from vlv.models.image_processor import to_images
 from vlv.sampling import sample_generators
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the call and compose."""
     call = Call("python -m scripts.small_world.composition", __doc__ or "")
     config = parse(CompositionConfig, call, sys.argv[1:] if arguments is None else arguments)
-    quiet_libraries()
+    load_libraries()
     try:
         measures = compose(config)
     except (OSError, ValueError) as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlv.atomic import whole_folder
-from vlv.cli.entry import BAD_CALL, Call, parse, quiet_libraries, stop
+from vlv.cli.entry import BAD_CALL, Call, load_libraries, parse, stop
 from vlv.settings import option, require
 
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the call and convert."""
     call = Call("python -m scripts.small_world.convert_gguf", __doc__ or "", positional=("source", "out"))
     config = parse(ConvertConfig, call, sys.argv[1:] if arguments is None else arguments)
-    quiet_libraries()
+    load_libraries()
     try:
         convert(find_gguf(config.source), Path(config.out))
     except (OSError, ValueError, ImportError) as error:

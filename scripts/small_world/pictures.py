@@ -15,7 +15,7 @@ from scripts.small_world.composition import SHOWN as SHOWN_PAIRS
 from scripts.small_world.composition import CompositionConfig, compose
 from scripts.small_world.evaluate import FULL_SAMPLING, own_model
 from scripts.small_world.keep import DOCS, SHOWN, keep_picture
-from vlv.cli.entry import FAILED_RUN, Call, parse, quiet_libraries, stop
+from vlv.cli.entry import FAILED_RUN, Call, load_libraries, parse, stop
 from vlv.settings import option
 from vlv.shapes.runs import TRAINED, RunError, caption, make_data, reconstruct
 
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the call and write both pictures."""
     call = Call("python -m scripts.small_world.pictures", __doc__ or "")
     config = parse(PicturesConfig, call, sys.argv[1:] if arguments is None else arguments)
-    quiet_libraries()
+    load_libraries()
     out = Path(config.out).resolve()
     try:
         measured = out / "measured"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vlv.cli.entry import BAD_CALL, Call, parse, quiet_libraries, stop
+from vlv.cli.entry import BAD_CALL, Call, load_libraries, parse, stop
 from vlv.settings import option, require
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the call and train."""
     call = Call("python -m scripts.small_world.pretrain", __doc__ or "", positional=("part",))
     config = parse(PretrainConfig, call, sys.argv[1:] if arguments is None else arguments)
-    quiet_libraries()
+    load_libraries()
     try:
         pretrain(config)
     except (OSError, ValueError) as error:

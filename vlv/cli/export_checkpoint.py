@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlv.cli.entry import BAD_CALL, Call, parse, quiet_libraries, stop
+from vlv.cli.entry import BAD_CALL, Call, load_libraries, parse, stop
 from vlv.settings import ConfigError, option
 
 
@@ -29,9 +29,9 @@ class ExportConfig:
 def main(arguments: list[str]) -> None:
     """Read the call and write the file."""
     config = parse(ExportConfig, Call("vlv export", __doc__ or "", ("source", "destination")), arguments)
+    load_libraries()
     from vlv.published.export import export_checkpoint
 
-    quiet_libraries()
     try:
         export = export_checkpoint(
             Path(config.source), Path(config.destination), config.stable_diffusion, config.florence2

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlv.cli.entry import BAD_CALL, Call, parse, quiet_libraries, stop
+from vlv.cli.entry import BAD_CALL, Call, load_libraries, parse, stop
 from vlv.settings import ConfigError, option
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def convert(config: ImportConfig) -> None:
     destination = Path(config.destination)
     if destination.exists() and any(destination.iterdir()):
         raise ValueError(f"{destination} is not empty: name another folder, or empty it first")
-    quiet_libraries()
+    load_libraries()
     source = open_state_dict(Path(config.source))
     layout = recognise_layout(source)
     with whole_folder(destination) as folder:

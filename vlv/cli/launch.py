@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 a failed run, 2 a call that cannot work, 130 interrupted.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -86,7 +85,6 @@ def main(arguments: list[str]) -> None:
         os.environ[ERROR_FILE_VARIABLE] = str(error_file)
         if dry_run:  # here: a process of its own would read the settings and load Python once more
             code = attempt(partial(command.run, config))
-            gc.freeze()  # as in the worker
         else:
             write_resolved(config, config_file)
             code = _start([name, str(config_file)], config, on_cpu)

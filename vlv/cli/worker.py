@@ -7,7 +7,6 @@ so nothing is merged or checked against recipes a second time.
 from __future__ import annotations
 
 import dataclasses
-import gc
 import json
 import os
 import signal
@@ -18,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from vlv.cli.entry import FAILED_RUN, INTERRUPTED, error_line, quiet_libraries
+from vlv.cli.entry import FAILED_RUN, INTERRUPTED, error_line, load_libraries
 
 ERROR_FILE_VARIABLE = "VLV_ERROR_FILE"  # set by the launcher, which then prints the one line itself
 Config = TypeVar("Config")
@@ -34,8 +33,6 @@ def main(arguments: list[str] | None = None) -> None:
     code = attempt(partial(command.run, read_resolved(command.kind, Path(path))))
     if code == FAILED_RUN:
         _exit_at_once(code)
-    # Without it the interpreter's last collection looks at a million objects of the libraries, for about a second.
-    gc.freeze()
     raise SystemExit(code)
 
 
@@ -52,7 +49,7 @@ def read_resolved(kind: type[Config], path: Path) -> Config:
 def attempt(work: Callable[[], object]) -> int:
     """Do the work of one process; returns its exit code. A failure leaves its one line and its trace in a file."""
     try:
-        quiet_libraries()
+        load_libraries()
         work()
     except KeyboardInterrupt:
         return INTERRUPTED
