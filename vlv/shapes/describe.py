@@ -11,6 +11,7 @@ from vlv.shapes.scene import MAX_OBJECTS, Item, Scene
 
 NUMBERS = ("no", "one", "two", "three", "four")
 SIZE_WORDS = {"small": ("small", "tiny"), "large": ("large", "big")}
+TEXTURE_WORDS = {"solid": ("", "solid"), "striped": ("striped",), "outlined": ("outlined", "hollow")}
 # Phrases for each place (row, column). The oracle reads the longest that fits.
 PLACES = {
     (0, 0): ("in the top left corner", "at the top left"),
@@ -27,20 +28,41 @@ RELATIONS = ("left of", "right of", "above", "below")
 
 
 def describe(scene: Scene, seed: int) -> str:
-    """A full description: background, every item with size, colour, shape and place, and true relations.
+    """A full description: background, every item with size, texture, colour, shape and place, and true relations.
+
+    What is solid need not be called so.
 
     Args:
         seed: fixes order and phrasing, which are as mixed as in texts from many hands.
     """
     stream = random.Random(f"phrasing {seed}")
-    sentences = [_opening(scene, stream)]
-    items = list(scene.items)
-    stream.shuffle(items)
-    sentences += [_sentence(item, stream) for item in items]
-    for _ in range(_relations_of(items)):
-        first, second = stream.sample(items, 2)
+    sentences = _statements(scene, stream)
+    for _ in range(_relations_of(scene.items)):
+        first, second = stream.sample(scene.items, 2)
         sentences.append(_relation(first, stream.choice(_true_relations(first, second)), second))
     return " ".join(dict.fromkeys(sentences))  # the same relation may have come up twice
+
+
+def describe_halves(left: Scene, right: Scene, seed: int) -> str:
+    """A description of the picture of two scenes, `render_halves`: each half in turn, named as such or not.
+
+    Where the halves are not named, two descriptions follow each other, and the places tell which half each is of.
+    """
+    stream = random.Random(f"phrasing {seed}")
+    halves = [("left", left), ("right", right)]
+    stream.shuffle(halves)
+    named, texts = stream.random() < 0.5, []
+    for side, scene in halves:
+        text = " ".join(_statements(scene, stream))
+        texts.append(f"On the {side} half, {text[0].lower()}{text[1:]}" if named else text)
+    return " ".join(texts)
+
+
+def _statements(scene: Scene, stream: random.Random) -> list[str]:
+    return [
+        _opening(scene, stream),
+        *(_sentence(item, stream) for item in stream.sample(scene.items, len(scene.items))),
+    ]
 
 
 def annotate(scene: Scene, seed: int) -> str:
@@ -67,18 +89,28 @@ def inventory(scene: Scene, seed: int) -> str:
 
 
 def _listed(item: Item, stream: random.Random) -> str:
-    size, color, shape = item.size, item.color, item.shape
+    words = [item.size] if item.texture == "solid" else [item.size, item.texture]
+    stream.shuffle(words)
+    all_words = stream.sample([*words, item.color], len(words) + 1)
     phrases = (
-        f"a {shape}, {size} and {color}",
-        f"a {shape}, {color} and {size}",
-        f"something {color}, a {size} {shape}",
-        f"something {size} and {color}, a {shape}",
+        f"{_a(item.shape)}, {_joined(all_words)}",
+        f"something {item.color}, {_a(' '.join(words))} {item.shape}",
+        f"something {_joined(all_words)}, {_a(item.shape)}",
     )
     return f"{PLACES[item.row, item.column][0].capitalize()} is {stream.choice(phrases)}."
 
 
+def _a(words: str) -> str:
+    return f"an {words}" if words.startswith(("a", "e", "o", "hour")) else f"a {words}"
+
+
+def _joined(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
 def _placed(item: Item) -> str:
-    return f"{PLACES[item.row, item.column][0].capitalize()} is a {item.size} {item.color} {item.shape}."
+    texture = "" if item.texture == "solid" else f"{item.texture} "
+    return f"{PLACES[item.row, item.column][0].capitalize()} is a {item.size} {texture}{item.color} {item.shape}."
 
 
 def brief(scene: Scene) -> str:
@@ -95,10 +127,10 @@ def locate(scene: Scene, shape: str) -> str:
 
 
 def region(scene: Scene, row: int, column: int) -> str:
-    """Size and colour of what stands in a place, and never its shape; "nothing" where it is empty."""
+    """Size, texture and colour of what stands in a place, and never its shape; "nothing" where it is empty."""
     for item in scene.items:
         if (item.row, item.column) == (row, column):
-            return f"something {item.size} and {item.color}."
+            return f"something {_joined([item.size, item.texture, item.color])}."
     return "nothing."
 
 
@@ -113,7 +145,8 @@ def _opening(scene: Scene, stream: random.Random) -> str:
 
 
 def _sentence(item: Item, stream: random.Random) -> str:
-    name = f"a {stream.choice(SIZE_WORDS[item.size])} {item.color} {item.shape}"
+    words = (stream.choice(SIZE_WORDS[item.size]), stream.choice(TEXTURE_WORDS[item.texture]), item.color, item.shape)
+    name = f"a {' '.join(filter(None, words))}"
     place = stream.choice(PLACES[item.row, item.column])
     return stream.choice(
         (

@@ -9,35 +9,40 @@ from typing import Literal
 
 GRID = 3
 MAX_OBJECTS = 4
-SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross")
+SHAPES = (
+    "circle", "square", "triangle", "star", "diamond", "cross", "heart", "moon",
+    "arrow", "bar", "dome", "hourglass", "chevron", "elbow", "house", "drop",
+)  # fmt: skip
 SIZES = ("small", "large")
+TEXTURES = ("solid", "striped", "outlined")
 COLORS = {
-    "red": (214, 40, 40),
-    "orange": (247, 140, 28),
-    "yellow": (250, 220, 50),
-    "green": (42, 157, 66),
-    "cyan": (60, 200, 225),
-    "blue": (38, 70, 210),
-    "purple": (128, 45, 175),
-    "pink": (250, 130, 195),
+    "red": (220, 30, 35),
+    "orange": (250, 135, 20),
+    "yellow": (250, 225, 40),
+    "lime": (150, 225, 50),
+    "green": (25, 140, 60),
+    "teal": (0, 115, 120),
+    "cyan": (65, 205, 230),
+    "blue": (35, 85, 225),
+    "navy": (25, 20, 110),
+    "purple": (120, 40, 170),
+    "lavender": (185, 160, 245),
+    "magenta": (225, 30, 170),
+    "pink": (250, 150, 190),
+    "maroon": (110, 10, 40),
+    "brown": (140, 80, 40),
+    "olive": (115, 140, 25),
 }
-BACKGROUNDS = {"white": (248, 248, 248), "gray": (128, 128, 128), "black": (16, 16, 16), "beige": (222, 200, 160)}
-# No training of any kind sees these pairs; each shape and each colour is seen in other pairs.
+BACKGROUNDS = {"white": (248, 248, 248), "gray": (140, 140, 140), "black": (10, 10, 10), "beige": (225, 205, 165)}
+# Pairs of colour and shape, 15 % of all, that VLV's two stages never train on. The components know every one.
 HELD_OUT_PAIRS = frozenset(
-    {
-        ("orange", "circle"),
-        ("purple", "square"),
-        ("cyan", "triangle"),
-        ("red", "star"),
-        ("green", "diamond"),
-        ("yellow", "cross"),
-    }
+    random.Random("held-out pairs").sample([(color, shape) for color in COLORS for shape in SHAPES], 38)
 )
 
 Split = Literal["train", "val", "test", "unseen"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test", "unseen")
 # Shares, in hundredths, of the hash of a scene's content: so that no scene is in two splits, whatever its number.
-_BUCKETS = {"train": range(90), "val": range(90, 95), "test": range(95, 100)}
+_BUCKETS = {"train": range(90), "val": range(90, 95), "test": range(95, 100), "unseen": range(95, 100)}
 
 
 @dataclass(frozen=True, order=True)
@@ -47,6 +52,7 @@ class Item:
     row: int
     column: int
     size: str
+    texture: str
     color: str
     shape: str
 
@@ -67,7 +73,7 @@ class Scene:
 def make_scene(split: Split, number: int) -> Scene:
     """The scene with this number of a split: always the same one.
 
-    The splits train, val and test share no scene and hold no pair of `HELD_OUT_PAIRS`; all items of `unseen` do.
+    The splits share no scene. train, val and test hold no pair of `HELD_OUT_PAIRS`; all items of `unseen` do.
 
     Raises:
         ValueError: an unknown split.
@@ -75,35 +81,48 @@ def make_scene(split: Split, number: int) -> Scene:
     if split not in SPLITS:
         raise ValueError(f"split={split!r} is not one of {', '.join(SPLITS)}")
     stream = random.Random(f"{split} {number}")  # seeded by text, which Python hashes alike in every process
+    pairs = _HELD_OUT if split == "unseen" else _SEEN
     while True:
-        scene = _draw(stream, unseen=split == "unseen")
-        if split == "unseen" or _belongs(scene, split):
+        scene = _compose(stream, stream.randint(1, MAX_OBJECTS), pairs)
+        if _belongs(scene, split):
             return scene
 
 
-def make_crowded_scene(number: int) -> Scene:
-    """A scene of one to nine shapes without held-out pairs, for training that needs no description.
+def make_component_scene(number: int, most: int = MAX_OBJECTS) -> Scene:
+    """A scene for the training of the components: one to `most` shapes, of all pairs of colour and shape.
 
-    None is a scene of `val` or `test`.
+    None is a scene of `val`, `test` or `unseen`.
     """
-    stream = random.Random(f"crowded {number}")
+    stream = random.Random(f"components {most} {number}")
     while True:
-        scene = _compose(stream, stream.randint(1, GRID * GRID), _SEEN)
+        scene = _compose(stream, stream.randint(1, most), _ALL)
         if _belongs(scene, "train"):
             return scene
 
 
-def recolor(scene: Scene, number: int) -> Scene:
-    """The same shapes in other colours, each another than before, without held-out pairs; picked by `number`.
+def make_halves(number: int) -> tuple[Scene, Scene]:
+    """Two scenes, of all pairs, for one picture: in its left column, and in its right one; two or three shapes in all.
 
-    None is a scene of `val` or `test`.
+    More would not fit into one text of 77 tokens. Neither is a scene of `val`, `test` or `unseen`.
+    """
+    stream = random.Random(f"halves {number}")
+    while True:
+        counts = stream.choice(((1, 1), (1, 2), (2, 1)))
+        columns = ((0,), (GRID - 1,))
+        left, right = (_compose(stream, count, _ALL, column) for count, column in zip(counts, columns, strict=True))
+        pairs = {item.pair for item in left.items + right.items}
+        if len(pairs) == len(left.items + right.items) and _belongs(left, "train") and _belongs(right, "train"):
+            return left, right
+
+
+def recolor(scene: Scene, number: int) -> Scene:
+    """The same shapes in other colours, each another than before; picked by `number`.
+
+    None is a scene of `val`, `test` or `unseen`.
     """
     stream = random.Random(f"recolor {number}")
     while True:
-        colors = [
-            stream.choice([c for c in COLORS if c != item.color and (c, item.shape) not in HELD_OUT_PAIRS])
-            for item in scene.items
-        ]
+        colors = [stream.choice([color for color in COLORS if color != item.color]) for item in scene.items]
         items = tuple(replace(item, color=color) for item, color in zip(scene.items, colors, strict=True))
         recolored = Scene(items, scene.background)
         if len({item.pair for item in items}) == len(items) and _belongs(recolored, "train"):
@@ -116,17 +135,19 @@ def _belongs(scene: Scene, split: Split) -> bool:
     return zlib.crc32(repr(scene).encode()) % 100 in _BUCKETS[split]
 
 
-def _draw(stream: random.Random, unseen: bool) -> Scene:
-    return _compose(stream, stream.randint(1, MAX_OBJECTS), _HELD_OUT if unseen else _SEEN)
-
-
-def _compose(stream: random.Random, count: int, allowed: list[tuple[str, str]]) -> Scene:
-    cells = stream.sample(range(GRID * GRID), count)
+def _compose(
+    stream: random.Random, count: int, allowed: list[tuple[str, str]], columns: tuple[int, ...] = tuple(range(GRID))
+) -> Scene:
+    cells = stream.sample([(row, column) for row in range(GRID) for column in columns], count)
     # No two items of a scene have the same colour and shape: by these a relation names them.
     pairs = stream.sample(allowed, count)
-    items = [Item(*divmod(cell, GRID), stream.choice(SIZES), *pair) for cell, pair in zip(cells, pairs, strict=True)]
+    items = [
+        Item(*cell, stream.choice(SIZES), stream.choice(TEXTURES), *pair)
+        for cell, pair in zip(cells, pairs, strict=True)
+    ]
     return Scene(tuple(sorted(items)), stream.choice(tuple(BACKGROUNDS)))
 
 
+_ALL = [(color, shape) for color in COLORS for shape in SHAPES]
 _HELD_OUT = sorted(HELD_OUT_PAIRS)
-_SEEN = [(color, shape) for color in COLORS for shape in SHAPES if (color, shape) not in HELD_OUT_PAIRS]
+_SEEN = [pair for pair in _ALL if pair not in HELD_OUT_PAIRS]
