@@ -32,7 +32,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Templates:
-    """Shapes in K variants of size, place and angle: coverages [kinds, K, P] in [0, 1], their squared sums [kinds K]."""
+    """Shapes in K variants of size, place and angle: coverages [kinds, K, P], 0 to 1; their squared sums [kinds K]."""
 
     coverages: np.ndarray
     energies: np.ndarray

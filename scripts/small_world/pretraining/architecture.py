@@ -21,13 +21,14 @@ from transformers import (
 )
 
 from vlv.encoders.florence2 import TASK_PROMPT
-from vlv.shapes.describe import brief, describe, locate, region
+from vlv.shapes.describe import brief, describe, describe_halves, inventory, locate, region
 from vlv.shapes.render import RESOLUTION
-from vlv.shapes.scene import GRID, SHAPES, make_scene
+from vlv.shapes.scene import GRID, SHAPES, make_component_scene, make_halves
 from vlv.testing.components import name_tokenizer_class, write_model_index, write_preprocessor
 from vlv.testing.tokenizers import train_clip_tokenizer, train_florence2_tokenizer, train_qwen_tokenizer
 
 WIDTH = 128
+LATENT_CHANNELS, LATENT_SIDE = 24, RESOLUTION // 16
 TEXT_LENGTH = 77  # CLIP's own; no description is longer (tested)
 CAPTION_TASK = "What shapes does the image show?"
 LOCATE_TASK = "Where is the {}?"
@@ -36,8 +37,10 @@ REGION_TASK = "What is in row {} and column {}?"
 
 def tokenizer_sentences(count: int = 4000) -> list[str]:
     """What the tokenizers are trained on: every kind of sentence that the family meets."""
-    scenes = [(number, make_scene("train", number)) for number in range(count)]
+    scenes = [(number, make_component_scene(number)) for number in range(count)]
     sentences = [describe(scene, number) for number, scene in scenes]
+    sentences += [inventory(scene, number) for number, scene in scenes]
+    sentences += [describe_halves(*make_halves(number), number) for number in range(count // 4)]
     sentences += [brief(scene) for _, scene in scenes]
     sentences += [locate(scene, scene.items[0].shape) for _, scene in scenes]
     sentences += [region(scene, scene.items[0].row, scene.items[0].column) for _, scene in scenes]
@@ -57,12 +60,12 @@ def build_tokenizers(sentences: Iterable[str]) -> dict[str, PreTrainedTokenizerB
 
 
 def build_vae() -> AutoencoderKL:
-    """64 px to latents [16, 8, 8]; four channels lose most of what a small shape is."""
+    """96 px to latents [24, 6, 6], 2x2 of them for each place of the grid; few channels lose what a small shape is."""
     settings: dict[str, Any] = dict(  # noqa: C408 - the library types these tuples as of one
-        block_out_channels=(16, 32, 64, 96),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=16,
+        block_out_channels=(16, 32, 64, 96, 128),
+        down_block_types=("DownEncoderBlock2D",) * 5,
+        up_block_types=("UpDecoderBlock2D",) * 5,
+        latent_channels=LATENT_CHANNELS,
         layers_per_block=1,
         norm_num_groups=8,
         sample_size=RESOLUTION,
@@ -90,12 +93,12 @@ def build_text_encoder(tokenizer: Any) -> CLIPTextModel:
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Two cross-attention levels on latents [16, 8, 8]."""
+    """Two cross-attention levels on latents [24, 6, 6]: the lower one has a position for each place of the grid."""
     settings: dict[str, Any] = dict(  # noqa: C408
-        sample_size=RESOLUTION // 8,
-        in_channels=16,
-        out_channels=16,
-        block_out_channels=(80, 160),
+        sample_size=LATENT_SIDE,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=(96, 192),
         down_block_types=("CrossAttnDownBlock2D",) * 2,
         up_block_types=("CrossAttnUpBlock2D",) * 2,
         cross_attention_dim=WIDTH,
@@ -126,7 +129,7 @@ def build_scheduler() -> DDPMScheduler:
 
 
 def build_florence2(tokenizer: Any) -> Florence2ForConditionalGeneration:
-    """A DaViT of strides 4, 2, 1, 1 (64 px to 8x8 tokens) and a BART of 2 + 3 layers."""
+    """A DaViT of strides 4, 2, 2, 1 (96 px to 6x6 tokens) and a BART of 2 + 3 layers."""
     text: dict[str, Any] = {
         "model_type": "bart",
         "vocab_size": len(tokenizer) + 1,
@@ -149,12 +152,12 @@ def build_florence2(tokenizer: Any) -> Florence2ForConditionalGeneration:
         "tie_word_embeddings": True,
     }
     vision = {
-        "embed_dim": [32, 64, 96, 96],
+        "embed_dim": [32, 64, 128, 128],
         "depths": [1, 1, 2, 1],
-        "num_heads": [2, 4, 6, 6],
-        "num_groups": [2, 4, 6, 6],
-        "patch_stride": [4, 2, 1, 1],
-        "window_size": 8,
+        "num_heads": [2, 4, 8, 8],
+        "num_groups": [2, 4, 8, 8],
+        "patch_stride": [4, 2, 2, 1],
+        "window_size": 6,
         "drop_path_rate": 0.0,
         "projection_dim": WIDTH,
     }

@@ -7,15 +7,20 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, max_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, max_pool2d
 from transformers import CLIPTextModel, Florence2ForConditionalGeneration
 
 from vlv.losses import IGNORED
 from vlv.sampling import sample_generators, sample_noise, sample_timesteps
-from vlv.shapes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES
+from vlv.shapes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, TEXTURES
 
 Batch = dict[str, Any]
-CLASSES = {"size": len(SIZES) + 1, "color": len(COLORS) + 1, "shape": len(SHAPES) + 1}
+CLASSES = {
+    "size": len(SIZES) + 1,
+    "texture": len(TEXTURES) + 1,
+    "color": len(COLORS) + 1,
+    "shape": len(SHAPES) + 1,
+}
 
 
 class Objective(nn.Module):
@@ -36,21 +41,21 @@ class AutoencoderObjective(Objective):
     L2, whose gradient grows with the error, colours other than the commonest come late.
     """
 
-    grounds: Tensor
-
     def __init__(self, vae: AutoencoderKL, squared_weight: float = 2.0, kl_weight: float = 5e-4) -> None:
         super().__init__()
         self.model: Any = vae
         self.squared_weight = squared_weight
         self.kl_weight = kl_weight
-        self.register_buffer("grounds", torch.tensor(list(BACKGROUNDS.values())).float(), persistent=False)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Sum over pictures: pixels [B, 3, R, R] uint8, background [B]."""
-        ground = self.grounds[batch["background"]][:, :, None, None]  # [B, 3, 1, 1]
-        shape = (batch["pixels"].float() - ground).abs().amax(1, keepdim=True) > 8
+        """Sum over pictures: pixels [B, 3, R, R] uint8."""
+        # A picture of two scenes has two grounds: what differs from its right edge and its left one is foreground.
+        shown = batch["pixels"].float()
+        left = (shown - shown[:, :, :1, :1]).abs().amax(1, keepdim=True) > 8
+        right = (shown - shown[:, :, :1, -1:]).abs().amax(1, keepdim=True) > 8
+        shape = left & right  # [B, 1, R, R]
         foreground = max_pool2d(shape.float(), 5, stride=1, padding=2)  # [B, 1, R, R]
-        pixels = 2 * batch["pixels"].float() / 255 - 1
+        pixels = 2 * shown / 255 - 1
         posterior = self.model.encode(pixels).latent_dist
         difference = self.model.decode(posterior.sample()).sample.float() - pixels
         error = (difference.abs() + self.squared_weight * difference**2).mean(1, keepdim=True)  # [B, 1, R, R]
@@ -59,36 +64,66 @@ class AutoencoderObjective(Objective):
         return {"loss": (error.mean((1, 2, 3)) + inside + self.kl_weight * kl).sum()}
 
 
-class ReadOutHead(nn.Module):
-    """Learned queries attend to states [B, L, D] and name size, colour and shape of each place, and the background."""
+class Attributes(nn.Module):
+    """Names size, texture, colour and shape of each place, and the background, from states [B, 9 + 1, D]."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.queries = nn.Parameter(torch.randn(1, GRID * GRID + 1, width) * 0.5)
-        self.attention = nn.MultiheadAttention(width, 4, batch_first=True)
         self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU())
         self.heads = nn.ModuleDict({name: nn.Linear(2 * width, count) for name, count in CLASSES.items()})
         self.background = nn.Linear(2 * width, len(BACKGROUNDS))
 
     def forward(self, states: Tensor) -> dict[str, Tensor]:
-        """Logits: size, colour and shape [B, 9, classes], background [B, 4]."""
+        """Logits: of each attribute [B, 9, classes], background [B, 4]."""
+        states = self.mlp(states)
+        logits = {name: head(states[:, :-1]) for name, head in self.heads.items()}
+        return {**logits, "background": self.background(states[:, -1])}
+
+
+class ReadOutHead(nn.Module):
+    """Learned queries attend to states [B, L, D], one for each place and one for the background."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(1, GRID * GRID + 1, width) * 0.5)
+        self.attention = nn.MultiheadAttention(width, 4, batch_first=True)
+        self.attributes = Attributes(width)
+
+    def forward(self, states: Tensor) -> dict[str, Tensor]:
+        """Logits of `Attributes`."""
         queries = self.queries.expand(len(states), -1, -1)
-        attended = self.mlp(self.attention(queries, states, states, need_weights=False)[0])  # [B, 10, 2 D]
-        logits = {name: head(attended[:, :-1]) for name, head in self.heads.items()}
-        return {**logits, "background": self.background(attended[:, -1])}
+        return self.attributes(self.attention(queries, states, states, need_weights=False)[0])
+
+
+class RegionHead(nn.Module):
+    """Each place is read from the mean of its own image tokens, the background from the mean of all.
+
+    So the tower keeps what a place shows where the place is; queries that attend would let it lie anywhere.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attributes = Attributes(width)
+
+    def forward(self, tokens: Tensor) -> dict[str, Tensor]:
+        """Logits of `Attributes` from image tokens [B, 1 + side * side, D], the first of which is global."""
+        side = round((tokens.shape[1] - 1) ** 0.5)
+        spatial = tokens[:, 1:].transpose(1, 2).unflatten(2, (side, side))  # [B, D, side, side]
+        places = adaptive_avg_pool2d(spatial, GRID).flatten(2).transpose(1, 2)  # [B, 9, D]
+        return self.attributes(torch.cat([places, tokens.mean(1, keepdim=True)], 1))
 
 
 class ReadOutModel(nn.Module):
     """A part and the head that reads it."""
 
-    def __init__(self, part: nn.Module, width: int) -> None:
+    def __init__(self, part: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.part = part
-        self.head = ReadOutHead(width)
+        self.head = head
 
 
 def read_out_loss(logits: dict[str, Tensor], batch: Batch) -> Tensor:
-    """Cross-entropies of all four attributes, summed over the batch."""
+    """Cross-entropies of background and attributes, summed over the batch."""
     losses = [cross_entropy(logits["background"].float(), batch["background"], reduction="sum")]
     for name in CLASSES:
         flat = logits[name].float().flatten(0, 1)
@@ -101,7 +136,7 @@ class TextReadOut(Objective):
 
     def __init__(self, text_encoder: CLIPTextModel) -> None:
         super().__init__()
-        self.model = ReadOutModel(text_encoder, text_encoder.config.hidden_size)
+        self.model = ReadOutModel(text_encoder, ReadOutHead(text_encoder.config.hidden_size))
 
     def logits(self, batch: Batch) -> dict[str, Tensor]:
         """Logits of token ids [B, L]."""
@@ -118,7 +153,8 @@ class TowerReadOut(Objective):
 
     def __init__(self, florence2: Florence2ForConditionalGeneration) -> None:
         super().__init__()
-        self.model = ReadOutModel(florence2, florence2.config.text_config.d_model)  # type: ignore[union-attr]
+        width = florence2.config.text_config.d_model  # type: ignore[union-attr]
+        self.model = ReadOutModel(florence2, RegionHead(width))
         florence2.model.language_model.requires_grad_(False)
 
     def logits(self, batch: Batch) -> dict[str, Tensor]:

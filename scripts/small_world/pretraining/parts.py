@@ -18,8 +18,8 @@ from transformers import AutoTokenizer, CLIPTextModel, Florence2ForConditionalGe
 from scripts.small_world.pretraining import architecture, evaluation, objectives, samples
 from vlv.checkpoints.pretrained import load_language_model
 from vlv.decoders import DecoderSettings, build_decoder
-from vlv.shapes.render import RESOLUTION, render
-from vlv.shapes.scene import make_scene, recolor
+from vlv.shapes.render import RESOLUTION
+from vlv.shapes.scene import GRID
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def build(name: str, out: Path, work: Path, seed: int, latent_scenes: int) -> Pa
         model = architecture.build_florence2(_tokenizer(florence2))
         objective, val = objectives.TowerReadOut(model), partial(samples.tower_sample, split="val")
         read = partial(evaluation.read_out_accuracy, objective, val, 500)
-        return Part(objective, samples.crowded_tower_sample, lambda: save(model, florence2), read)
+        return Part(objective, partial(samples.tower_sample, most=GRID**2), lambda: save(model, florence2), read)
     if name == "florence2":
         tokenizer = _tokenizer(florence2)
         model = Florence2ForConditionalGeneration.from_pretrained(florence2, dtype=torch.float32)
@@ -152,7 +152,7 @@ def save_vae(vae: Any, folder: Path, count: int = 1024) -> None:
 
 @torch.no_grad()
 def cache_latents(folder: Path, path: Path, count: int) -> Path:
-    """Scaled latents of the first training scenes, fp16 [count, C, h, w]; made once.
+    """Scaled latents of the first pictures, fp16 [count, C, h, w]; made once.
 
     mean, std: of the posterior. recolored: the mean of the same picture in other colours.
     """
@@ -171,8 +171,5 @@ def cache_latents(folder: Path, path: Path, count: int) -> Path:
 
 
 def _encode(vae: Any, numbers: range, recolored: bool = False) -> Any:
-    scenes = [make_scene("train", number) for number in numbers]
-    if recolored:
-        scenes = [recolor(scene, number) for scene, number in zip(scenes, numbers, strict=True)]
-    pictures = [samples.to_pixels(render(scene, number)) for scene, number in zip(scenes, numbers, strict=True)]
+    pictures = [samples.to_pixels(samples.latent_picture(number, recolored)) for number in numbers]
     return vae.encode(2 * torch.stack(pictures).float() / 255 - 1).latent_dist

@@ -16,38 +16,52 @@ from torch.utils.data import DataLoader, Dataset
 
 from scripts.small_world.pretraining.architecture import CAPTION_TASK, LOCATE_TASK, REGION_TASK, TEXT_LENGTH
 from vlv.losses import IGNORED
-from vlv.shapes.describe import annotate, brief, describe, inventory, locate, region
-from vlv.shapes.render import render
-from vlv.shapes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, Scene, Split, make_crowded_scene, make_scene
+from vlv.shapes.describe import annotate, brief, describe, describe_halves, inventory, locate, region
+from vlv.shapes.render import render, render_halves
+from vlv.shapes.scene import (
+    BACKGROUNDS,
+    COLORS,
+    GRID,
+    MAX_OBJECTS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Scene,
+    Split,
+    make_component_scene,
+    make_halves,
+    make_scene,
+    recolor,
+)
 
 Sample = dict[str, Any]
 EMPTY_SHARE = 0.1  # of prompts, so that guidance has something to guide away from
 _MEAN, _STD = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
 
 
-def picture_sample(number: int, split: Split = "train") -> Sample:
+def scene_of(number: int, split: Split | None, most: int = MAX_OBJECTS) -> Scene:
+    """A scene of the components' own training (None), or of a split to measure on."""
+    return make_component_scene(number, most) if split is None else make_scene(split, number)
+
+
+def picture_sample(number: int, split: Split | None = None, most: int = MAX_OBJECTS) -> Sample:
     """Pixels uint8 [3, R, R] with the labels of every place."""
-    scene = make_scene(split, number)
+    scene = scene_of(number, split, most)
     return {"pixels": to_pixels(render(scene, number)), **labels(scene)}
 
 
 def crowded_sample(number: int) -> Sample:
-    """Like `picture_sample`, of a scene with up to nine shapes: more to learn in each picture."""
-    scene = make_crowded_scene(number)
-    return {"pixels": to_pixels(render(scene, number)), **labels(scene)}
+    """Like `picture_sample`, of up to nine shapes, more to learn in each picture; each fourth is of two scenes."""
+    if not is_of_halves(number):
+        return picture_sample(number, most=GRID**2)
+    left, right = make_halves(number)
+    sample = labels(Scene(left.items + right.items, left.background))
+    return {"pixels": to_pixels(render_halves(left, right, number)), **sample}
 
 
-def tower_sample(number: int, split: Split = "train") -> Sample:
+def tower_sample(number: int, split: Split | None = None, most: int = MAX_OBJECTS) -> Sample:
     """Normalised pixels fp32 [3, R, R] with the labels of every place."""
-    return _normalized(picture_sample(number, split))
-
-
-def crowded_tower_sample(number: int) -> Sample:
-    """Like `tower_sample`, of a scene with up to nine shapes."""
-    return _normalized(crowded_sample(number))
-
-
-def _normalized(sample: Sample) -> Sample:
+    sample = picture_sample(number, split, most)
     return {"pixel_values": normalize(sample.pop("pixels")), **sample}
 
 
@@ -63,10 +77,11 @@ def normalize(pixels: Tensor) -> Tensor:
 
 def labels(scene: Scene) -> Sample:
     """Class numbers of each place, [9], 0 where it is empty; background is a scalar."""
-    values = {name: torch.zeros(GRID * GRID, dtype=torch.long) for name in ("size", "color", "shape")}
+    values = {name: torch.zeros(GRID * GRID, dtype=torch.long) for name in ("size", "texture", "color", "shape")}
     for item in scene.items:
         cell = item.row * GRID + item.column
         values["size"][cell] = SIZES.index(item.size) + 1
+        values["texture"][cell] = TEXTURES.index(item.texture) + 1
         values["color"][cell] = list(COLORS).index(item.color) + 1
         values["shape"][cell] = SHAPES.index(item.shape) + 1
     return {**values, "background": torch.tensor(list(BACKGROUNDS).index(scene.background))}
@@ -75,13 +90,26 @@ def labels(scene: Scene) -> Sample:
 class TextSamples:
     """CLIP token ids [77] of a description, with the labels."""
 
-    def __init__(self, tokenizer: Any, split: Split = "train") -> None:
+    def __init__(self, tokenizer: Any, split: Split | None = None) -> None:
         self.tokenizer = tokenizer
-        self.split: Split = split
+        self.split = split
 
     def __call__(self, number: int) -> Sample:
-        scene = make_scene(self.split, number)
+        scene = scene_of(number, self.split)
         return {"ids": clip_ids(self.tokenizer, describe(scene, number)), **labels(scene)}
+
+
+def is_of_halves(number: int) -> bool:
+    """Whether a picture of the components' training is of two scenes, a half each."""
+    return number % 4 == 3
+
+
+def latent_picture(number: int, recolored: bool = False) -> Image.Image:
+    """The picture of `LatentSamples`; the same shapes in other colours where `recolored`."""
+    scenes = make_halves(number) if is_of_halves(number) else (make_component_scene(number),)
+    if recolored:
+        scenes = tuple(recolor(scene, number) for scene in scenes)
+    return render_halves(*scenes, number) if len(scenes) == 2 else render(*scenes, number)
 
 
 class LatentSamples:
@@ -98,10 +126,14 @@ class LatentSamples:
     def __call__(self, number: int) -> Sample:
         place = number % len(self.cache["mean"])
         empty = random.Random(f"empty {number}").random() < EMPTY_SHARE
-        scene = make_scene("train", place)
-        text = "" if empty else describe(scene, number)
+        if is_of_halves(place):
+            left, right = make_halves(place)
+            text, scene = describe_halves(left, right, number), Scene(left.items + right.items, left.background)
+        else:
+            scene = make_component_scene(place)
+            text = describe(scene, number)
         return {
-            "ids": clip_ids(self.tokenizer, text),
+            "ids": clip_ids(self.tokenizer, "" if empty else text),
             "latent_mean": self.cache["mean"][place],
             "latent_std": self.cache["std"][place],
             "foreground": foreground(scene, *self.cache["mean"].shape[-2:]),
@@ -122,12 +154,12 @@ def foreground(scene: Scene, height: int, width: int) -> Tensor:
 class TaskSamples:
     """One of Florence-2's tasks on a picture: a brief caption, where a shape is, or what a place looks like."""
 
-    def __init__(self, tokenizer: Any, split: Split = "train") -> None:
+    def __init__(self, tokenizer: Any, split: Split | None = None) -> None:
         self.tokenizer = tokenizer
-        self.split: Split = split
+        self.split = split
 
     def __call__(self, number: int) -> Sample:
-        scene = make_scene(self.split, number)
+        scene = scene_of(number, self.split)
         prompt, answer = task(scene, number)
         return {
             "pixel_values": normalize(to_pixels(render(scene, number))),
@@ -157,12 +189,12 @@ class DocumentSamples:
     single texts a tiny one never would, and stage 2 would have to teach it to look at its prefix at all.
     """
 
-    def __init__(self, tokenizer: Any, split: Split = "train") -> None:
+    def __init__(self, tokenizer: Any, split: Split | None = None) -> None:
         self.tokenizer = tokenizer
-        self.split: Split = split
+        self.split = split
 
     def __call__(self, number: int) -> Sample:
-        scene = make_scene(self.split, number)
+        scene = scene_of(number, self.split)
         tokens = [self.tokenizer(text)["input_ids"] for text in (inventory(scene, number), annotate(scene, number))]
         ids = torch.tensor([token for part in tokens for token in [*part, self.tokenizer.eos_token_id]])
         return {"ids": ids, "labels": ids.clone()}
