@@ -62,7 +62,7 @@ def build_tokenizers(sentences: Iterable[str]) -> dict[str, PreTrainedTokenizerB
 def build_vae() -> AutoencoderKL:
     """96 px to latents [24, 6, 6], 2x2 of them for each place of the grid; few channels lose what a small shape is."""
     settings: dict[str, Any] = dict(  # noqa: C408 - the library types these tuples as of one
-        block_out_channels=(16, 32, 64, 96, 128),
+        block_out_channels=(16, 32, 64, 96, 96),
         down_block_types=("DownEncoderBlock2D",) * 5,
         up_block_types=("UpDecoderBlock2D",) * 5,
         latent_channels=LATENT_CHANNELS,
@@ -98,13 +98,13 @@ def build_unet() -> UNet2DConditionModel:
         sample_size=LATENT_SIDE,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
-        block_out_channels=(96, 192),
+        block_out_channels=(88, 176),
         down_block_types=("CrossAttnDownBlock2D",) * 2,
         up_block_types=("CrossAttnUpBlock2D",) * 2,
         cross_attention_dim=WIDTH,
         attention_head_dim=(4, 8),  # heads, by an old mistake of the library's naming
         layers_per_block=1,
-        norm_num_groups=16,
+        norm_num_groups=8,
         use_linear_projection=True,
     )
     return UNet2DConditionModel(**settings)
