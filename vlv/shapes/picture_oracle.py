@@ -15,7 +15,11 @@ from vlv.shapes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, TEXTURES, Item, 
 
 # Squared difference from the background, summed over a cell, that a shape explains at least.
 _EMPTY = 70_000.0
+# Bounds of a clean picture. TODO
+MAX_UNEXPLAINED = 0.12
+MAX_STRAY = 40.0
 _KINDS = [(size, texture, shape) for size in EXTENT for texture in TEXTURES for shape in SHAPES]
+_FINE_STEPS = (SIZE_JITTER, ANGLE_JITTER / 2, PLACE_JITTER / 2, PLACE_JITTER / 2)
 _REFINED = 6  # pairs of kind and colour that are fitted again, finely
 
 
@@ -24,10 +28,31 @@ class Reading:
     """What the oracle saw.
 
     confidence: of the least certain cell, from 0 (another class fits as well) to 1.
+    unexplained: of each item in turn, the share of its cell's squared difference from the ground that the item leaves
+        over: a piece that is missing, another colour inside, something beside it.
+    stray: of the picture outside the items, the largest mean over 3x3 pixels of what stands off the ground, in levels
+        of 255.
     """
 
     scene: Scene
     confidence: float
+    unexplained: tuple[float, ...]
+    stray: float
+
+    @property
+    def clean(self) -> bool:
+        """The scene explains the picture: nothing is left over beyond `MAX_UNEXPLAINED` and `MAX_STRAY`."""
+        return self.stray <= MAX_STRAY and all(share <= MAX_UNEXPLAINED for share in self.unexplained)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """One kind in one colour, in the variant that fits a cell best: what it explains, and the numbers of all three."""
+
+    gain: float
+    color: int
+    kind: int
+    variant: int
 
 
 @dataclass(frozen=True)
@@ -66,13 +91,18 @@ def _read(pixels: np.ndarray) -> list[Reading]:
     occupied = np.flatnonzero((cells**2).sum((1, 2)) > _EMPTY)
     contrasts = np.array(list(COLORS.values()), dtype=np.float32) - grounds[chosen][:, None]  # [N, colours, 3]
     contrasts = contrasts.repeat(GRID**2, axis=0)[occupied]  # [M, colours, 3]
-    coarse = _gains(cells[occupied], contrasts, _coarse_templates())  # [M, colours, kinds]
+    coarse = _gains(cells[occupied], contrasts, _coarse_templates()).max(-1)  # [M, colours, kinds]
     found = {int(cell): _refine(cells[cell], contrasts[index], coarse[index]) for index, cell in enumerate(occupied)}
-    return [_decide(found, index, list(BACKGROUNDS)[chosen[index]]) for index in range(count)]
+    readings = []
+    for index in range(count):
+        first = index * GRID**2
+        fits = {cell: found[first + cell] for cell in range(GRID**2) if first + cell in found}
+        readings.append(_decide(off_ground[index], fits, list(BACKGROUNDS)[chosen[index]]))
+    return readings
 
 
 def _gains(cells: np.ndarray, contrasts: np.ndarray, templates: Templates) -> np.ndarray:
-    """How much of cells [M, P, 3] each colour [M, colours, 3] and kind of `templates` explains; [M, colours, kinds].
+    """How much of cells [M, P, 3] each colour [M, colours, 3], kind and variant explains; [M, colours, kinds, K].
 
     A template t in a colour that stands off the ground by c predicts the pixels t c. It explains
     |x|^2 - |x - t c|^2 = 2 <x, t c> - |t|^2 |c|^2 of the cell's pixels x.
@@ -81,57 +111,110 @@ def _gains(cells: np.ndarray, contrasts: np.ndarray, templates: Templates) -> np
     projected = np.einsum("mpc,mkc->mkp", cells, contrasts)  # [M, colours, P]
     gains = 2 * (projected @ templates.coverages.reshape(-1, area).T)
     gains -= (contrasts**2).sum(-1)[..., None] * templates.energies
-    return gains.reshape(*gains.shape[:2], kinds, variants).max(-1)
+    return gains.reshape(*gains.shape[:2], kinds, variants)
 
 
-def _refine(cell: np.ndarray, contrasts: np.ndarray, coarse: np.ndarray) -> list[tuple[float, int, int]]:
-    """The best pairs of colour and kind of one cell [P, 3], fitted finely: (explained, colour, kind), best first."""
-    best = np.argsort(coarse, axis=None)[::-1][:_REFINED]
-    fitted = []
-    for color, kind in (divmod(int(place), len(_KINDS)) for place in best):
-        gain = _gains(cell[None], contrasts[None, color : color + 1], _fine_templates(kind))
-        fitted.append((float(gain[0, 0, 0]), color, kind))
-    return sorted(fitted, reverse=True)
+def _refine(cell: np.ndarray, contrasts: np.ndarray, coarse: np.ndarray) -> list[_Fit]:
+    """The best pairs of colour and kind of one cell [P, 3], fitted finely, best first."""
+    fits = []
+    for place in np.argsort(coarse, axis=None)[::-1][:_REFINED]:
+        color, kind = divmod(int(place), len(_KINDS))
+        templates = _fine_templates(kind)
+        gains = _gains(cell[None], contrasts[None, color : color + 1], templates).ravel()
+        best = gains.argmax()
+        fits.append(_Fit(float(gains[best]), color, kind, int(best)))
+    return sorted(fits, key=lambda fit: -fit.gain)
 
 
-def _decide(found: dict[int, list[tuple[float, int, int]]], index: int, background: str) -> Reading:
-    """The scene of one picture."""
-    items, confidence = [], 1.0
-    for row, column in product(range(GRID), range(GRID)):
-        fitted = found.get(index * GRID**2 + row * GRID + column)
-        if fitted is None:
+def _polish(cell: np.ndarray, contrast: np.ndarray, fit: _Fit) -> np.ndarray:
+    """Coverage [CELL, CELL] of the kind that was found, its size, place and angle improved between the templates'.
+
+    What a template's grid misses would otherwise count as unexplained. Each number in turn is moved by half a step.
+
+    Args:
+        cell: [CELL, CELL, 3], less the ground, from which the colour stands off by `contrast` [3].
+    """
+    size, texture, shape = _KINDS[fit.kind]
+    projected, energy = cell @ contrast, float(contrast @ contrast)
+
+    def explained(pose: np.ndarray) -> tuple[float, np.ndarray]:
+        mask = draw_mask(shape, texture, EXTENT[size] * pose[0], *pose[1:])
+        coverage = np.asarray(mask, dtype=np.float32) / 255
+        return float((2 * coverage * projected - coverage**2 * energy).sum()), coverage
+
+    pose = np.array(_fine_variants()[fit.variant])
+    best = explained(pose)
+    for step in np.outer((0.5, 0.25, 0.125), _FINE_STEPS):
+        for number, sign in product(range(len(pose)), (-1, 1)):
+            tried = pose.copy()
+            tried[number] += sign * step[number]
+            if (found := explained(tried))[0] > best[0]:
+                pose, best = tried, found
+    return best[1]
+
+
+def _decide(off_ground: np.ndarray, fits: dict[int, list[_Fit]], background: str) -> Reading:
+    """The scene of one picture [R, R, 3], less its ground, and what the scene leaves over.
+
+    Args:
+        fits: of each cell that is not empty.
+    """
+    items, unexplained, confidence = [], [], 1.0
+    left, near = off_ground.copy(), np.zeros((RESOLUTION + 4, RESOLUTION + 4), dtype=bool)
+    for cell, (first, second, *_) in fits.items():
+        row, column = divmod(cell, GRID)
+        if first.gain < _EMPTY:
+            confidence = min(confidence, max(0.0, 1 - first.gain / _EMPTY))
             continue
-        (first, color, kind), (second, _, _) = fitted[:2]
-        if first < _EMPTY:
-            certainty = 1 - first / _EMPTY
-        else:
-            size, texture, shape = _KINDS[kind]
-            items.append(Item(row, column, size, texture, list(COLORS)[color], shape))
-            # A lead of a tenth over the next kind counts as certain.
-            certainty = (first - max(second, _EMPTY)) / first * 10
-        confidence = min(confidence, float(np.clip(certainty, 0, 1)))
-    return Reading(Scene(tuple(items), background), confidence)
+        size, texture, shape = _KINDS[first.kind]
+        items.append(Item(row, column, size, texture, list(COLORS)[first.color], shape))
+        # A lead of a tenth over the next kind counts as certain.
+        lead = (first.gain - max(second.gain, _EMPTY)) / first.gain * 10
+        confidence = min(confidence, float(np.clip(lead, 0, 1)))
+        area = np.s_[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
+        energy = float((left[area] ** 2).sum())
+        contrast = np.subtract(COLORS[items[-1].color], BACKGROUNDS[background]).astype(np.float32)
+        coverage = _polish(left[area], contrast, first)
+        left[area] -= coverage[..., None] * contrast
+        unexplained.append(float((left[area] ** 2).sum()) / energy)
+        for dy, dx in product(range(5), repeat=2):  # up to two pixels around the shape
+            near[dy : dy + RESOLUTION, dx : dx + RESOLUTION][area] |= coverage > 0
+    return Reading(Scene(tuple(items), background), confidence, tuple(unexplained), _stray(left, near[2:-2, 2:-2]))
+
+
+def _stray(left: np.ndarray, near: np.ndarray) -> float:
+    """The largest 3x3 mean of what is left of a picture [R, R, 3], outside a mask [R, R]."""
+    deviations = np.pad(np.abs(left).max(-1), 1)
+    means = np.lib.stride_tricks.sliding_window_view(deviations, (3, 3)).mean((2, 3))
+    return float(means[~near].max(initial=0.0))
 
 
 @cache
 def _coarse_templates() -> Templates:
     """Every kind at few places and angles."""
-    return _templates(range(len(_KINDS)), (1.0,), (-8.0, 0.0, 8.0), (-0.7, 0.7))
+    return _templates(range(len(_KINDS)), list(product((1.0,), (-8.0, 0.0, 8.0), (-0.7, 0.7), (-0.7, 0.7))))
 
 
 @cache
 def _fine_templates(kind: int) -> Templates:
-    """One kind at many sizes, places and angles."""
-    angles, offsets = (np.linspace(-jitter, jitter, 5).tolist() for jitter in (ANGLE_JITTER, PLACE_JITTER))
-    return _templates((kind,), (1 - SIZE_JITTER, 1.0, 1 + SIZE_JITTER), angles, offsets)
+    """One kind in all `_fine_variants`."""
+    return _templates((kind,), _fine_variants())
 
 
-def _templates(
-    kinds: Sequence[int], scales: Sequence[float], angles: Sequence[float], offsets: Sequence[float]
-) -> Templates:
+@cache
+def _fine_variants() -> list[tuple[float, float, float, float]]:
+    """Many sizes, angles and places: (share of the size, degrees, pixels, pixels)."""
+    scales, angles, x, y = (
+        [centre + step * number for number in range(-count, count + 1)]
+        for centre, step, count in zip((1.0, 0.0, 0.0, 0.0), _FINE_STEPS, (1, 2, 2, 2), strict=True)
+    )
+    return list(product(scales, angles, x, y))
+
+
+def _templates(kinds: Sequence[int], variants: Sequence[tuple[float, float, float, float]]) -> Templates:
     masks = []
     for size, texture, shape in (_KINDS[kind] for kind in kinds):
-        for scale, angle, dx, dy in product(scales, angles, offsets, offsets):
+        for scale, angle, dx, dy in variants:
             mask = draw_mask(shape, texture, EXTENT[size] * scale, angle, dx, dy)
             masks.append(np.asarray(mask, dtype=np.float32).ravel() / 255)
     coverages = np.stack(masks)
