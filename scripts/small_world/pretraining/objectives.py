@@ -65,17 +65,17 @@ class AutoencoderObjective(Objective):
 
 
 class Attributes(nn.Module):
-    """Names size, texture, colour and shape of each place, and the background, from states [B, 9 + 1, D]."""
+    """Names size, texture, colour and shape of each place, and the background, from states [B, 9 + 1, D]: linearly."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU())
-        self.heads = nn.ModuleDict({name: nn.Linear(2 * width, count) for name, count in CLASSES.items()})
-        self.background = nn.Linear(2 * width, len(BACKGROUNDS))
+        self.norm = nn.LayerNorm(width)
+        self.heads = nn.ModuleDict({name: nn.Linear(width, count) for name, count in CLASSES.items()})
+        self.background = nn.Linear(width, len(BACKGROUNDS))
 
     def forward(self, states: Tensor) -> dict[str, Tensor]:
         """Logits: of each attribute [B, 9, classes], background [B, 4]."""
-        states = self.mlp(states)
+        states = self.norm(states)
         logits = {name: head(states[:, :-1]) for name, head in self.heads.items()}
         return {**logits, "background": self.background(states[:, -1])}
 
@@ -87,18 +87,20 @@ class ReadOutHead(nn.Module):
         super().__init__()
         self.queries = nn.Parameter(torch.randn(1, GRID * GRID + 1, width) * 0.5)
         self.attention = nn.MultiheadAttention(width, 4, batch_first=True)
-        self.attributes = Attributes(width)
+        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU())
+        self.attributes = Attributes(2 * width)
 
     def forward(self, states: Tensor) -> dict[str, Tensor]:
         """Logits of `Attributes`."""
         queries = self.queries.expand(len(states), -1, -1)
-        return self.attributes(self.attention(queries, states, states, need_weights=False)[0])
+        return self.attributes(self.mlp(self.attention(queries, states, states, need_weights=False)[0]))
 
 
 class RegionHead(nn.Module):
-    """Each place is read from the mean of its own image tokens, the background from the mean of all.
+    """Each place is read, linearly, from the mean of its own image tokens, the background from the mean of all.
 
-    So the tower keeps what a place shows where the place is; queries that attend would let it lie anywhere.
+    So the tower keeps what a place shows where the place is, in a form that is easy to read; queries that attend would
+    let it lie anywhere, in any form.
     """
 
     def __init__(self, width: int) -> None:
