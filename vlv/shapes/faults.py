@@ -170,6 +170,6 @@ def name_thing(said: Said) -> str:
     words = [said[name] for name in _ORDER if name in said and (name, said[name]) != ("texture", "solid")]
     if not words and "texture" in said:
         words = [said["texture"]]
-    if words and "shape" not in said:
-        words.append("shape")
+    if words and said.get("shape", "something") == "something":
+        words = [word for word in words if word != "something"] + ["shape"]
     return " ".join(words) or said.get("place") or said.get("background") or "anything"

@@ -158,7 +158,7 @@ def read_attributes(cursor: Cursor) -> list[tuple[str, str]]:
     while True:
         start = cursor.at
         if found:
-            cursor.take({",", "and", ", and", "but"})
+            cursor.take({",", "and", ", and"})
         if cursor.take(_STRIPES):
             found.append(("texture", "striped"))
             continue
@@ -233,7 +233,7 @@ def _read_modifiers(cursor: Cursor, phrase: NounPhrase) -> None:
             return
         elif word not in COLORED:
             # Without article or attribute before it, an unknown word is no part of a noun phrase.
-            if word in IMAGES or not word.isalpha() or (phrase.kind == "bare" and not phrase.said):
+            if word in IMAGES or word in _BACKGROUNDS or not word.isalpha() or (phrase.kind == "bare" and not phrase.said):
                 return
             phrase.strange.append(word)
         cursor.at += 1
