@@ -172,11 +172,12 @@ class Nouns:
     def _targets(self, cursor: Cursor) -> list[Draft]:
         """The objects of a relation: "the star", "the star and the moon", "it"."""
         clause = self._clause
-        if cursor.take({"it"}):  # "A star is at the top, and below it is a moon"; "a moon is below it"
+        pronoun = cursor.take({"it", *GROUPS})
+        if pronoun:  # "A star is at the top, and below it is a moon"; "a moon is below it"
             fronted = clause.joint and self._introduces(cursor.copy())
-            return (clause.subject if fronted else []) or clause.object or clause.earlier
-        if cursor.take(GROUPS):
-            return list(self.drafts.stated)
+            if pronoun == "it":
+                return (clause.subject if fronted else []) or clause.object or clause.earlier
+            return [draft for draft in self.drafts.stated if fronted or draft not in clause.focus]
         found: list[Draft] = []
         while True:
             start = cursor.at

@@ -233,7 +233,8 @@ def _read_modifiers(cursor: Cursor, phrase: NounPhrase) -> None:
             return
         elif word not in COLORED:
             # Without article or attribute before it, an unknown word is no part of a noun phrase.
-            if word in IMAGES or word in _BACKGROUNDS or not word.isalpha() or (phrase.kind == "bare" and not phrase.said):
+            loose = phrase.kind == "bare" and not phrase.said
+            if loose or word in IMAGES or word in _BACKGROUNDS or not word.isalpha():
                 return
             phrase.strange.append(word)
         cursor.at += 1

@@ -30,12 +30,13 @@ def _plural(noun: str) -> str:
     return noun + ("es" if noun.endswith("s") else "s")
 
 
+_GENERIC = ("shape", "object", "figure", "thing", "symbol", "item", "element", "one")
 # Nouns: (shape or None where the noun leaves it open, whether it is a plural).
 NOUNS: dict[str, tuple[str | None, bool]] = {
     **{shape: (shape, False) for shape in SHAPES},
     **{_plural(shape): (shape, True) for shape in SHAPES},
-    **dict.fromkeys(("shape", "object", "figure", "thing", "symbol", "item", "element", "one"), (None, False)),
-    **{_plural(noun): (None, True) for noun in ("shape", "object", "figure", "thing", "symbol", "item", "element")},
+    **dict.fromkeys(_GENERIC, (None, False)),
+    **{_plural(noun): (None, True) for noun in _GENERIC},
 }
 # Nouns that name no thing of a picture: with one of them a phrase is unread words, not a shape that is not there.
 ABSTRACT = _words(
