@@ -21,7 +21,7 @@ from vlv.models.image_processor import to_images
 from vlv.sampling import sample_generators
 from vlv.settings import option, require
 from vlv.shapes.measures import facts
-from vlv.shapes.oracle import read_pictures
+from vlv.shapes.picture_oracle import read_pictures
 from vlv.shapes.render import render
 from vlv.shapes.runs import GUIDANCE
 from vlv.shapes.scene import Scene, make_scene

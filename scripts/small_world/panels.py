@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from vlv.shapes.measures import facts, faults
-from vlv.shapes.oracle import read_pictures
+from vlv.shapes.picture_oracle import read_pictures
 from vlv.shapes.render import RESOLUTION
 from vlv.shapes.report import Example
 from vlv.shapes.scene import Scene
@@ -82,8 +82,7 @@ def _holds(picture: Image.Image, pair: tuple[Scene, Scene]) -> Line:
 
 def _fault_lines(read: Scene, scene: Scene) -> list[Line]:
     """What the oracle finds wrong in a reconstruction; a slight drift within one colour is none to it."""
-    found = [fault.partition(", on")[0] for fault in faults(read, scene)]
-    return [(f"reconstruction: {fault}", _WRONG) for fault in found]
+    return [(f"reconstruction: {fault}", _WRONG) for fault in faults(read, scene)]
 
 
 def _caption_lines(example: Example) -> list[Line]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from vlv.settings import option, require
 
 if TYPE_CHECKING:
     from vlv.shapes.measures import Score
-    from vlv.shapes.oracle import Description
+    from vlv.shapes.text_oracle import Description
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class MeasureConfig:
 
     path: str = option("", "a captions.json, or a folder of .png pictures", path="local")
     json: str | None = option(None, "write the measures to this file too", path="local")
-    faults: bool = option(False, "count what is wrong, by kind, too")
+    faults: bool = option(False, "count what is wrong, each fault by its name, too")
 
     def __post_init__(self) -> None:
         require(bool(self.path), "path", self.path, "give a captions.json, or a folder of pictures")
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
         number = f"{value:.4f}" if isinstance(value, float) else str(value)
         interval = "  (95 % interval {:.4f} to {:.4f})".format(*intervals[name]) if name in intervals else ""
         print(f"{name:<{width}}  {number}{interval}")
-    for fault, count in (count_faults(descriptions) if config.faults else {}).items():
+    for fault, count in (count_faults(scores) if config.faults else {}).items():
         print(f"{count:5}  {fault}")
     if config.json:
         Path(config.json).write_text(json.dumps(measures, indent=2) + "\n")
@@ -72,7 +72,8 @@ def read(path: Path) -> dict[str, Description]:
     from PIL import Image
 
     from vlv.data.caption_file import read_captions
-    from vlv.shapes.oracle import as_description, read_description, read_pictures
+    from vlv.shapes.picture_oracle import read_pictures
+    from vlv.shapes.text_oracle import as_description, read_description
 
     if path.is_dir():
         pictures = {file.name: Image.open(file).convert("RGB") for file in sorted(path.glob("*.png"))}
@@ -98,16 +99,9 @@ def score(descriptions: Mapping[str, Description]) -> list[Score]:
     return score_descriptions(list(descriptions.values()), [named_scene(name) for name in descriptions])
 
 
-def count_faults(descriptions: Mapping[str, Description]) -> dict[str, int]:
-    """How often each kind of fault occurs, the most frequent first; a caption that leaves anything open is one."""
-    from vlv.shapes.measures import faults
-    from vlv.shapes.writing import named_scene
-
-    kinds: Counter[str] = Counter()
-    for name, description in descriptions.items():
-        scene = description.scene
-        kinds.update(["incomplete caption"] if scene is None else faults(scene, named_scene(name)))
-    return dict(kinds.most_common())
+def count_faults(scores: Iterable[Score]) -> dict[str, int]:
+    """How often each fault occurs, the most frequent first."""
+    return dict(Counter(fault for score in scores for fault in score.faults).most_common())
 
 
 if __name__ == "__main__":

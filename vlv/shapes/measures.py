@@ -9,22 +9,26 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from PIL import Image
 
-from vlv.shapes.oracle import Description, as_description, read_pictures
+from vlv.shapes.faults import facts_of, is_true, name_faults
+from vlv.shapes.picture_oracle import read_pictures
 from vlv.shapes.scene import Item, Scene
+from vlv.shapes.text_oracle import Description, Statement, as_description
 
-# (size, colour, shape, (row, column)); None where a caption leaves it open.
-Fact = tuple[str | None, str | None, str, tuple[int, int] | None]
+# (size, texture, colour, shape, (row, column)); None where a caption leaves it open, but a texture is then solid.
+Fact = tuple[str | None, str, str | None, str, tuple[int, int] | None]
 
 
 @dataclass(frozen=True)
 class Score:
     """One caption or picture, counted against its scene.
 
-    right, stated, true: shapes stated rightly (size, colour, shape and place), shapes stated, shapes of the scene.
-    background: the scene's background is stated.
+    right, stated, true: shapes stated rightly (size, texture, colour, shape and place), shapes stated, those that the
+        world does not have among them, shapes of the scene.
+    background: the scene's background is stated, and no other.
     false_relations, relations: stated relations that do not hold, and all stated ones.
     miscounts: another number of shapes is stated than the scene has.
     distances: in cells, of each stated place from the true one, where the rest of the statement is right.
+    faults: all that is wrong, by name: "size: large as small", "unparsed: 'near the edge'".
     """
 
     right: int
@@ -35,24 +39,30 @@ class Score:
     relations: int
     miscounts: bool
     distances: tuple[float, ...]
+    faults: tuple[str, ...]
 
     @property
     def exact(self) -> bool:
         """Nothing is wrong, and nothing is left out but relations and number, which need not be stated."""
-        faultless = self.right == self.stated == self.true and not self.false_relations and not self.miscounts
-        return faultless and self.background
+        return not self.faults
+
+    @property
+    def unparsed(self) -> bool:
+        """Whether a caption has words that the reader cannot account for."""
+        return any(fault.startswith("unparsed") for fault in self.faults)
 
 
 @dataclass(frozen=True)
 class SceneMeasures:
     """How well a set of captions, or of pictures, agrees with its scenes.
 
-    precision, recall, f1: over stated shapes, right where size, colour, shape and place all are.
-    exact: share of scenes without any fault: shapes, background, and no number or relation that does not hold.
+    precision, recall, f1: over stated shapes, right where size, texture, colour, shape and place all are.
+    exact: share of scenes without any fault.
     hallucinations: stated shapes that are not there as stated, per scene.
-    spatial_error: distance, in cells, of shapes whose size, colour and shape are right from where they stand.
+    spatial_error: distance, in cells, of shapes whose other attributes are right from where they stand.
     background: share of right backgrounds.
     false_relations: share of stated relations that do not hold; 0 where none is stated.
+    unparsed: share of captions with words that the reader cannot account for.
     count: scenes.
     """
 
@@ -64,6 +74,7 @@ class SceneMeasures:
     spatial_error: float
     background: float
     false_relations: float
+    unparsed: float
     count: int
 
     def to_dict(self) -> dict[str, float]:
@@ -114,6 +125,7 @@ def summarise(scores: Sequence[Score]) -> SceneMeasures:
         background=sum(score.background for score in scores) / count,
         false_relations=sum(score.false_relations for score in scores)
         / max(1, sum(score.relations for score in scores)),
+        unparsed=sum(score.unparsed for score in scores) / count,
         count=count,
     )
 
@@ -136,58 +148,43 @@ def confidence_intervals(scores: Sequence[Score], resamples: int = 2_000) -> dic
 
 def facts(items: Iterable[Item]) -> list[Fact]:
     """What is to be stated of each shape."""
-    return [(item.size, item.color, item.shape, (item.row, item.column)) for item in items]
+    return [(item.size, item.texture, item.color, item.shape, (item.row, item.column)) for item in items]
+
+
+def faults(read: Scene, scene: Scene) -> list[str]:
+    """What is wrong of a read scene: "hallucinated: 'large red star'", "left out: ...", "color: blue as cyan"."""
+    return name_faults(as_description(read), scene)
 
 
 def wrong_facts(description: Description, scene: Scene) -> list[Fact]:
     """The stated shapes that are not there as stated; a shape that is stated twice is wrong once."""
-    rest = facts(scene.items)
-    wrong: list[Fact] = []
-    for fact in _stated(description):
-        if fact in rest:
-            rest.remove(fact)
-        else:
-            wrong.append(fact)
-    return wrong
-
-
-def faults(read: Scene, scene: Scene) -> list[str]:
-    """What is wrong of a read scene, place by place: "added", "missing", or "color: blue as cyan, on black"."""
-    true, stated = ({(item.row, item.column): item for item in one.items} for one in (scene, read))
-    found = ["missing"] * len(true.keys() - stated.keys()) + ["added"] * len(stated.keys() - true.keys())
-    for place in sorted(true.keys() & stated.keys()):
-        for name in ("size", "color", "shape"):
-            right, wrong = getattr(true[place], name), getattr(stated[place], name)
-            if right != wrong:
-                found.append(f"{name}: {right} as {wrong}, on {scene.background}")
-    if read.background != scene.background:
-        found.append(f"background: {scene.background} as {read.background}")
-    return found
+    return [_fact(statement) for statement in facts_of(description.statements, scene)[0]]
 
 
 def _score(description: Description, scene: Scene) -> Score:
-    stated = _stated(description)
+    stated = description.statements
     return Score(
-        right=len(stated) - len(wrong_facts(description, scene)),
+        right=len(stated) - len(facts_of(stated, scene)[0]),
         stated=len(stated),
         true=len(scene.items),
-        background=description.background == scene.background,
-        false_relations=description.false_relations(scene),
+        background=set(description.grounds) == {scene.background},
+        false_relations=sum(not is_true(relation, scene) for relation in description.relations),
         relations=len(description.relations),
-        miscounts=description.miscounts(scene),
-        distances=tuple(_distances(stated, scene)),
+        miscounts=any(count != len(scene.items) for count in description.counts),
+        distances=tuple(_distances(map(_fact, stated), scene)),
+        faults=tuple(name_faults(description, scene)),
     )
 
 
-def _stated(description: Description) -> list[Fact]:
-    return [(item.size, item.color, item.shape, item.place) for item in description.statements]
+def _fact(statement: Statement) -> Fact:
+    return (statement.size, statement.texture, statement.color, statement.shape, statement.place)
 
 
-def _distances(stated: Sequence[Fact], scene: Scene) -> Iterator[float]:
+def _distances(stated: Iterable[Fact], scene: Scene) -> Iterator[float]:
     """Distances, in cells, of the stated places from the true ones, where the rest of a fact is right."""
     # One place for each: no two items of a scene have the same colour and shape.
-    places = {fact[:3]: fact[3] for fact in facts(scene.items)}
+    places = {fact[:4]: fact[4] for fact in facts(scene.items)}
     for fact in stated:
-        true, place = places.get(fact[:3]), fact[3]
+        true, place = places.get(fact[:4]), fact[4]
         if true is not None and place is not None:
             yield math.dist(true, place)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlv.shapes.measures import wrong_facts
-from vlv.shapes.oracle import read_description
+from vlv.shapes.faults import what_is_false
 from vlv.shapes.scene import Scene
+from vlv.shapes.text_oracle import read_description
 
 _WIDTH, _HEIGHT, _MARGIN = 420, 180, 34
 
@@ -96,18 +97,18 @@ def write_report(path: Path, report: Report) -> None:
 
 def split_sentences(caption: str, scene: Scene) -> list[tuple[str, bool]]:
     """The caption's sentences, each with whether it states anything wrong of the scene."""
-    return [(sentence, _is_wrong(sentence, scene)) for sentence in re.findall(r"[^.]+\.?\s*|\.\s*", caption)]
+    found, read, before = [], "", Counter()
+    for sentence in re.findall(r"[^.]+\.?\s*|\.\s*", caption):
+        read += sentence  # with what stands before it, which says what "it" and "the star" are
+        false = Counter(what_is_false(read_description(read), scene))
+        found.append((sentence, bool(false - before)))
+        before = false
+    return found
 
 
 def has_errors(caption: str, scene: Scene) -> bool:
     """Whether any sentence states anything wrong of the scene."""
     return any(wrong for _, wrong in split_sentences(caption, scene))
-
-
-def _is_wrong(sentence: str, scene: Scene) -> bool:
-    read = read_description(sentence)
-    ground = read.background is not None and read.background != scene.background
-    return ground or read.miscounts(scene) or bool(wrong_facts(read, scene)) or read.false_relations(scene) > 0
 
 
 @dataclass(frozen=True)

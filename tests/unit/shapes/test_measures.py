@@ -17,11 +17,11 @@ from vlv.shapes.measures import (
     summarise,
     wrong_facts,
 )
-from vlv.shapes.oracle import read_description
 from vlv.shapes.render import render
 from vlv.shapes.scene import Item, Scene, make_scene
+from vlv.shapes.text_oracle import read_description
 
-SCENE = Scene((Item(0, 0, "large", "red", "circle"), Item(2, 1, "small", "blue", "star")), "white")
+SCENE = Scene((Item(0, 0, "large", "solid", "red", "circle"), Item(2, 1, "small", "solid", "blue", "star")), "white")
 TRUE = "Two shapes on a white background. A large red circle is at the top left. At the bottom is a small blue star."
 
 
@@ -34,6 +34,13 @@ def test_a_true_caption_is_faultless():
     assert (measures.f1, measures.exact, measures.hallucinations, measures.spatial_error) == (1, 1, 0, 0)
 
 
+def test_a_texture_that_is_unstated_is_solid():
+    striped = Scene((Item(1, 1, "small", "striped", "teal", "bar"),), "black")
+    right, wrong = (f"A small {texture}teal bar is in the center on black." for texture in ("striped ", ""))
+    measures = measure_captions([right, wrong], [striped, striped])
+    assert (measures.f1, measures.exact) == (0.5, 0.5)
+
+
 def test_a_wrong_place_costs_precision_recall_and_distance():
     text = TRUE.replace("At the bottom is", "In the top right corner is")
     measures = measure_captions([text], [SCENE])
@@ -41,7 +48,7 @@ def test_a_wrong_place_costs_precision_recall_and_distance():
     assert measures.exact == 0
     assert measures.hallucinations == 1
     assert measures.spatial_error == pytest.approx(math.hypot(2, 1) / 2)  # one of the two stands right
-    assert wrong_facts(read_description(text), SCENE) == [("small", "blue", "star", (0, 2))]
+    assert wrong_facts(read_description(text), SCENE) == [("small", "solid", "blue", "star", (0, 2))]
 
 
 @pytest.mark.parametrize(
@@ -55,6 +62,8 @@ def test_a_wrong_place_costs_precision_recall_and_distance():
         (TRUE.replace("Two shapes on a", "A"), 1, 1, 1),
         (TRUE + " The red circle is above the blue star.", 1, 1, 1),
         (TRUE + " The red circle is below the blue star.", 1, 1, 0),
+        (TRUE.replace("large red", "large striped red"), 0.5, 0.5, 0),
+        (TRUE + " How nice!", 1, 1, 0),
         ("", 0, 0, 0),
     ],
 )
@@ -99,17 +108,19 @@ def test_each_scene_needs_one_caption():
 
 def test_facts_are_those_that_descriptions_tell():
     scene = make_scene("test", 1)
-    read = {(s.size, s.color, s.shape, s.place) for s in read_description(describe(scene, 1)).statements}
+    read = {(s.size, s.texture, s.color, s.shape, s.place) for s in read_description(describe(scene, 1)).statements}
     assert read == set(facts(scene.items))
 
 
 def test_faults_are_named_by_what_was_taken_for_what():
-    stated = Scene((Item(0, 0, "small", "cyan", "circle"), Item(1, 1, "large", "red", "star")), "black")
+    stated = Scene(
+        (Item(0, 0, "small", "solid", "cyan", "circle"), Item(1, 1, "large", "striped", "red", "star")), "black"
+    )
     assert faults(stated, SCENE) == [
-        "missing",
-        "added",
-        "size: large as small, on white",
-        "color: red as cyan, on white",
+        "size: large as small",
+        "color: red as cyan",
+        "hallucinated: 'large striped red star'",
+        "left out: 'small blue star'",
         "background: white as black",
     ]
     assert faults(SCENE, SCENE) == []
@@ -129,4 +140,10 @@ def test_the_command_counts_faults_of_pictures_and_of_captions(tmp_path, capsys)
     kinds = [line.split(maxsplit=1)[1] for line in lines if line.startswith(" ")]
     assert sorted(set(faults(scenes[0], scenes[1]))) == sorted(kinds)
     main([str(captions), "faults=true"])
-    assert "    1  incomplete caption" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "    1  no background" in printed
+    assert "unparsed         0.0000" in printed
+    captions.write_text(json.dumps({names[0]: describe(scenes[0], 0) + " It looks nice."}))
+    main([str(captions), "faults=true", f"json={tmp_path / 'measures.json'}"])
+    assert "    1  unparsed: 'it looks nice'" in capsys.readouterr().out
+    assert json.loads((tmp_path / "measures.json").read_text())["unparsed"] == 1

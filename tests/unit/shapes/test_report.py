@@ -6,7 +6,7 @@ import numpy as np
 
 from scripts.small_world.panels import caption_panel, composition_panel
 from vlv.shapes.describe import describe
-from vlv.shapes.render import render
+from vlv.shapes.render import RESOLUTION, render
 from vlv.shapes.report import (
     Example,
     Report,
@@ -17,9 +17,9 @@ from vlv.shapes.report import (
     split_sentences,
     write_report,
 )
-from vlv.shapes.scene import Item, Scene, make_scene
+from vlv.shapes.scene import COLORS, Item, Scene, make_scene
 
-SCENE = Scene((Item(0, 0, "large", "red", "circle"), Item(2, 1, "small", "blue", "star")), "white")
+SCENE = Scene((Item(0, 0, "large", "solid", "red", "circle"), Item(2, 1, "small", "solid", "blue", "star")), "white")
 
 
 def wrong_sentences(caption, scene=SCENE):
@@ -39,6 +39,13 @@ def test_only_wrong_sentences_are_marked():
         assert wrong_sentences(right + wrong) == [wrong]
         assert "".join(sentence for sentence, _ in split_sentences(right + wrong, SCENE)) == right + wrong
         assert has_errors(right + wrong, SCENE)
+
+
+def test_a_sentence_is_read_with_those_before_it():
+    text = "Two shapes on a white background. A large circle is at the top left. It is red. "
+    assert wrong_sentences(text) == []
+    assert wrong_sentences(text + "It is small. A small blue star is at the bottom.") == ["It is small. "]
+    assert wrong_sentences(text + "A dog barks.") == ["A dog barks."]
 
 
 def test_true_descriptions_have_no_marks():
@@ -106,9 +113,10 @@ def test_runs_that_continue_each_other_are_one_curve(tmp_path):
 def test_the_panel_shows_both_pictures_and_paints_wrong_sentences_red(tmp_path):
     def reds(caption):
         panel = np.asarray(caption_panel([Example(SCENE, picture, picture, caption)], columns=1)).astype(int)
-        below = panel[240:]
+        below = panel[side + 48 :]
         return ((below[..., 0] > 150) & (below[..., 1] < 90)).sum(), panel
 
+    side = 3 * RESOLUTION
     picture = tmp_path / "a.png"
     render(SCENE, 0).save(picture)
     right = "A large red circle is at the top left."
@@ -117,15 +125,15 @@ def test_the_panel_shows_both_pictures_and_paints_wrong_sentences_red(tmp_path):
     assert none == 0
     assert some > 20
     # Both pictures, three times as large: as many red pixels of the circle left as right, in whole blocks of nine.
-    circle = (abs(panel[:230] - (214, 40, 40)).sum(-1) < 10).sum(0)
-    assert circle[:210].sum() == circle[210:].sum() > 300
-    assert circle[:210].sum() % 9 == 0
+    circle = (abs(panel[: side + 38] - COLORS["red"]).sum(-1) < 10).sum(0)
+    assert circle[: side + 18].sum() == circle[side + 18 :].sum() > 300
+    assert circle[: side + 18].sum() % 9 == 0
 
 
 def test_a_fault_of_the_reconstruction_is_named(tmp_path):
     right, wrong = tmp_path / "a.png", tmp_path / "b.png"
     render(SCENE, 0).save(right)
-    render(Scene((Item(0, 0, "large", "cyan", "circle"), SCENE.items[1]), "white"), 0).save(wrong)
+    render(Scene((Item(0, 0, "large", "solid", "cyan", "circle"), SCENE.items[1]), "white"), 0).save(wrong)
     heights = [caption_panel([Example(SCENE, right, shown, "")], columns=1).height for shown in (right, wrong)]
     assert heights[1] > heights[0]  # a line more: "reconstruction: color: red as cyan"
 

@@ -9,6 +9,7 @@ from PIL import Image
 from scripts.small_world.make_scenes import main as make
 from vlv.data import SourceSettings, open_source
 from vlv.shapes.measure_files import main as measure
+from vlv.shapes.render import RESOLUTION
 from vlv.shapes.scene import make_scene
 from vlv.shapes.writing import caption, named_scene, scene_name, write_scenes
 
@@ -21,7 +22,7 @@ def test_every_format_is_read_back(form, tmp_path):
     found = {}
     for index in range(12):
         sample = source.read(index)
-        assert Image.open(io.BytesIO(sample.image)).size == (64, 64)
+        assert Image.open(io.BytesIO(sample.image)).size == (RESOLUTION, RESOLUTION)
         found[sample.caption] = index
     assert set(found) == {caption("val", number) for number in range(5, 17)}
 

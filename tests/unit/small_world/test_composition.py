@@ -9,8 +9,8 @@ from scripts.small_world.composition import composable_pairs, generate_compositi
 from vlv.shapes.render import render
 from vlv.shapes.scene import Item, Scene, make_scene
 
-LEFT = Scene((Item(0, 0, "large", "red", "circle"),), "white")
-RIGHT = Scene((Item(0, 2, "large", "blue", "square"),), "white")
+LEFT = Scene((Item(0, 0, "large", "solid", "red", "circle"),), "white")
+RIGHT = Scene((Item(0, 2, "large", "solid", "blue", "square"),), "white")
 
 
 def test_pairs_share_a_background_and_no_place_and_no_scene_is_used_twice():
