@@ -34,9 +34,10 @@ COLORS = {
     "olive": (115, 140, 25),
 }
 BACKGROUNDS = {"white": (248, 248, 248), "gray": (140, 140, 140), "black": (10, 10, 10), "beige": (225, 205, 165)}
-# Pairs of colour and shape, 15 % of all, that VLV's two stages never train on. The components know every one.
+# Pairs of colour and shape, 15 % of all, that VLV's two stages never train on. The components know every one. Of the
+# first hundred seeds this one spreads them best: each colour and each shape is in one to four of them.
 HELD_OUT_PAIRS = frozenset(
-    random.Random("held-out pairs").sample([(color, shape) for color in COLORS for shape in SHAPES], 38)
+    random.Random("held-out pairs 79").sample([(color, shape) for color in COLORS for shape in SHAPES], 38)
 )
 
 Split = Literal["train", "val", "test", "unseen"]

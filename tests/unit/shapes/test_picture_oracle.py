@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+
 from vlv.shapes.picture_oracle import read_pictures
 from vlv.shapes.render import CELL, render
 from vlv.shapes.scene import BACKGROUNDS, COLORS, Item, Scene, make_component_scene
