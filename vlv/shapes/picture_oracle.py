@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 
@@ -20,6 +20,7 @@ MAX_UNEXPLAINED = 0.12
 MAX_STRAY = 40.0
 _KINDS = [(size, texture, shape) for size in EXTENT for texture in TEXTURES for shape in SHAPES]
 _FINE_STEPS = (SIZE_JITTER, ANGLE_JITTER / 2, PLACE_JITTER / 2, PLACE_JITTER / 2)
+_CLOSE = 0.93  # of the best fit's gain: as good as it, until all of them are polished
 _REFINED = 6  # pairs of kind and colour that are fitted again, finely
 
 
@@ -47,12 +48,16 @@ class Reading:
 
 @dataclass(frozen=True)
 class _Fit:
-    """One kind in one colour, in the variant that fits a cell best: what it explains, and the numbers of all three."""
+    """One kind in one colour, in the pose (see `_fine_variants`) that fits a cell best.
+
+    gain: what it explains. coverage: [CELL, CELL].
+    """
 
     gain: float
     color: int
     kind: int
-    variant: int
+    pose: tuple[float, ...]
+    coverage: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -121,36 +126,36 @@ def _refine(cell: np.ndarray, contrasts: np.ndarray, coarse: np.ndarray) -> list
         color, kind = divmod(int(place), len(_KINDS))
         templates = _fine_templates(kind)
         gains = _gains(cell[None], contrasts[None, color : color + 1], templates).ravel()
-        best = gains.argmax()
-        fits.append(_Fit(float(gains[best]), color, kind, int(best)))
-    return sorted(fits, key=lambda fit: -fit.gain)
+        best = int(gains.argmax())
+        coverage = templates.coverages[0, best].reshape(CELL, CELL)
+        fits.append(_Fit(float(gains[best]), color, kind, _fine_variants()[best], coverage))
+    fits.sort(key=lambda fit: -fit.gain)
+    # Those that are close may change places: what a thin line explains depends on half a step.
+    close = sum(fit.gain > _CLOSE * fits[0].gain for fit in fits)
+    polished = [_polish(cell.reshape(CELL, CELL, 3), contrasts[fit.color], fit) for fit in fits[:close]]
+    return sorted(polished, key=lambda fit: -fit.gain) + fits[close:]
 
 
-def _polish(cell: np.ndarray, contrast: np.ndarray, fit: _Fit) -> np.ndarray:
-    """Coverage [CELL, CELL] of the kind that was found, its size, place and angle improved between the templates'.
+def _polish(cell: np.ndarray, contrast: np.ndarray, fit: _Fit) -> _Fit:
+    """The same kind and colour, its size, angle and place improved between the templates'.
 
-    What a template's grid misses would otherwise count as unexplained. Each number in turn is moved by half a step.
+    What the templates' grid misses would otherwise count as unexplained. Each number in turn is moved by half a step.
 
     Args:
         cell: [CELL, CELL, 3], less the ground, from which the colour stands off by `contrast` [3].
     """
     size, texture, shape = _KINDS[fit.kind]
     projected, energy = cell @ contrast, float(contrast @ contrast)
-
-    def explained(pose: np.ndarray) -> tuple[float, np.ndarray]:
-        mask = draw_mask(shape, texture, EXTENT[size] * pose[0], *pose[1:])
-        coverage = np.asarray(mask, dtype=np.float32) / 255
-        return float((2 * coverage * projected - coverage**2 * energy).sum()), coverage
-
-    pose = np.array(_fine_variants()[fit.variant])
-    best = explained(pose)
-    for step in np.outer((0.5, 0.25, 0.125), _FINE_STEPS):
-        for number, sign in product(range(len(pose)), (-1, 1)):
-            tried = pose.copy()
-            tried[number] += sign * step[number]
-            if (found := explained(tried))[0] > best[0]:
-                pose, best = tried, found
-    return best[1]
+    for steps in np.outer((0.5, 0.25, 0.125), _FINE_STEPS):
+        for number, sign in product(range(len(steps)), (-1, 1)):
+            pose = list(fit.pose)
+            pose[number] += sign * steps[number]
+            mask = draw_mask(shape, texture, EXTENT[size] * pose[0], *pose[1:])
+            coverage = np.asarray(mask, dtype=np.float32) / 255
+            gain = float((2 * coverage * projected - coverage**2 * energy).sum())
+            if gain > fit.gain:
+                fit = replace(fit, gain=gain, pose=tuple(pose), coverage=coverage)
+    return fit
 
 
 def _decide(off_ground: np.ndarray, fits: dict[int, list[_Fit]], background: str) -> Reading:
@@ -173,12 +178,11 @@ def _decide(off_ground: np.ndarray, fits: dict[int, list[_Fit]], background: str
         confidence = min(confidence, float(np.clip(lead, 0, 1)))
         area = np.s_[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
         energy = float((left[area] ** 2).sum())
-        contrast = np.subtract(COLORS[items[-1].color], BACKGROUNDS[background]).astype(np.float32)
-        coverage = _polish(left[area], contrast, first)
-        left[area] -= coverage[..., None] * contrast
+        contrast = np.subtract(COLORS[items[-1].color], BACKGROUNDS[background])
+        left[area] -= first.coverage[..., None] * contrast
         unexplained.append(float((left[area] ** 2).sum()) / energy)
         for dy, dx in product(range(5), repeat=2):  # up to two pixels around the shape
-            near[dy : dy + RESOLUTION, dx : dx + RESOLUTION][area] |= coverage > 0
+            near[dy : dy + RESOLUTION, dx : dx + RESOLUTION][area] |= first.coverage > 0
     return Reading(Scene(tuple(items), background), confidence, tuple(unexplained), _stray(left, near[2:-2, 2:-2]))
 
 
