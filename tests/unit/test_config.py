@@ -217,6 +217,7 @@ def test_a_file_that_is_no_recipe_is_called_what_it_is(tmp_path, content, words)
     ("kind", "override", "value"),
     [
         (Stage1Config, "num_steps=1e4", 10000),
+        (Stage1Config, "seed=9007199254740993", 2**53 + 1),
         (Stage1Config, "wandb_mode=off", "off"),
         (Stage1Config, "betas=0.9 0.95", [0.9, 0.95]),
         (Stage2Config, "train=mlp", ["mlp"]),
