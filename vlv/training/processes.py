@@ -111,4 +111,5 @@ def seed_step(seed: int, step: int, process_index: int) -> None:
     less changes nobody else's. The factors keep neighbouring seeds, steps and processes apart: 4,099 is above any
     number of processes, 1,000,003 above any usual number of steps.
     """
-    torch.manual_seed((seed * 1_000_003 + step) * 4_099 + process_index)
+    mixed = (seed * 1_000_003 + step) * 4_099 + process_index
+    torch.manual_seed(mixed % 2**63)  # torch takes 64 bits, which seeds from about 4.5e9 on would exceed
