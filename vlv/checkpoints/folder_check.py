@@ -68,6 +68,7 @@ def check_parquet(folder: Path) -> State:
 
     state = State()
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.parquet") if path.is_file())
+    # The hub's client keeps parts of downloads in .cache.
     names = [name for name in names if not name.startswith(".")]
     if not names:
         state.missing.append("the whole folder" if not folder.is_dir() else "*.parquet")
@@ -116,9 +117,10 @@ def _weights_problem(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
             start = file.read(8)
+        # As safetensors it would be a header of absurd length: a message that helps nobody.
         if start == b"version ":
             return "a git-lfs pointer instead of the file"
-        with safe_open(path, framework="numpy"):
+        with safe_open(path, framework="numpy"):  # opens by the header alone; numpy, as torch takes seconds to load
             return None
     except (OSError, SafetensorError) as error:
         text = getattr(error, "strerror", None) or str(error)

@@ -65,6 +65,7 @@ class HubUpload:
         """
         api = HfApi(token=token)
         address = api.create_repo(repo_id, private=private, exist_ok=True)
+        # refs/pr/N belongs to a pull request, which the hub alone makes.
         if revision is not None and not revision.startswith("refs/"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:

@@ -114,6 +114,7 @@ def _recipe(folder: Path) -> JsonObject:
 
 def _metrics(folder: Path, step: int | None) -> JsonObject:
     """The last value of each metric, up to the checkpoint's step, of the run that it lies in."""
+    # A run's folder is one above `final`, and two above a checkpoint.
     found = [parent / "metrics.jsonl" for parent in list(folder.resolve().parents)[:2]]
     path = next((path for path in found if path.is_file()), None)
     last: JsonObject = {}

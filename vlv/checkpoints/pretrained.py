@@ -93,6 +93,7 @@ def resolve_checkpoint(source: str | Path, wanted: ModelKind, options: dict[str,
 def _fetch(hub_id: str, what: str, **hub: Any) -> Path:
     """The snapshot of a hub's model: of a diffusers repository only the parts that its index names, in one format."""
     try:
+        # The index first: it says which of a repository's folders are the model.
         folder = Path(snapshot_download(hub_id, allow_patterns=[INDEX_NAME], **hub))
         parts = indexed_parts(folder)
         if parts is None:
@@ -127,6 +128,7 @@ def load_whole(load: Callable[..., Any], folder: Path, **options: Any) -> Any:
     """
     try:
         with _no_reports(), no_progress_bars():
+            # Other shapes are reported as the rest is, instead of raised in a text of many lines.
             model, report = load(folder, output_loading_info=True, ignore_mismatched_sizes=True, **options)
     except (SafetensorError, OSError, RuntimeError, pickle.UnpicklingError) as error:
         check_pickles(folder)  # each library has a text of its own for them, of many lines or without the reason

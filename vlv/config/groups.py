@@ -24,6 +24,7 @@ class ReadingConfig:
     """How images are read and decoded; every command reads images."""
 
     num_workers: int = data_option(4, "loader workers a process; 0 reads in the main process")
+    # Pillow's own limit, as `vlv.data.transforms` has it, whose import would load numpy and Pillow for `--help`.
     max_image_pixels: int = data_option(178_956_970, "images with more pixels than this are skipped as absurdly large")
     print_config: bool = run_option(False, "print the resolved config, each value with who gave it, and stop")
 
@@ -59,6 +60,7 @@ class DataConfig(ReadingConfig):
 class OptimConfig:
     """AdamW, its schedule, and the number formats of training."""
 
+    # Defaults are those of the paper's stage 1 (arXiv 2507.07104); stage 2 has a rate and a schedule of its own.
     lr: float = optim_option(5e-5, "peak learning rate", frequent=True)
     betas: list[float] = optim_option([0.9, 0.99], "AdamW betas")
     weight_decay: float = optim_option(0.01, "AdamW weight decay")
@@ -137,5 +139,6 @@ class RunConfig:
     def __post_init__(self) -> None:
         for key in ("save_step", "log_every", "num_gpus", "val_max_samples", "val_inference_steps"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
+        # The data order's numpy generator takes no negative seed.
         for key in ("keep_checkpoints", "val_pictures", "seed"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "give 0 or more")

@@ -14,7 +14,7 @@ from vlv.settings import recipe, require
 class Stage1Config(RunConfig, OptimConfig, DataConfig):
     """Stage 1: images to caption embeddings, taught by the frozen decoder's denoising loss."""
 
-    reads_captions: ClassVar[bool] = False
+    reads_captions: ClassVar[bool] = False  # of the stage, so no setting
 
     train_dataset_path: str = data_option(
         "./data/Images_6M",
@@ -67,6 +67,7 @@ class Stage1Config(RunConfig, OptimConfig, DataConfig):
     )
 
     def __post_init__(self) -> None:
+        # Each by name: `super()` would reach the first mixin alone, as they do not call one another.
         RunConfig.__post_init__(self)
         OptimConfig.__post_init__(self)
         DataConfig.__post_init__(self)

@@ -143,8 +143,8 @@ def import_stage2(
         **_confirmed_bases(plan, source, bases, base, log),
         "language_model": component_identity(llm_folder, language_model),
         "conditioning": "text_encoder",
-        "trained": ["mlp", "llm", "encoder"],
-        "draws_with_own_weights": False,
+        "trained": ["mlp", "llm", "encoder"],  # the file does not say; these the published code trains
+        "draws_with_own_weights": False,  # it trained on captions alone, so its encoder has left the decoder's space
     }
     destination.mkdir(parents=True, exist_ok=True)
     shapes = {name: skeleton.shapes[name] for name in sorted(skeleton.shapes)}
@@ -190,6 +190,7 @@ def _confirmed_bases(
 def captioners_stage1(source: ExternalStateDict) -> ExternalStateDict:
     """The stage-1 part of a published captioner, under stage 1's names; it has no UNet and no VAE."""
     prefix = "VLV_model."
+    # Replaced, not cut off at the start: `module.` may stand before it.
     inner = {key.replace(prefix, "", 1): key for key in source if strip_wrapper(key).startswith(prefix)}
     shapes = {name: source.shapes[key] for name, key in inner.items()}
     dtypes = {name: source.dtypes[key] for name, key in inner.items()}
@@ -220,6 +221,7 @@ class Stage1Skeleton(nn.Module):
 
 
 def _num_queries(source: ExternalStateDict, key: str) -> int:
+    # From the weights: a published checkpoint has no config beside it.
     shape = next((source.shapes[name] for name in (key, f"module.{key}") if name in source.shapes), None)
     if shape is None:
         raise CheckpointError(f"{source.path} has no {key}")

@@ -37,6 +37,7 @@ class Skeleton:
         shapes: dict[str, tuple[int, ...]] = {}
         aliases: dict[str, str] = {}
         first: dict[int, str] = {id(value): name for name, value in module.named_parameters()}
+        # keep_vars: else each entry is a new tensor, and ties cannot be told by identity.
         for name, value in module.state_dict(keep_vars=True).items():
             original = first.get(id(value), name)
             if original == name:
@@ -178,6 +179,7 @@ def accept(plan: ImportPlan, source: ExternalStateDict, allow: Iterable[str]) ->
                 f"allow='{left[0]}' (patterns may be given) imports without"
             )
     for key, name in plan.copies.items():
+        # `allow` may have left out the weight that it is tied to.
         if name in plan.mapped and not torch.equal(source[key], source[plan.mapped[name]]):
             raise CheckpointError(f"{source.path}: {key} differs from {plan.mapped[name]}, to which it is tied in VLV")
 

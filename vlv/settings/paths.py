@@ -39,6 +39,7 @@ def resolve_path(value: str, kind: PathKind, of_project: bool) -> str:
     """
     if not kind or not value or is_stream(value):
         return value
+    # In a YAML file, or in quotes, no shell has expanded it.
     if value.startswith("~"):
         return str(Path(value).expanduser())
     if kind == "shipped":
