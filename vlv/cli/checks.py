@@ -192,6 +192,7 @@ def _check_data(option: str, config: TrainingConfig, data_format: DataFormat = "
     from vlv.data.sources import check_source
 
     path = getattr(config, option)
+    # Nothing of a stream is known before it is read. Validation reads by index, so there it is refused below.
     if is_stream(path) and option != "val_dataset_path":
         return
     try:
@@ -215,6 +216,7 @@ def _check_images(path: str) -> None:
         names = find_images(path)[1]
     except ValueError as error:
         raise ConfigError(f"image_path: {error}") from None
+    # A path to a single file is taken whatever it is; folders and globs have been searched for images.
     if len(names) == 1 and kind_of(names[0]) != "folder":
         raise ConfigError(f"image_path={path} is no image by its name: give an image, a folder of images or a glob")
 
@@ -242,6 +244,7 @@ def check_writable(option: str, folder: Path) -> None:
         nearest = nearest.parent
     if not nearest.is_dir():
         raise ConfigError(f"{option}={folder} cannot be written: {nearest} is not a folder")
+    # By writing: `os.access` answers for permissions alone, and not reliably on network file systems.
     probe = nearest / f".vlv-write-probe-{os.getpid()}"
     try:
         probe.touch()

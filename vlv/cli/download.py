@@ -64,6 +64,7 @@ def diffusers_component(
         patterns += [f"tokenizer{suffix}/*.json", f"tokenizer{suffix}/*.txt"]
     for part in [*encoders, denoiser, "vae"]:
         stem = f"{part}/model" if part in encoders else f"{part}/diffusion_pytorch_model"
+        # By name: beside them lie the same weights as .bin, in fp16, and without the moving average.
         files = [f"{stem}-*.safetensors", f"{stem}.safetensors.index.json"] if part in sharded else []
         patterns += [f"{part}/config.json", *(files or [f"{stem}.safetensors"])]
         weights.append(f"{stem}.safetensors")

@@ -104,6 +104,7 @@ def _split(kind: type, call: Call, arguments: list[str]) -> tuple[Path | None, l
 def _by_place(kind: type, call: Call, places: list[str]) -> list[str]:
     from vlv.settings import ConfigError
 
+    # Types as they are written: with `from __future__ import annotations` a field holds the text.
     types = {item.name: str(item.type) for item in dataclasses.fields(kind)}
     names = list(call.positional)
     if names and types.get(names[-1], "").startswith("list") and len(places) >= len(names):

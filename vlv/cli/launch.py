@@ -81,6 +81,7 @@ def main(arguments: list[str]) -> None:
         stop(str(error), BAD_CALL)
     _warn_of_unused(config, arguments)
     with tempfile.TemporaryDirectory() as folder:
+        # In a folder of this call: the first process to fail is the one that finds no error file (`_report`).
         error_file, config_file = Path(folder) / "error.txt", Path(folder) / "config.json"
         os.environ[ERROR_FILE_VARIABLE] = str(error_file)
         if dry_run:  # here: a process of its own would read the settings and load Python once more
@@ -107,7 +108,9 @@ def _start(call: list[str], config: LaunchConfig, on_cpu: bool) -> int:
 
 
 def _run_one(call: list[str]) -> int:
+    # One process needs no rendezvous, and Accelerate's launcher takes seconds to load.
     process = subprocess.Popen([sys.executable, "-m", WORKER, *call])
+    # A job that is cancelled gets it in this process alone; the worker ends by it, and its exit code tells.
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     while True:
         try:
@@ -120,6 +123,7 @@ def _run_on_cpu(call: list[str], num_processes: int) -> int:
     """Several CPU processes by torchrun: Accelerate's own launcher was seen to start one that knows no other."""
     from torch.distributed import run as torchrun
 
+    # Inherited by the workers: on a machine with GPUs Accelerate would take those.
     os.environ["ACCELERATE_USE_CPU"] = "true"
     # torchrun sets 1 thread a process where nothing is said.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
@@ -134,6 +138,7 @@ def _run_on_gpus(call: list[str], num_processes: int, accelerate_config: str | N
     if accelerate_config:
         arguments += ["--config_file", accelerate_config]
     else:
+        # All that Accelerate would else choose and warn of; the recipe's `precision` is the number format.
         arguments += ["--multi_gpu", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
     # Several machines: a batch script sets these for each of them.
     for option, variable in (
@@ -152,6 +157,7 @@ def _run_elastic(start: Callable[[], object]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     for name in list(logging.root.manager.loggerDict):
+        # They would print every process's trace beside the one line.
         if name.startswith("torch.distributed"):  # each has a level of its own
             logging.getLogger(name).setLevel(logging.CRITICAL)
     try:

@@ -98,11 +98,13 @@ def plan(folder: Path, conditioning: ConditioningKind, config: PlanConfig) -> li
 
     model = build(folder, conditioning, config)
     trained, frozen = parameter_counts(model)
+    # First, as it casts the model; checkpointing last, as it cannot be switched off again.
     fixed = fixed_gib(model)
     forward, backward = count_flops(model)
     whole = gib_an_image(model)
     enable_checkpointing(model)
     checkpointed = gib_an_image(model)
+    # Cards are sold in GB; all else here is in GiB.
     room = USABLE * config.memory * 1e9 / 2**30 - fixed
     fits = [str(max(0, int(room / size))) for size in (whole, checkpointed)]
     sizes = f"{frozen / 1e9:.2f}", f"{trained / 1e6:.0f}", f"{forward:.2f}", f"{backward:.2f}", f"{fixed:.1f}"
@@ -149,4 +151,5 @@ def gib_an_image(model: VLVAutoEncoder) -> float:
     """GiB that one more image takes, of a model that `fixed_gib` has cast, in batches that keep a card busy."""
     from vlv.planning.meta_step import peak_gib
 
+    # A difference, so that what lives whatever the batch cancels.
     return (peak_gib(model, 16) - peak_gib(model, 8)) / 8

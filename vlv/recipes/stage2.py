@@ -61,6 +61,7 @@ def train(config: Stage2Config) -> Path | None:
     run = TrainingRun.start(config, precision)
     tokenizer = CaptionTokenizer(model.tokenizer, config.max_caption_tokens, config.supervise_eos, model.eos_token_id)
     prepare = SamplePreparation(model.image_processor, tokenizer, config.max_image_pixels)
+    # Weights that are there already, of another model or of this run, would be lost.
     if config.projector_init == "whitened" and config.initial_checkpoint is None and run.resumed is None:
         start_projector(model, run.accelerator, run.loader(TrainState(), prepare))
     samples = CaptionSamples(run.validation_samples, model)
@@ -69,7 +70,7 @@ def train(config: Stage2Config) -> Path | None:
     def save(folder: Path) -> None:
         # Sharded weights cannot be written by one process: the captioner is built once more, whole.
         whole = build_captioner(config, compute_dtype) if is_sharded(run.accelerator) else model
-        whole.load_state_dict(weights, strict=False)
+        whole.load_state_dict(weights, strict=False)  # not strict: `weights` are the trained ones alone
         whole.save_pretrained(folder)
 
     return run.save_final(save)
@@ -96,6 +97,7 @@ def build_captioner(config: Stage2Config, compute_dtype: torch.dtype) -> VLVCapt
             trained=[*config.train],
             max_caption_tokens=config.max_caption_tokens,
             draws_with_own_weights=config.diffusion_weight > 0,
+            # Loaded straight in the format that it keeps: no process holds billions of weights in fp32 first.
             llm_dtype=param_dtype if "llm" in config.train else compute_dtype,
         ),
         config.stable_diffusion_model_path,
@@ -149,6 +151,7 @@ def start_projector(model: VLVCaptioner, accelerator: Accelerator, loader: Itera
         return cast("torch.Tensor", accelerator.reduce(value.to(accelerator.device), reduction="sum"))
 
     mean, covariance = moments.summed(summed)
+    # Its random numbers are the same on every process: up to here each has drawn as many from the run's seed.
     model.mlp.start_whitened(mean, covariance, model.llm.get_input_embeddings().weight.float().std().item())
     for part in read:
         part.to("cpu")  # the accelerator places or shards the whole of the model, and takes it from one device

@@ -114,6 +114,7 @@ class TrainingRun:
         build = partial(_build_optimizer, config, parts.part_lrs)
         objective, optimizer = distribute(accelerator, objective, build)
         restore_dtypes(accelerator.unwrap_model(objective))
+        # The average after the distribution, which moves the weights: it is kept on their device.
         checkpointer, average, found = self._checkpointer(parts), self._average(objective), self.resumed
         state = checkpointer.load(found, objective, optimizer, average) if found else TrainState()
         logger = self._logger(state)
