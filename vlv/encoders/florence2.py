@@ -98,12 +98,14 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
                 for name, space in (config.spaces or {}).items()
             }
         )
+        # Not buffers: those would be saved, and cast with the model, and mean and deviation stay fp32.
         self._constants: dict[tuple[str, torch.device], Tensor] = {}
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if module is self:
+            # A parameter of the model itself, which no module's initialisation knows; N(0, 1) as published.
             nn.init.normal_(self.query_embed)
 
     @property
@@ -124,6 +126,7 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
         """Turn uint8 pixels [B, 3, E, E] into normalised fp32 ones, bit-equal to the Pillow-based processors."""
         mean = self._constant("image_mean", encoder_pixels.device)[:, None, None]
         std = self._constant("image_std", encoder_pixels.device)[:, None, None]
+        # In this order of operations: multiplying by 1 / 255 or 1 / std would round differently.
         return (encoder_pixels.float() / 255 - mean) / std
 
     def _constant(self, name: str, device: torch.device) -> Tensor:
@@ -153,6 +156,7 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
         prompt_ids = self._constant("prompt_ids", image_features.device)
         prompt = self.florence2.language_model.shared(prompt_ids)  # [P, D]
         prompt = prompt.expand(image_features.shape[0], -1, -1).to(image_features.dtype)
+        # No attention mask below: all images have as many tokens, and the prompt is the same.
         inputs_embeds = torch.cat([image_features, prompt], dim=1)  # [B, N + P, D]
         return self.florence2.language_model.encoder(inputs_embeds=inputs_embeds).last_hidden_state
 
@@ -160,6 +164,7 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
         """Decoder states [B, Q, D]: the queries, read causally, attend to the encoder states [B, N + P, D]."""
         queries = self.query_embed.expand(encoder_states.shape[0], -1, -1)  # [B, Q, D]
         decoder = self.florence2.language_model.decoder
+        # Not by Florence2Model.forward: it makes start ids beside the embeddings, and the decoder refuses both.
         output = decoder(inputs_embeds=queries, encoder_hidden_states=encoder_states, use_cache=False)
         return output.last_hidden_state
 
@@ -189,6 +194,7 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
     def set_dropout(self, dropout: float) -> None:
         """Set every dropout and drop-path of the encoder to one share."""
         for module in self.modules():
+            # BART's shares are floats of its modules, DaViT's drop-path has one as drop_prob.
             for name in ("dropout", "attention_dropout", "activation_dropout", "drop_prob", "layerdrop"):
                 if isinstance(getattr(module, name, None), float):
                     setattr(module, name, dropout)
@@ -197,6 +203,7 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
 
     def enable_gradient_checkpointing(self) -> None:
         self.gradient_checkpointing_enable()
+        # Not the vision tower: where it is frozen, no gradient enters it and nothing is kept for backward.
         checkpoint_frozen_layers(self.florence2.language_model)
 
     def describe(self) -> JsonObject:

@@ -131,7 +131,7 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         """
         device = next(self.encoder.parameters()).device
         mixed = self.compute_dtype != torch.float32
-        with torch.autocast(device.type, self.compute_dtype if mixed else torch.bfloat16, enabled=mixed):
+        with torch.autocast(device.type, self.compute_dtype, enabled=mixed):
             return self.decoder.generate_images(
                 self.embed(encoder_pixels.to(device)),
                 guidance_scale=guidance_scale,
@@ -203,6 +203,7 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
 
     def _copy_own_bases(self, folder: Path) -> None:
         own = [base["source"] for base in self.bases.values() if base["source"].startswith(OWN_BASES)]
+        # Saved into the folder that it was loaded from, they lie there already.
         if own and (self.loaded_from is None or self.loaded_from.resolve() == folder.resolve()):
             return
         for source in own:
@@ -301,7 +302,7 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
                 processor.encoder_resolution,
                 described["trained"],
                 processor.encoder_view_from_original,
-                tuple(described["prompt_ids"]),
+                tuple(described["prompt_ids"]),  # as trained with, whatever the base's tokenizer says today
             ),
         )
         model.encoder.restore(described)

@@ -178,6 +178,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
 
     def _keep_logits(self, count: int) -> dict[str, int]:
         """Ask for the last `count` rows of logits alone, where the language model can do that."""
+        # Logits of the prefix would be thrown away, and with 150,000 words they are the largest tensor of a step.
         can = "logits_to_keep" in inspect.signature(self.llm.forward).parameters
         return {"logits_to_keep": count} if can else {}
 
@@ -192,10 +193,10 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
         given = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
         device = next(self.mlp.parameters()).device
         mixed = self.compute_dtype != torch.float32
-        with torch.autocast(device.type, self.compute_dtype if mixed else torch.bfloat16, enabled=mixed):
+        with torch.autocast(device.type, self.compute_dtype, enabled=mixed):
             prefix = self.prefix(self.embed(encoder_pixels.to(device)))  # [B, Q, H]
             return self.llm.generate(
-                inputs_embeds=prefix.to(self.llm.dtype),
+                inputs_embeds=prefix.to(self.llm.dtype),  # autocast may have made it another format
                 attention_mask=torch.ones(prefix.shape[:2], dtype=torch.long, device=device),
                 **{key: value for key, value in given.items() if value is not None},
             )
@@ -204,7 +205,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
         """How captions are generated where no argument is given: saved as generation_config.json."""
         return GenerationConfig(
             num_beams=4,
-            max_new_tokens=self.config.max_caption_tokens + 1,
+            max_new_tokens=self.config.max_caption_tokens + 1,  # the end token is generated too
             do_sample=False,
             # Not the published True: it stops at the first few finished beams, so a short wrong caption
             # was seen to win over a longer one that had nearly all of the probability.
