@@ -53,6 +53,7 @@ def reconstruct_images(
     Raises:
         ValueError: no images there, none of them readable, or an output that cannot be written.
     """
+    # Each seed once: the same pictures twice would make the spread over seeds too small.
     sampling = replace(sampling, seeds=sorted(set(sampling.seeds), key=sampling.seeds.index))
     output = OutputFolder(output_dir, "output_dir", output_dir / "bad_samples.jsonl")
     made = generate_image_set(autoencoder, image_path, output, sampling, reading, identity, processes)

@@ -112,6 +112,7 @@ class VLVImageProcessor:
         size = self.decoder_resolution
         width, height = image.size
         if width <= height:
+            # Cut off, not rounded, and the crop's corner rounded: as torchvision's Resize and CenterCrop do.
             resized = (size, max(size, int(size * height / width)))
         else:
             resized = (max(size, int(size * width / height)), size)

@@ -78,11 +78,12 @@ class Projector(nn.Module):
         width = len(mean)
         variances, directions = torch.linalg.eigh(covariance)
         floor = RIDGE * variances.mean()
+        # Rounding may leave a variance a little below 0.
         whiten = directions @ torch.diag((variances.clamp(min=0) + floor).rsqrt()) @ directions.T  # [D, D]
         root = directions @ torch.diag(variances.clamp(min=0).sqrt())
         probes = torch.randn(PROBES, width, dtype=torch.float64) @ root.T  # [P, D], of the states' covariance
         weight = torch.randn(first.out_features, width, dtype=torch.float64) @ whiten  # [H, D]
-        weight /= (probes @ weight.T).std()
+        weight /= (probes @ weight.T).std()  # for GELU's inputs to have unit variance
         hidden = nn.functional.gelu(probes @ weight.T)  # [P, H]
         spread = (hidden @ last.weight.double().T).std(0).square().mean().sqrt()
         first.weight.copy_(weight)

@@ -81,6 +81,7 @@ class Checkpointer:
         """Write one checkpoint; every process calls it."""
         target = self.folder / f"step_{state.step:08d}"
         temporary = temporary_folder(target)
+        # On every process: gathering sharded weights is a collective. The first alone gets and writes them.
         weights = self.trained_state(objective)
         slots = self._optimizer_state(objective, optimizer)
         if self.accelerator.is_main_process:

@@ -218,6 +218,7 @@ class Trainer:
         parts = self.parts
         # The checkpoint holds the raw weights, which training resumes from, with the average beside them.
         path = parts.checkpointer.save(self.objective, self.optimizer, self.state, parts.average)
+        # After the save: a validation that fails must not cost the checkpoint.
         self.objective.eval()
         with parts.average.applied() if parts.average else nullcontext():
             metrics = self.validate(self.state)

@@ -25,6 +25,7 @@ from torch import Generator, Tensor
 
 from vlv.evaluation.interface import FeatureMeasure, SetValue
 
+# The subsets of KID's authors; the seed is fixed, so that the same features give the same value.
 SUBSET = 1000
 _NUM_SUBSETS = 100
 _SEED = 0
