@@ -46,6 +46,7 @@ def checkpoint_frozen_layers(module: nn.Module) -> None:
     """
     for layer in module.modules():
         if isinstance(layer, GradientCheckpointingLayer) and is_frozen(layer):
+            # Not reentrant: that variant takes no keyword arguments, and layers are called with some.
             forward = partial(checkpoint, layer.forward, use_reentrant=False)
             layer.forward = forward  # type: ignore[method-assign]
 
@@ -101,6 +102,7 @@ def _eval_frozen(module: nn.Module) -> bool:
     trained = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
     children = [(child, _eval_frozen(child)) for child in module.children()]
     trained = trained or any(awake for _, awake in children)
+    # A dropout module has no parameter: it follows the part that it lies in.
     if not trained and any(True for _ in module.parameters()):
         module.eval()
     return trained

@@ -139,7 +139,7 @@ def fingerprint(folder: Path, paths: list[Path]) -> str:
                 digest.update(file.read())
                 continue
             for block in range(_BLOCKS):
-                file.seek(block * (size - _BLOCK) // (_BLOCKS - 1))
+                file.seek(block * (size - _BLOCK) // (_BLOCKS - 1))  # the first block begins the file, the last ends it
                 digest.update(file.read(_BLOCK))
     return digest.hexdigest()
 

@@ -173,7 +173,7 @@ def report(folders: dict[str, Path], states: dict[str, State], reasons: dict[str
     first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
     for row in rows:
         print(f"{row[0]:<{first}}  {row[1]:<{second}}  {row[2]}")
-    sys.stdout.flush()
+    sys.stdout.flush()  # or, where both go into one file, the lines on stderr would come before the table
     for part, folder in folders.items():
         reason = reasons.get(part)
         if states[part].ok and not reason:

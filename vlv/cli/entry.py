@@ -136,6 +136,7 @@ def explain_missing_package(error: ModuleNotFoundError) -> str | None:
 
 def error_line(error: BaseException) -> str:
     """The message of an error that is meant for the user; the type too where it is not."""
+    # The trainer's error by its name: its module would load torch.
     meant = isinstance(error, (ValueError, OSError)) or type(error).__name__ == "TrainingError"
     text = str(error).strip()
     if is_out_of_memory(error):  # while loading; where a batch is at hand, the trainer has explained it already

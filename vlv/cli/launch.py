@@ -75,6 +75,7 @@ def main(arguments: list[str]) -> None:
     dry_run = isinstance(config, RunConfig) and config.dry_run
     try:
         check_call(config)
+        # A dry run counts alone, so it may be asked on a machine without the GPUs of the run.
         on_cpu = dry_run or check_devices(config.num_gpus, config.accelerate_config, config.precision)
         require_deepspeed(config.accelerate_config)
     except (ValueError, OSError) as error:

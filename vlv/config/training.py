@@ -153,6 +153,7 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
     train: list[Literal["mlp", "llm", "encoder"]] = model_option(
         ["mlp", "llm", "encoder"], "what trains: the projector, the language model, the encoder (Florence's BART)"
     )
+    # Most of the paper's captions have 170 to 280 tokens.
     max_caption_tokens: int = data_option(300, "captions are cut here; a cut caption gets no end-of-caption token")
     projector_lr: float | None = optim_option(None, "peak learning rate of the MLP; null is lr, as published")
     encoder_lr: float | None = optim_option(None, "peak learning rate of the encoder; null is lr, as published")

@@ -157,6 +157,7 @@ def _prepare(output: OutputFolder, settings: JsonObject, journal: Journal) -> No
         if found != settings:
             _set_aside(output, isinstance(found, dict) and settings.keys() <= found.keys())
             write_json(output.path / _SETTINGS, settings)
+        # Bad images of an interrupted run are tried again: a file may have been repaired.
         if journal.folder.exists():
             journal.remove()
         journal.prepare(settings)

@@ -134,6 +134,7 @@ def _encoder_of_stage1(
         ),
     )
     encoder.restore(config)
+    # Names in stage 1's file are those of the whole model.
     load_trained(torch.nn.ModuleDict({"encoder": encoder}), stage1 / WEIGHTS_NAME)
     return encoder
 

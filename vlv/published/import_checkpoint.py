@@ -137,6 +137,7 @@ def import_stage2(
     plan = plan_import(source.shapes, "stage2", skeleton)
     _report_and_accept(plan, source, allow, log)
     parts = [part for part in ("florence2", "text_encoder") if holds_weights(bases.folder(part))]
+    # A captioner holds the decoder's conditioner at its own root.
     base = {name.removeprefix("decoder."): read for name, read in bases.tensors(parts).items()}
     config.origin = {
         "stage1": None,
@@ -177,6 +178,7 @@ def _confirmed_bases(
     """Identities of Florence-2 and decoder; None for one that is not what the captioner was trained on."""
     identities: dict[str, dict[str, str] | None] = dict(bases.identities())
     frozen = [name for name in plan.mapped if name.startswith(NEVER_TRAINED)]
+    # Of the decoder a captioner holds the text encoder alone, so that decides.
     for component, folder in (("florence2", bases.folder("florence2")), ("decoder", bases.folder("text_encoder"))):
         names = [name for name in frozen if name.startswith(FLORENCE2) == (component == "florence2")]
         if not holds_weights(folder):

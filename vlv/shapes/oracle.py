@@ -95,6 +95,7 @@ def _decide(gains: np.ndarray, background: str) -> Reading:
             if first < _EMPTY:
                 certainty = 1 - first / _EMPTY
             else:
+                # Kinds run through the shapes of each size in turn, as `_templates` makes them.
                 size, shape = divmod(int(kind), len(SHAPES))
                 items.append(Item(row, column, list(EXTENT)[size], list(COLORS)[color], SHAPES[shape]))
                 # A lead of a tenth over the next kind counts as certain.

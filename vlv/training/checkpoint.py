@@ -93,6 +93,7 @@ class Checkpointer:
                 save_file(slots, temporary / _OPTIMIZER)
             self.write_extras(temporary)
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            # Each process writes its share, into the folder that the first has made by now.
             self.accelerator.wait_for_everyone()
             self.accelerator.save_state(str(temporary / "deepspeed"))
         self.accelerator.wait_for_everyone()

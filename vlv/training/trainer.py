@@ -158,6 +158,7 @@ class Trainer:
         # Accelerate's backward() divides by the accumulation, and DDP and FSDP average gradients over processes. The
         # sums are divided by global counts here, so both are multiplied back.
         scale = self.settings.accumulation * self.accelerator.num_processes
+        # At least 1: where nothing of a batch can be used, its sums of 0 give no gradient instead of NaN.
         factors = self._stack(self._bare.loss_weights) * scale / counts.clamp(min=1)
         sums = torch.zeros_like(counts)
         lr = self.lr_at(self.state.step)
