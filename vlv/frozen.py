@@ -15,7 +15,7 @@ ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
 
 class FrozenStaysEval(nn.Module):
-    """Mixin of every composite model: `.train()` wakes only the parts that hold a trained parameter.
+    """Mixin of every composite model: `.train()` sets the mode only of parts that hold a trained parameter.
 
     Otherwise `.train()` on the whole would switch on dropout and drop-path inside the frozen parts.
     """

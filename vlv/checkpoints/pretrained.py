@@ -174,8 +174,8 @@ def _no_reports() -> Iterator[None]:
 def no_progress_bars() -> Iterator[None]:
     """Switch off the libraries' bars of loading while the block runs, and put them back as they were.
 
-    Somebody who calls `from_pretrained` of ours in a script wants neither their bars nor to lose those of his own
-    calls. Bars of downloads are not touched: they run before, and for minutes.
+    A script that calls our `from_pretrained` should neither see the libraries' bars nor lose those of its own calls.
+    Bars of downloads are not touched: they run before, and for minutes.
     """
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers

@@ -65,7 +65,7 @@ def _check_components(config: Stage1Config) -> None:
         options = DecoderSettings.options_of(config)
         layout.check(DecoderSettings(config.conditioning, config.decoder_resolution, **options))
         spaces = layout.spaces(config.conditioning)
-        if config.val_pictures:
+        if config.val_pictures:  # steps are taken for pictures alone
             check_inference_steps("val_inference_steps", config.val_inference_steps, layout)
     if encoder is not None:
         settings = EncoderSettings(config.num_queries, config.encoder_resolution)

@@ -121,7 +121,7 @@ def _run_one(call: list[str]) -> int:
 
 
 def _run_on_cpu(call: list[str], num_processes: int) -> int:
-    """Several CPU processes by torchrun: Accelerate's own launcher was seen to start one that knows no other."""
+    """Several CPU processes by torchrun: Accelerate's own launcher was seen to start one process without the others."""
     from torch.distributed import run as torchrun
 
     # Inherited by the workers: on a machine with GPUs Accelerate would take those.
@@ -185,6 +185,7 @@ def _finish(code: int, error_file: Path, trace_path: Path) -> None:
     """Print the one line of a failure, keep its trace in the run's folder, and exit."""
     if code == 0:
         return
+    # The process's own words first: an exit code alone says little.
     if error_file.exists():
         line, _, trace = error_file.read_text().partition("\n")
         kept = _keep_trace(trace, trace_path)

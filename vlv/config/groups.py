@@ -62,6 +62,7 @@ class OptimConfig:
 
     # Defaults are those of the paper's stage 1 (arXiv 2507.07104); stage 2 has a rate and a schedule of its own.
     lr: float = optim_option(5e-5, "peak learning rate", frequent=True)
+    # Pairs are lists here: YAML has no tuples, and a saved config must read back the same.
     betas: list[float] = optim_option([0.9, 0.99], "AdamW betas")
     weight_decay: float = optim_option(0.01, "AdamW weight decay")
     max_grad_norm: float = optim_option(1.0, "gradients are clipped to this global norm; 0 switches clipping off")

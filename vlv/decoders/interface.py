@@ -73,7 +73,7 @@ class Conditioner(nn.Module, ABC):
         """
 
     def prefix_states(self, states: Tensor) -> Tensor:
-        """The rows of `Conditioning.states` that depend on the embeddings, which a captioner reads: all of them."""
+        """The rows of states [B, rows, width] that depend on the embeddings, which a captioner reads: all of them."""
         return states
 
     def num_prefix_tokens(self, queries: int) -> int:

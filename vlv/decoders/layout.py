@@ -123,7 +123,7 @@ class DecoderLayout:
     @property
     def num_train_timesteps(self) -> int:
         """Steps of the training schedule: no sampler takes more."""
-        return int(self.scheduler.get("num_train_timesteps", 1000))
+        return int(self.scheduler.get("num_train_timesteps", 1000))  # diffusers' own default
 
     @property
     def resolution_multiple(self) -> int:

@@ -189,7 +189,7 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
         if part in ("language_model", "decoder_only"):
             self.query_embed.requires_grad_(True)
             self.language_proj.requires_grad_(True)
-        self.train(self.training)
+        self.train(self.training)  # what is frozen now goes into eval mode, what trains into the model's
 
     def set_dropout(self, dropout: float) -> None:
         """Set every dropout and drop-path of the encoder to one share."""

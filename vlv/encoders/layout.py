@@ -57,6 +57,7 @@ class Florence2Layout(EncoderLayout):
 
     @property
     def vision_positions(self) -> int:
+        # Here and below: what a file leaves out has the native config class's default.
         """Rows, and columns, of image tokens that there are positions for."""
         vision = self._part("vision_config")
         return vision["image_pos_embed"]["max_pos_embeddings"] if self.is_original else vision.get(_POSITIONS, 50)

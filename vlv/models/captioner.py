@@ -261,7 +261,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
         try:
             super().save_pretrained(save_directory, **kwargs)
         finally:
-            self.config.adapter_bases = None
+            self.config.adapter_bases = None  # the model in memory stays whole
         if kwargs.get("is_main_process", True):
             self.llm.generation_config.save_pretrained(save_directory)
             self.tokenizer.save_pretrained(save_directory)

@@ -37,11 +37,11 @@ class DenoisingObjective(FrozenStaysEval):
 
     @staticmethod
     def counts(batch: Batch) -> dict[str, Tensor]:
-        """How many samples the batch's sum is over; padded and unreadable ones do not count."""
+        """How many samples the batch's sum is over, []; padded and unreadable ones do not count."""
         return {"diffusion": batch["weights"].sum()}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Sum of the loss over the batch's real samples; the noise of each depends on its position alone."""
+        """Sum of the loss over the batch's real samples, []; the noise of each depends on its position alone."""
         generators = sample_generators(self.seed, batch["positions"])
         sampled = self.model.decoder.sample_noise_and_timesteps(generators)
         weights = batch["weights"]
@@ -86,7 +86,7 @@ class CaptionObjective(FrozenStaysEval):
             self.loss_weights["diffusion"] = diffusion_weight
 
     def counts(self, batch: PairBatch) -> dict[str, Tensor]:
-        """How many caption tokens (or forward passes that have some), and real samples, the sums are over."""
+        """How many caption tokens (or forward passes that have some), and real samples, the sums are over; [] each."""
         tokens = _tokens(batch)
         counts = {"caption": tokens.clamp(max=1) if self._counts_passes() else tokens}
         if self.decoder is not None:
@@ -97,7 +97,7 @@ class CaptionObjective(FrozenStaysEval):
         return self.token_mean == "per_process" and self.training
 
     def forward(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Sums of the losses over the batch."""
+        """Sums of the losses over the batch, [] each."""
         conditioning = self.model.embed(batch["encoder_pixels"])
         caption = self.model(conditioning, batch["input_ids"], batch["attention_mask"], batch["labels"])
         if self._counts_passes():

@@ -54,7 +54,7 @@ def _cast(dtype: torch.dtype, value: Any) -> Any:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that live, those of a model's weights, buffers and gradients left out."""
+    """Counts the bytes of all live tensors, those of a model's weights, buffers and gradients left out."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()

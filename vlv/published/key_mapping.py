@@ -135,6 +135,7 @@ def published_names(name: str, stage: Stage) -> list[str]:
         return [prefix + "language_proj." + name.removeprefix(projection)]
     text_encoder = _TEXT_ENCODER[stage] + "."
     if name.startswith(text_encoder):
+        # The transformers of the published code has one more level there.
         return [prefix + "text_encoder.text_model." + name.removeprefix(text_encoder)]
     for published, ours in _STAGE1_PARTS.items():
         if name.startswith(ours + "."):

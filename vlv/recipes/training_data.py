@@ -55,7 +55,7 @@ def open_training_data(config: TrainingConfig, accelerator: Accelerator, sizes: 
     """Open the data; the first process of each machine builds an index that the others then read.
 
     Raises:
-        ValueError: nothing to read, or epochs of a stream, whose length nobody knows.
+        ValueError: nothing to read, or epochs of a stream, whose length is not known.
     """
     if not accelerator.is_local_main_process:
         logging.getLogger("vlv").setLevel(logging.ERROR)  # one process of a machine reports what it finds

@@ -90,6 +90,7 @@ def write_stable_diffusion(
         scheduler.register_to_config(clip_sample=False)  # another scheduler's, in the hub's file too
     else:
         noise["prediction_type"] = prediction_type
+        # What the pipeline's constructor sets anyway; by itself this scheduler would clip latents to [-1, 1].
         scheduler = DDPMScheduler(**noise, clip_sample=False, steps_offset=1)
     folder.mkdir(parents=True, exist_ok=True)
     parts: JsonObject = {"unet": unet, "vae": vae, "text_encoder": text_encoder}

@@ -69,6 +69,7 @@ class Checkpointer:
         else:
             options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
             state = cast(dict[str, Tensor], get_model_state_dict(module, options=options))
+        # safetensors writes contiguous tensors alone.
         return {name.removeprefix(_PREFIX): state[name].contiguous() for name in sorted(names) if name in state}
 
     def save(

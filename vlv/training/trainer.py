@@ -153,6 +153,7 @@ class Trainer:
         return micro_batches
 
     def _step(self, micro_batches: list[Batch]) -> None:
+        # The bare objective: DDP's and FSDP's wrappers pass on forward alone.
         counts = torch.stack([self._stack(self._bare.counts(batch)) for batch in micro_batches]).sum(0)  # [terms]
         counts = self._sum_over_processes(counts)
         # Accelerate's backward() divides by the accumulation, and DDP and FSDP average gradients over processes. The
