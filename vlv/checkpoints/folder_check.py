@@ -117,7 +117,7 @@ def _weights_problem(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
             start = file.read(8)
-        # As safetensors it would be a header of absurd length: a message that helps nobody.
+        # Read as safetensors, these bytes are the length of a header, far too large: a message that explains nothing.
         if start == b"version ":
             return "a git-lfs pointer instead of the file"
         with safe_open(path, framework="numpy"):  # opens by the header alone; numpy, as torch takes seconds to load

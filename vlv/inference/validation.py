@@ -136,7 +136,7 @@ class CaptionSamples:
     def __call__(self, step: int, batches: Iterable[Batch], logger: SampleLogger) -> None:
         """Caption this process's share greedily, then show all of them."""
         folder = self.validation_samples.step_folder(step)
-        # Written anew: a run that was killed in this save may have left one
+        # Written anew: a run that was killed in this save may have left one.
         with (folder / f"process_{self.validation_samples.process_index}.jsonl").open("w") as handle:
             for position, batch, row in self.validation_samples.rows(batches):
                 # Greedily: a save must not take as long as a run of captioning.

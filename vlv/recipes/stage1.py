@@ -29,7 +29,7 @@ def train(config: Stage1Config) -> Path | None:
     from vlv.training.processes import resolve_precision
 
     precision = resolve_precision(config.precision)
-    # Every process starts alike: FSDP cuts each one's own weights and sends nobody another's.
+    # Every process must build the same weights: FSDP shards each one's own and broadcasts none.
     torch.manual_seed(config.seed)
     model = build_autoencoder(config, precision)
     objective = DenoisingObjective(model, config.seed, config.conditioning_dropout)

@@ -11,7 +11,6 @@ from vlv.shapes.measures import (
     confidence_intervals,
     facts,
     faults,
-    measure_descriptions,
     measure_pictures,
     score_descriptions,
     summarise,
@@ -26,7 +25,7 @@ TRUE = "Two shapes on a white background. A large red circle is at the top left.
 
 
 def measure_captions(captions, scenes):
-    return measure_descriptions([read_description(caption) for caption in captions], scenes)
+    return summarise(score_descriptions([read_description(caption) for caption in captions], scenes))
 
 
 def test_a_true_caption_is_faultless():
