@@ -164,6 +164,7 @@ def require_checkpoint(folder: str | Path, wanted: ModelKind) -> Path:
         raise CheckpointError(f"{folder} is a model of type {model_type}; {need}")
     if kind != wanted:
         raise CheckpointError(f"{folder} is {SCHEMAS[kind].title}; {need}")
+    # Each of these refuses a folder that is not whole.
     read_description(folder, kind)
     weight_files(folder)
     return folder

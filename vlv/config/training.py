@@ -110,6 +110,7 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
 
     reads_captions: ClassVar[bool] = True
 
+    # Rate and schedule are those of the paper's stage 2.
     lr: float = optim_option(1e-5, "peak learning rate", frequent=True)
     lr_schedule: Literal["cosine", "linear", "constant"] = optim_option(
         "linear", "lr falls to 0 at the last optimizer step"

@@ -153,7 +153,7 @@ def _finish(
     processes.wait()  # all have read before the folder goes
     if processes.is_first:
         report_bad_images(bad, len(names), output_path.with_name(f"{output_path.stem}_bad_samples.jsonl"))
-        if not captions:
+        if not captions:  # nothing to resume from, and the run ends below
             journal.remove()
     require_readable(bad, len(names), image_path)
     missing = sorted(set(names) - captions.keys() - bad.keys())

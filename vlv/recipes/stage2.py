@@ -136,12 +136,13 @@ def start_projector(model: VLVCaptioner, accelerator: Accelerator, loader: Itera
     read = cast("list[torch.nn.Module]", [model.encoder, model.conditioner])  # transformers types `to` its own way
     for part in read:
         part.to(accelerator.device)
-    model.eval()
+    model.eval()  # without dropout; the trainer sets the mode when it starts
     moments, wanted = StateMoments(model.conditioner.width), PROJECTOR_SAMPLES / accelerator.num_processes
     given = 0
     for batch in loader:
         with torch.no_grad(), accelerator.autocast():
             states = model.conditioner.prefix_states(model.embed(batch["encoder_pixels"].to(accelerator.device)).states)
+        # What stands in for unreadable samples is black pixels, whose embeddings are no image's.
         moments.add(states[(batch["weights"] > 0).to(states.device)])
         given += len(states)
         if given >= wanted:

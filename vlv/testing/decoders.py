@@ -18,6 +18,7 @@ from vlv.checkpoints.identity import JsonObject
 from vlv.testing.components import VAE, name_tokenizer_class
 from vlv.testing.tokenizers import special_id, train_clip_tokenizer, train_t5_tokenizer
 
+# All different, and both CLIPs together narrower than T5, as at full size: a mix-up or a missing padding shows.
 _WIDTH_L, _WIDTH_G, _WIDTH_T5 = 32, 48, 96
 
 
