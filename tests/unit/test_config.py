@@ -47,6 +47,7 @@ def test_environment_is_read_where_yaml_asks_for_it(tmp_path, monkeypatch):
         ("betas=[0.9", ["betas=[0.9", "close every bracket"]),
         ("lr='1", ["lr='1", "number"]),
         ("dropout=1.5", ["dropout"]),
+        ("seed=18446744073709551616", ["seed=18446744073709551616", "less than 2**63"]),
     ],
 )
 def test_a_bad_setting_is_one_line_that_names_it(override, words):

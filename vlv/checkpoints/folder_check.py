@@ -96,7 +96,7 @@ def _parts(folder: Path, name: str, state: State) -> list[str]:
     if content is None:
         return []
     named = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(named, dict) or not named:
+    if not isinstance(named, dict) or not named or not all(isinstance(part, str) for part in named.values()):
         state.damaged[index] = "names no files"
         return []
     return sorted({str(Path(index).parent / part) for part in named.values()})

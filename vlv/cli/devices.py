@@ -33,6 +33,11 @@ def _run_on_cpu(num_gpus: int, accelerate_config: str | None) -> bool:
     wanted = num_gpus // max(1, machines)
     if here == 0 and num_gpus == 1 and not settings:
         return True
+    if here == 0 and num_gpus == 1:
+        raise ConfigError(
+            f"accelerate_config={accelerate_config} is for GPUs and this machine has none: leave it out, or set "
+            f"accelerate_config=configs/accelerate/cpu.yaml"
+        )
     if here == 0:
         raise ConfigError(
             f"num_gpus={num_gpus} but this machine has no GPU: num_gpus=1 runs on the CPU, and with "

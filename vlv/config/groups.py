@@ -144,3 +144,4 @@ class RunConfig:
         # The data order's numpy generator takes no negative seed.
         for key in ("keep_checkpoints", "val_pictures", "seed"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "give 0 or more")
+        require(self.seed < 2**63, "seed", self.seed, "give less than 2**63, which torch and numpy take")

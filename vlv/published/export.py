@@ -115,7 +115,9 @@ def _stage1_weights(
     source, base = open_state_dict(folder), bases.tensors()
     _require_fit(source, trained)
     names = Skeleton.of(module).shapes
-    require_same_names(bases.florence2, sorted(names.keys() - trained.keys() - base.keys()), [])
+    for base_folder, prefix in ((bases.florence2, "encoder."), (bases.decoder, "decoder.")):
+        missing = [name for name in names if name.startswith(prefix) and name not in {*trained, *base}]
+        require_same_names(base_folder, sorted(missing), [])
     weights = {name: source[name] if name in trained else base[name]() for name in names}
     left_out = _pixels_left_out(pixels)
     if config["trained"] != "language_model":

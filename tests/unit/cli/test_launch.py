@@ -31,6 +31,12 @@ def test_fewer_gpus_than_asked_names_the_call_that_fits(monkeypatch, here, wante
         check_devices(wanted, None)
 
 
+def test_a_config_of_gpus_without_gpus_says_to_leave_it_out(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"accelerate_config=.*one_gpu.yaml is for GPUs .* leave it out"):
+        check_devices(1, "configs/accelerate/one_gpu.yaml")
+
+
 def test_several_nodes_share_the_processes(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
