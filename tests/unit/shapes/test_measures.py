@@ -114,6 +114,12 @@ def test_faults_are_named_by_what_was_taken_for_what():
     assert faults(SCENE, SCENE) == []
 
 
+def test_the_command_names_a_path_that_is_not_there(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path / "none.json")])
+    assert "none.json does not exist: give a captions.json" in capsys.readouterr().err
+
+
 def test_the_command_counts_faults_of_pictures_and_of_captions(tmp_path, capsys):
     scenes = [make_scene("test", number) for number in range(3)]
     folder, captions = tmp_path / "reconstructed", tmp_path / "captions.json"
