@@ -72,7 +72,8 @@ class VLVEncoderConfig(PreTrainedConfig):
 
 
 class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Florence-2 encodes the image and a fixed prompt; its decoder reads learned queries; a head projects them.
+    """Florence-2 (arXiv 2311.06242) encodes the image and a fixed prompt; its decoder reads learned queries, which a
+    head for each embedding space projects.
 
     Shapes: B images, E encoder pixels, N image tokens, P prompt tokens, D Florence-2's width, Q queries.
     """

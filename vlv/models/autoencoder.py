@@ -46,7 +46,7 @@ class VLVAutoEncoderConfig(PreTrainedConfig):
 
 
 class VLVAutoEncoder(HubUpload, FrozenStaysEval):
-    """An encoder that trains and a diffusion decoder that never does.
+    """Stage 1's model: a vision encoder that trains, and a frozen diffusion decoder (arXiv 2507.07104).
 
     Shapes: B images, R and E decoder and encoder pixels, Q queries, C, h, w the latents'.
     """
@@ -127,6 +127,7 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         """Reconstruct images, uint8 [B, 3, R, R], from uint8 encoder pixels [B, 3, E, E].
 
         Args:
+            guidance_scale, num_inference_steps, scheduler: as `reconstruct` takes them.
             generators: one CPU generator an image; the noise depends on it alone.
         """
         device = next(self.encoder.parameters()).device
@@ -153,7 +154,15 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
 
         Args:
             images: PIL images or paths of image files, of any number, size and mode.
+            guidance_scale: classifier-free guidance; 1 switches it off.
+            num_inference_steps: denoising steps.
             seeds: one seed an image, or one for all; the noise of image i then comes from (seed, i).
+            scheduler: the sampler: ddpm, ddim, dpm++, euler, pndm or heun, as far as the decoder has it; auto is
+                the decoder's own.
+            batch_size: images that are generated at once.
+
+        Returns:
+            One image for each of `images`, in their order.
 
         Raises:
             ValueError: a single image in place of a list, a file that cannot be read, or another number of seeds.
@@ -181,9 +190,9 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
 
     def save_pretrained(self, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
-        """Write config.json, preprocessor_config.json, a card, and model.safetensors with the trained weights alone.
+        """Write config.json, preprocessor_config.json, a card, and model.safetensors with only the trained weights.
 
-        Bases that came inside the checkpoint's folder go along.
+        Bases inside the checkpoint's own folder are copied.
 
         Args:
             state: the trained weights, where they were gathered from several processes.

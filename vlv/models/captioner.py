@@ -65,7 +65,7 @@ class VLVCaptionerConfig(PreTrainedConfig):
 
 
 class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Encoder, frozen text encoder, projector and language model.
+    """Stage 2's model: encoder, frozen text encoder, projector and language model (arXiv 2507.07104).
 
     Shapes: B images, E encoder pixels, Q rows of conditioning, D and H widths, L caption tokens, V vocabulary.
     """
@@ -233,7 +233,11 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
         Args:
             images: PIL images or paths of image files.
             num_beams: beams of the search; 1 is greedy; None is that of generation_config.json (4).
-            max_new_tokens: longest caption; None is what the captioner was trained with.
+            max_new_tokens: longest caption, in tokens; None is what the captioner was trained with.
+            batch_size: images that are captioned at once.
+
+        Returns:
+            One caption for each of `images`, in their order.
 
         Raises:
             ValueError: a single image in place of a list, or a file that cannot be read.
@@ -247,7 +251,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
         """Write the captioner: weights, config, tokenizer, image processor, card.
 
         Args:
-            adapter: leave out the weights that its bases hold; they are needed to load it then. Without, the folder
+            adapter: leave out the weights that its bases hold, which are then needed to load it. Without, the folder
                 needs no other one.
 
         Raises:
@@ -276,7 +280,8 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
         """Load a captioner from a folder or a hub id; fp32 unless `dtype` is given.
 
         Args:
-            stable_diffusion, florence2, language_model: of an adapter, where its bases lie, if they have moved.
+            folder: what `save_pretrained` wrote, or its hub id.
+            stable_diffusion, florence2, language_model: paths of an adapter's bases, if they have moved.
 
         Raises:
             ValueError: not a captioner's folder, weights that do not fit, or an adapter's base that is missing or
