@@ -38,6 +38,13 @@ def is_frozen(module: nn.Module) -> bool:
     return not any(parameter.requires_grad for parameter in module.parameters())
 
 
+def checkpoint_trained_layers(model: PreTrainedModel) -> None:
+    """Recompute the activations of every layer in training mode in backward, by transformers' own switch."""
+    # Its name until 5.23 warns in later ones.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
+
+
 def checkpoint_frozen_layers(module: nn.Module) -> None:
     """Recompute the activations of every frozen layer of a transformers model in backward.
 

@@ -21,7 +21,7 @@ from vlv.encoders.florence2_layout import load_original, new_florence2
 from vlv.encoders.interface import VisionEncoder
 from vlv.encoders.layout import EncoderLayout, Florence2Layout, read_encoder_layout
 from vlv.encoders.settings import EncoderPart, EncoderSettings
-from vlv.frozen import checkpoint_frozen_layers, is_frozen
+from vlv.frozen import checkpoint_frozen_layers, checkpoint_trained_layers, is_frozen
 
 # What Florence-2's task token <MORE_DETAILED_CAPTION> stands for.
 TASK_PROMPT = "Describe with a paragraph what is shown in the image."
@@ -159,7 +159,7 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
         prompt = prompt.expand(image_features.shape[0], -1, -1).to(image_features.dtype)
         # No attention mask below: all images have as many tokens, and the prompt is the same.
         inputs_embeds = torch.cat([image_features, prompt], dim=1)  # [B, N + P, D]
-        return self.florence2.language_model.encoder(inputs_embeds=inputs_embeds).last_hidden_state
+        return self.florence2.language_model.encoder(inputs_embeds=inputs_embeds, use_cache=False).last_hidden_state
 
     def read_queries(self, encoder_states: Tensor) -> Tensor:
         """Decoder states [B, Q, D]: the queries, read causally, attend to the encoder states [B, N + P, D]."""
@@ -203,7 +203,7 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
                 module.p = dropout
 
     def enable_gradient_checkpointing(self) -> None:
-        self.gradient_checkpointing_enable()
+        checkpoint_trained_layers(self)
         # Not the vision tower: where it is frozen, no gradient enters it and nothing is kept for backward.
         checkpoint_frozen_layers(self.florence2.language_model)
 

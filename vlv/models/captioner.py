@@ -27,7 +27,14 @@ from vlv.checkpoints.pretrained import load_tokenizer, load_whole, require_langu
 from vlv.decoders import Conditioner, build_conditioner
 from vlv.decoders.interface import Conditioning
 from vlv.encoders import VisionEncoder, encoder_from_config
-from vlv.frozen import FrozenStaysEval, checkpoint_frozen_layers, freeze, is_frozen, set_dtypes
+from vlv.frozen import (
+    FrozenStaysEval,
+    checkpoint_frozen_layers,
+    checkpoint_trained_layers,
+    freeze,
+    is_frozen,
+    set_dtypes,
+)
 from vlv.losses import caption_loss
 from vlv.models.adapter import leave_to_bases, with_bases
 from vlv.models.image_processor import ImageInput, VLVImageProcessor
@@ -138,7 +145,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in backward, in what trains and in what gradients pass through."""
-        self.gradient_checkpointing_enable()
+        checkpoint_trained_layers(self)
         checkpoint_frozen_layers(self)
 
     def set_dtypes(self, compute_dtype: torch.dtype, param_dtype: torch.dtype) -> VLVCaptioner:
