@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a failed run, 2 a call that cannot work, 130 interrupted.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import signal
@@ -73,6 +74,8 @@ def main(arguments: list[str]) -> None:
     call = Call(f"vlv {name}", command.kind.__doc__ or "", positional, recipes_folder() / command.recipe)
     config: LaunchConfig = parse(command.kind, call, arguments)
     dry_run = isinstance(config, RunConfig) and config.dry_run
+    if dry_run and isinstance(config, Stage1Config):
+        config = _with_published_configs(config)
     try:
         check_call(config)
         # A dry run counts alone, so it may be asked on a machine without the GPUs of the run.
@@ -91,6 +94,19 @@ def main(arguments: list[str]) -> None:
             write_resolved(config, config_file)
             code = _start([name, str(config_file)], config, on_cpu)
         _finish(code, error_file, _trace_path(config))
+
+
+def _with_published_configs(config: Stage1Config) -> Stage1Config:
+    """A dry run's settings, where a component that is not here is sized by its published config, which is shipped."""
+    from vlv.planning.decoders import shipped_component
+
+    for key in ("stable_diffusion_model_path", "florence2_model_path"):
+        source = getattr(config, key)
+        shipped = None if Path(source).is_dir() else shipped_component(source)
+        if shipped is not None:
+            print(f"{key}={source} is not here: sized by its published config, {shipped}", file=sys.stderr)
+            config = dataclasses.replace(config, **{key: str(shipped)})
+    return config
 
 
 def _warn_of_unused(config: LaunchConfig, call: list[str]) -> None:

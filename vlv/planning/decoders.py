@@ -112,6 +112,12 @@ def plan(folder: Path, conditioning: ConditioningKind, config: PlanConfig) -> li
     return [*how, *sizes, f"{whole:.2f}", f"{checkpointed:.2f}", *fits]
 
 
+def shipped_component(source: str) -> Path | None:
+    """The published config of a component that a folder's or a hub id's last name tells; None where there is none."""
+    name = Path(source).name
+    return COMPONENTS / name if name and (COMPONENTS / name).is_dir() else None
+
+
 def build(folder: Path, conditioning: ConditioningKind, config: SizeConfig, device: str = "meta") -> VLVAutoEncoder:
     """Stage 1's model in fp32, without weights on the meta device, with random ones on another."""
     import torch

@@ -31,7 +31,7 @@ def train(config: Stage1Config) -> Path | None:
     precision = resolve_precision(config.precision)
     # Every process must build the same weights: FSDP shards each one's own and broadcasts none.
     torch.manual_seed(config.seed)
-    model = build_autoencoder(config, precision)
+    model = (build_without_weights if config.dry_run else build_autoencoder)(config, precision)
     objective = DenoisingObjective(model, config.seed, config.conditioning_dropout)
     if config.dry_run:
         from vlv.recipes.dry_run import print_dry_run
@@ -85,4 +85,32 @@ def build_autoencoder(config: Stage1Config, precision: str) -> VLVAutoEncoder:
     model.decoder.set_loss_options(LossOptions.of(config))
     if config.initial_checkpoint is not None:
         load_initial(model, config.initial_checkpoint)
+    return model
+
+
+def build_without_weights(config: Stage1Config, precision: str) -> VLVAutoEncoder:
+    """The model of a dry run, on the meta device: shapes and number formats, from the components' configs alone."""
+    import torch
+
+    from vlv.checkpoints.pretrained import resolve_component
+    from vlv.frozen import keep_dtype
+    from vlv.losses import LossOptions
+    from vlv.planning.decoders import SizeConfig, build
+    from vlv.training.processes import torch_dtype
+
+    folder = resolve_component(config.stable_diffusion_model_path, "stable_diffusion_model_path")
+    florence2 = resolve_component(config.florence2_model_path, "florence2_model_path")
+    sizes = SizeConfig(
+        florence2=str(florence2),
+        queries=config.num_queries,
+        resolution=config.decoder_resolution,
+        encoder_resolution=config.encoder_resolution,
+    )
+    model = build(folder, config.conditioning, sizes)
+    model.encoder.set_trained(config.train)
+    t5 = getattr(model.decoder.conditioner, "t5", None)
+    if t5 is not None and config.t5_dtype is not None:
+        keep_dtype(t5, torch.int8 if config.t5_dtype == "int8" else torch.bfloat16)
+    model.set_dtypes(torch_dtype(precision), torch_dtype(config.param_dtype))
+    model.decoder.set_loss_options(LossOptions.of(config))
     return model
