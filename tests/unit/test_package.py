@@ -77,6 +77,13 @@ def test_an_unpacked_wheel_finds_its_own_data(wheel, tmp_path):
     assert call("-m", "vlv", "--version") == f"vlv {vlv.__version__}\n"
     printed = call("-m", "vlv", "stage1", "--config", "stage1_sdxl", "print_config=true")
     assert "stable-diffusion-xl-base-1.0" in printed
+    printed = call("-m", "vlv", "stage1", "--config", "stage1_shapes", "print_config=true")
+    for line in (
+        f"val_dataset_path: {site / 'assets'}  ",
+        f"florence2_model_path: {site / 'assets/tiny/florence2'}  ",
+        "output_dir: ./outputs/Stage1_Shapes  ",
+    ):
+        assert line in printed
 
 
 @pytest.mark.slow
