@@ -81,7 +81,7 @@ def open_state_dict(path: Path) -> ExternalStateDict:
             DeepSpeed folder that is still to be consolidated.
     """
     if not path.exists():
-        raise CheckpointError(f"{path} is not there")
+        raise CheckpointError(f"{path} is not there: give the folder of a checkpoint, or a file of weights")
     if path.is_dir():
         index = _index(path)
         if index is not None:
