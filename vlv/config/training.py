@@ -141,7 +141,7 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
         "the finished stage 1: <its output_dir>/final",
         frequent=True,
         path="local",
-        source="bash train_stage1.sh makes one, vlv import converts a published one",
+        source="vlv stage1 makes one, vlv import converts a published one",
     )
     stable_diffusion_model_path: str | None = model_option(
         None,
