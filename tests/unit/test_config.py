@@ -102,6 +102,12 @@ def test_stage2_refuses_a_setting_of_a_part_that_does_not_train(setting, part):
         load_config(Stage2Config, None, [setting, "train=[llm]"])
 
 
+@pytest.mark.parametrize("setting", ["noise_draws=0", "region_blocks=-1", "bart_lr=0"])
+def test_stage1_refuses_what_trains_nothing(setting):
+    with pytest.raises(ConfigError, match=setting.partition("=")[0]):
+        load_config(Stage1Config, None, [setting])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_config_loads_to_the_same(kind, tmp_path):
     config = load_config(kind, None, [])

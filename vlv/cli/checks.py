@@ -70,7 +70,9 @@ def _check_components(config: Stage1Config) -> None:
         if config.val_pictures:  # steps are taken for pictures alone
             check_inference_steps("val_inference_steps", config.val_inference_steps, layout)
     if encoder is not None:
-        settings = EncoderSettings(config.num_queries, config.encoder_resolution)
+        settings = EncoderSettings(
+            config.num_queries, config.encoder_resolution, config.train, region_grid=config.region_grid
+        )
         try:
             encoder_layout = read_encoder_layout(encoder)
         except CheckpointError as error:

@@ -59,11 +59,18 @@ class LatentDecoder(DiffusionDecoder):
     def encode_images(self, decoder_pixels: Tensor, posterior_noise: Tensor) -> Tensor:
         # Autocast would run the VAE's convolutions in bf16, whatever its weights are.
         with torch.no_grad(), _full_precision(decoder_pixels.device):
-            pixels = 2 * decoder_pixels.float() / 255 - 1  # [B, 3, R, R] in [-1, 1]
-            posterior = cast(AutoencoderKLOutput, self.vae.encode(pixels)).latent_dist
+            keep = self.kept_results
+            moments = self._posterior(decoder_pixels) if keep is None else keep(decoder_pixels, self._posterior)
+            mean, std = moments.unbind(1)
             # Not `sample()`: each row's noise comes from its own sample's generator, whatever else is in the batch.
-            latents = posterior.mean + posterior.std * posterior_noise
+            latents = mean + std * posterior_noise
             return (latents - self._shift) * self.vae.config["scaling_factor"]
+
+    def _posterior(self, decoder_pixels: Tensor) -> Tensor:
+        """Mean and standard deviation, [B, 2, C, h, w], of uint8 pixels [B, 3, R, R]."""
+        pixels = 2 * decoder_pixels.float() / 255 - 1  # [B, 3, R, R] in [-1, 1]
+        posterior = cast(AutoencoderKLOutput, self.vae.encode(pixels)).latent_dist
+        return torch.stack([posterior.mean, posterior.std], dim=1)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Images [B, 3, R, R] in [0, 1] of scaled latents [B, C, h, w]."""

@@ -42,6 +42,8 @@ class VLVAutoEncoderConfig(PreTrainedConfig):
     spaces: dict[str, int] | None = None
     bases: dict[str, dict[str, str]] | None = None
     vocab_rows: int | None = None
+    region_grid: int | None = None
+    region_blocks: int | None = None
     loss_options: dict[str, float | bool] | None = None
 
 
@@ -91,11 +93,25 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         """Denoising loss of each image, [B] fp32, from uint8 pixels [B, 3, E, E] and [B, 3, R, R].
 
         Args:
+            sampled: for B images, or B for each of several draws of noise, whose mean the loss is then.
             dropped: [B] bool, images whose conditioning is replaced by the empty prompt's.
             crops: [B, 4], where the decoder's pixels come from (see `VLVImageProcessor`); None: whole images.
         """
-        latents = self.decoder.encode_images(decoder_pixels, sampled.posterior_noise)  # [B, C, h, w]
+        images = len(decoder_pixels)
+        latents = self.decoder.encode_images(decoder_pixels, sampled.posterior_noise[:images])  # [B, C, h, w]
         conditioning = self.embed(encoder_pixels)
+        if (draws := len(sampled.timesteps) // images) > 1:
+            latents, conditioning = latents.repeat(draws, 1, 1, 1), conditioning.repeat(draws)
+            dropped = None if dropped is None else dropped.repeat(draws)
+            crops = None if crops is None else crops.repeat(draws, 1)
+        losses = self._denoising_loss(latents, conditioning, sampled, dropped, crops)  # [draws B]
+        return losses.unflatten(0, (draws, images)).mean(0)
+
+    def _denoising_loss(
+        self, latents: Tensor, conditioning: Conditioning, sampled: NoiseAndTimesteps, dropped: Tensor | None,
+        crops: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """Denoising loss of each row, [B], some of them on the empty prompt's conditioning."""
         if dropped is None:
             return self.decoder.denoising_loss(latents, conditioning, sampled, crops)
         empty = self.decoder.unconditional(conditioning)
@@ -306,12 +322,8 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
             resolve_base(bases["decoder"], stable_diffusion, "stable_diffusion_model_path", folder),
             resolve_base(bases["florence2"], florence2, "florence2_model_path", folder),
             DecoderSettings(described["conditioning"], processor.decoder_resolution, **decoder_options),
-            EncoderSettings(
-                described["num_queries"],
-                processor.encoder_resolution,
-                described["trained"],
-                processor.encoder_view_from_original,
-                tuple(described["prompt_ids"]),  # as trained with, whatever the base's tokenizer says today
+            EncoderSettings.of_checkpoint(
+                described, processor.encoder_resolution, processor.encoder_view_from_original
             ),
         )
         model.encoder.restore(described)

@@ -126,12 +126,7 @@ def _encoder_of_stage1(
     encoder = build_encoder(
         florence2,
         conditioner.spaces,
-        EncoderSettings(
-            config["num_queries"],
-            image_processor.encoder_resolution,
-            config["trained"],
-            prompt_ids=tuple(config["prompt_ids"]),
-        ),
+        EncoderSettings.of_checkpoint(config, image_processor.encoder_resolution),
     )
     encoder.restore(config)
     # Names in stage 1's file are those of the whole model.

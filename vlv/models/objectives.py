@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vlv.batch import Batch, PairBatch
-from vlv.decoders import DiffusionDecoder
+from vlv.decoders import DiffusionDecoder, NoiseAndTimesteps
 from vlv.frozen import FrozenStaysEval
 from vlv.losses import IGNORED, weighted_sum
 from vlv.models.autoencoder import VLVAutoEncoder
@@ -23,16 +23,20 @@ from vlv.sampling import sample_generators
 class DenoisingObjective(FrozenStaysEval):
     """Stage 1: the decoder's denoising loss; the count is of real samples."""
 
-    def __init__(self, model: VLVAutoEncoder, seed: int, conditioning_dropout: float = 0.0) -> None:
+    def __init__(
+        self, model: VLVAutoEncoder, seed: int, conditioning_dropout: float = 0.0, noise_draws: int = 1
+    ) -> None:
         """Hold the model.
 
         Args:
             conditioning_dropout: share of samples that train on the empty prompt's conditioning instead.
+            noise_draws: noise levels at which each sample is denoised, in training; its loss is their mean.
         """
         super().__init__()
         self.model = model
         self.seed = seed
         self.conditioning_dropout = conditioning_dropout
+        self.noise_draws = noise_draws
         self.loss_weights = {"diffusion": 1.0}
 
     @staticmethod
@@ -50,6 +54,9 @@ class DenoisingObjective(FrozenStaysEval):
             # Sampled last, so that noise and timesteps are those of a run without.
             shares = torch.stack([torch.rand((), generator=generator) for generator in generators])
             dropped = (shares < self.conditioning_dropout).to(weights.device)
+        if self.noise_draws > 1 and self.training:
+            more = [self.model.decoder.sample_noise_and_timesteps(generators) for _ in range(self.noise_draws - 1)]
+            sampled = NoiseAndTimesteps.join([sampled, *more])
         losses = self.model(
             batch["encoder_pixels"], batch["decoder_pixels"], sampled.to(weights.device), dropped, batch.get("crops")
         )

@@ -118,23 +118,30 @@ def shipped_component(source: str) -> Path | None:
     return COMPONENTS / name if name and (COMPONENTS / name).is_dir() else None
 
 
-def build(folder: Path, conditioning: ConditioningKind, config: SizeConfig, device: str = "meta") -> VLVAutoEncoder:
-    """Stage 1's model in fp32, without weights on the meta device, with random ones on another."""
+def build(
+    folder: Path,
+    conditioning: ConditioningKind,
+    config: SizeConfig,
+    device: str = "meta",
+    settings: EncoderSettings | None = None,
+) -> VLVAutoEncoder:
+    """Stage 1's model in fp32, without weights on the meta device, with random ones on another.
+
+    Args:
+        settings: of the encoder, where it has more than `config` names.
+    """
     import torch
 
     from vlv.decoders import build_decoder
-    from vlv.encoders.florence2 import VLVEncoder, VLVEncoderConfig
+    from vlv.encoders.florence2 import VLVEncoder, new_config
     from vlv.encoders.florence2_layout import read_config
     from vlv.models.autoencoder import VLVAutoEncoder
     from vlv.models.image_processor import VLVImageProcessor
 
     decoder = build_decoder(folder, DecoderSettings(conditioning, config.resolution), device)
-    encoder_config = VLVEncoderConfig(
-        florence2_config=read_config(component(config.florence2)).to_dict(),
-        spaces={space.name: space.width for space in decoder.conditioner.spaces},
-        num_queries=config.queries,
-        prompt_ids=list(PROMPT_IDS),
-    )
+    settings = settings or EncoderSettings(config.queries, config.encoder_resolution)
+    florence2 = read_config(component(config.florence2)).to_dict()
+    encoder_config = new_config(florence2, decoder.conditioner.spaces, settings, list(PROMPT_IDS))
     with torch.device(device):
         encoder = VLVEncoder(encoder_config)
     processor = VLVImageProcessor(config.resolution, config.encoder_resolution)

@@ -67,6 +67,11 @@ def export_checkpoint(
         raise CheckpointError(
             f"{folder} has embeddings for {', '.join(encoder['spaces'])}; the published layout has one CLIP alone"
         )
+    if encoder.get("region_grid"):
+        raise CheckpointError(
+            f"{folder} has rows of regions (region_grid={encoder['region_grid']}); the published layout has no place "
+            "for what makes them"
+        )
     if stage == "stage1":
         weights, left_out = _stage1_weights(folder, stable_diffusion, florence2)
     else:

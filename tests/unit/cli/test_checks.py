@@ -124,6 +124,7 @@ assert not heavy, heavy
     ("changes", "match"),
     [
         ({"num_queries": 78}, "num_queries=78 .* give 1 to 77"),
+        ({"region_grid": 9}, "region_grid=9 makes 82 rows, more than num_queries=77: give 1 to 8, or null"),
         ({"decoder_resolution": 65}, "decoder_resolution=65 is no multiple of 64: give 64"),
         ({"encoder_resolution": 4000}, "encoder_resolution=4000 gives 125 x 125 image tokens.* at most 1600"),
         ({"val_inference_steps": 1001}, "val_inference_steps=1001 is more than the 1000 steps"),
