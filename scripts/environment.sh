@@ -6,6 +6,10 @@ VENV_DIR=${VENV_DIR:-.venv}
 step() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
 
 find_python() {
+  if [[ -n ${PYTHON:-} ]] && ! command -v "$PYTHON" >/dev/null; then
+    echo "error: PYTHON=$PYTHON is not there: name a Python of 3.11 or newer, as in PYTHON=python3.11" >&2
+    return 2
+  fi
   for candidate in "${PYTHON:-}" python3.11 python3 python; do
     if [[ -n $candidate ]] && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
       echo "$candidate"

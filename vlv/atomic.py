@@ -22,6 +22,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # not longer than a name that the file system takes
     try:
+        # Made here, so that its mode is the umask's: what a library makes has a mode of its own.
         temporary.touch()
         mode = temporary.stat().st_mode & 0o666
         yield temporary

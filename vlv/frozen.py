@@ -15,7 +15,7 @@ ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
 
 class FrozenStaysEval(nn.Module):
-    """Mixin of every composite model: `.train()` wakes only the parts that hold a trained parameter.
+    """Mixin of every composite model: `.train()` sets the mode only of parts that hold a trained parameter.
 
     Otherwise `.train()` on the whole would switch on dropout and drop-path inside the frozen parts.
     """
@@ -38,6 +38,13 @@ def is_frozen(module: nn.Module) -> bool:
     return not any(parameter.requires_grad for parameter in module.parameters())
 
 
+def checkpoint_trained_layers(model: PreTrainedModel) -> None:
+    """Recompute the activations of every layer in training mode in backward, by transformers' own switch."""
+    # Its name until 5.23 warns in later ones.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
+
+
 def checkpoint_frozen_layers(module: nn.Module) -> None:
     """Recompute the activations of every frozen layer of a transformers model in backward.
 
@@ -46,6 +53,7 @@ def checkpoint_frozen_layers(module: nn.Module) -> None:
     """
     for layer in module.modules():
         if isinstance(layer, GradientCheckpointingLayer) and is_frozen(layer):
+            # Not reentrant: that variant takes no keyword arguments, and layers are called with some.
             forward = partial(checkpoint, layer.forward, use_reentrant=False)
             layer.forward = forward  # type: ignore[method-assign]
 
@@ -101,6 +109,7 @@ def _eval_frozen(module: nn.Module) -> bool:
     trained = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
     children = [(child, _eval_frozen(child)) for child in module.children()]
     trained = trained or any(awake for _, awake in children)
+    # A dropout module has no parameter: it follows the part that it lies in.
     if not trained and any(True for _ in module.parameters()):
         module.eval()
     return trained

@@ -24,6 +24,47 @@ def check_queries(num_queries: int, positions: Iterable[int]) -> None:
         raise ValueError(f"num_queries={num_queries} cannot be used: give 1 to {limit}, the text encoder's limit")
 
 
+def region_rows(grid: int) -> int:
+    """Rows of an image read in grid x grid regions: one a region, and one of the whole image."""
+    return grid * grid + 1
+
+
+def check_region_grid(grid: int, num_queries: int, encoder_resolution: int, patch_stride: Sequence[int]) -> None:
+    """Check that there is a query for each region, and an image token or more in each.
+
+    Args:
+        patch_stride: of each stage of the vision tower.
+
+    Raises:
+        ValueError: names the largest grid that fits.
+    """
+    side = math.ceil(encoder_resolution / math.prod(patch_stride))
+    limit = min(math.isqrt(max(0, num_queries - 1)), side)
+    if 1 <= grid <= limit:
+        return
+    if not limit:
+        raise ValueError(f"region_grid={grid} cannot be used with num_queries={num_queries}: give region_grid=null")
+    rows, why = region_rows(grid), f"does not fit {side} x {side} image tokens"
+    if rows > num_queries:
+        why = f"makes {rows} rows, more than num_queries={num_queries}"
+    raise ValueError(f"region_grid={grid} {why}: give 1 to {limit}, or null as published")
+
+
+def check_regions_alone(grid: int | None, num_queries: int) -> None:
+    """Check that an encoder without BART has a region for each query.
+
+    Raises:
+        ValueError: names the number that does.
+    """
+    if grid is None:
+        raise ValueError("train=regions needs regions: give region_grid, or train=language_model as published")
+    if num_queries != region_rows(grid):
+        raise ValueError(
+            f"train=regions leaves BART out, and num_queries={num_queries} has queries that it alone would read: "
+            f"give num_queries={region_rows(grid)}, the rows of region_grid={grid}"
+        )
+
+
 def check_encoder_resolution(
     resolution: int, patch_stride: Sequence[int], vision_positions: int, text_positions: int, num_prompt_ids: int
 ) -> None:

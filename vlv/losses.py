@@ -1,7 +1,7 @@
 """The losses, as pure functions of tensors, and the options of the denoising loss.
 
 None takes a mean over the batch: the trainer divides sums by their counts over the whole global batch, whose size
-nobody else knows, so that a mean does not depend on how the batch was split over processes and micro-batches.
+it alone has, so that a mean does not depend on how the batch was split over processes and micro-batches.
 """
 
 from __future__ import annotations

@@ -87,5 +87,8 @@ def denoise(
 
 
 def guide(unconditional: Tensor, conditional: Tensor, guidance_scale: float) -> Tensor:
-    """Classifier-free guidance, u + g * (c - u) (arXiv 2207.12598, equation 6 with g = 1 + w); 1 is none."""
+    """Classifier-free guidance of predictions [B, C, h, w], u + g * (c - u); a scale of 1 is none.
+
+    arXiv 2207.12598, equation 6 with g = 1 + w.
+    """
     return unconditional + guidance_scale * (conditional - unconditional)

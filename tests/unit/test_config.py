@@ -47,6 +47,7 @@ def test_environment_is_read_where_yaml_asks_for_it(tmp_path, monkeypatch):
         ("betas=[0.9", ["betas=[0.9", "close every bracket"]),
         ("lr='1", ["lr='1", "number"]),
         ("dropout=1.5", ["dropout"]),
+        ("seed=18446744073709551616", ["seed=18446744073709551616", "less than 2**63"]),
     ],
 )
 def test_a_bad_setting_is_one_line_that_names_it(override, words):
@@ -99,6 +100,12 @@ def test_null_and_lists():
 def test_stage2_refuses_a_setting_of_a_part_that_does_not_train(setting, part):
     with pytest.raises(ConfigError, match=f"add {part} to train"):
         load_config(Stage2Config, None, [setting, "train=[llm]"])
+
+
+@pytest.mark.parametrize("setting", ["noise_draws=0", "region_blocks=-1", "bart_lr=0"])
+def test_stage1_refuses_what_trains_nothing(setting):
+    with pytest.raises(ConfigError, match=setting.partition("=")[0]):
+        load_config(Stage1Config, None, [setting])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -217,6 +224,7 @@ def test_a_file_that_is_no_recipe_is_called_what_it_is(tmp_path, content, words)
     ("kind", "override", "value"),
     [
         (Stage1Config, "num_steps=1e4", 10000),
+        (Stage1Config, "seed=9007199254740993", 2**53 + 1),
         (Stage1Config, "wandb_mode=off", "off"),
         (Stage1Config, "betas=0.9 0.95", [0.9, 0.95]),
         (Stage2Config, "train=mlp", ["mlp"]),

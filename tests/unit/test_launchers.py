@@ -226,8 +226,8 @@ def test_each_stage_1_recipe_says_how_to_fetch_its_decoder():
     [
         ("stage1", "train_dataset_path", ["vlv download pairs"]),
         ("stage2", "dataset_path", ["vlv download pairs"]),
-        ("caption", "CKPT_DIR", ["vlv import", "train_stage2.sh"]),
-        ("reconstruct", "CKPT_DIR", ["vlv import", "train_stage1.sh"]),
+        ("caption", "CKPT_DIR", ["vlv import", "vlv stage2"]),
+        ("reconstruct", "CKPT_DIR", ["vlv import", "vlv stage1"]),
     ],
 )
 def test_a_call_with_nothing_set_says_what_to_set_and_how_to_get_it(tmp_path, command, variable, words):

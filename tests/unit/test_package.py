@@ -77,6 +77,13 @@ def test_an_unpacked_wheel_finds_its_own_data(wheel, tmp_path):
     assert call("-m", "vlv", "--version") == f"vlv {vlv.__version__}\n"
     printed = call("-m", "vlv", "stage1", "--config", "stage1_sdxl", "print_config=true")
     assert "stable-diffusion-xl-base-1.0" in printed
+    printed = call("-m", "vlv", "stage1", "--config", "stage1_shapes", "print_config=true")
+    for line in (
+        f"val_dataset_path: {site / 'assets'}  ",
+        f"florence2_model_path: {site / 'assets/tiny/florence2'}  ",
+        "output_dir: ./outputs/Stage1_Shapes  ",
+    ):
+        assert line in printed
 
 
 @pytest.mark.slow
@@ -97,6 +104,9 @@ def test_installed_in_an_empty_environment_it_captions_in_another_folder(wheel, 
     assert call("env/bin/vlv", "--version") == f"vlv {vlv.__version__}\n"
     captioner = call("env/bin/python", "-c", "from vlv.resources import assets_folder as f; print(f())").strip()
     captioner = f"{captioner}/tiny/trained/captioner"
+    assert "stage 2 (VLVCaptioner)" in call("env/bin/vlv", "inspect", captioner)
     images = str(resources.assets_folder())
+    sizes = call("env/bin/vlv", "stage1", f"train_dataset_path={images}", "dry_run=true")  # nothing is downloaded
+    assert "parameters: 415,849,472 trained" in sizes
     call("env/bin/vlv", "caption", images, f"ckpt_dir={captioner}", "output_path=c.json", "num_beams=1")
     assert (tmp_path / "c.json").read_text().count("\n") > 8

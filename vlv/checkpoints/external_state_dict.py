@@ -15,7 +15,9 @@ from torch import Tensor
 
 from vlv.checkpoints.identity import CheckpointError, read_json
 
+# Keys under which training scripts put the state dict, from the outside in: they may be nested.
 _WRAPPINGS = ("model_state_dict", "state_dict", "module", "model")
+# In the order of preference: safetensors before pickles.
 _NAMES = (
     "model.safetensors",
     "diffusion_pytorch_model.safetensors",
@@ -79,7 +81,7 @@ def open_state_dict(path: Path) -> ExternalStateDict:
             DeepSpeed folder that is still to be consolidated.
     """
     if not path.exists():
-        raise CheckpointError(f"{path} is not there")
+        raise CheckpointError(f"{path} is not there: give the folder of a checkpoint, or a file of weights")
     if path.is_dir():
         index = _index(path)
         if index is not None:
@@ -121,6 +123,7 @@ def _refuse_deepspeed(folder: Path) -> None:
     if _is_deepspeed_step(folder):
         whole, step = folder.parent, folder
     elif steps:
+        # The newest: by length first, as by its letters step_999 would come after step_1000.
         whole, step = folder, max(steps, key=lambda entry: (len(entry.name), entry.name))
     else:
         return
@@ -210,4 +213,5 @@ def _unwrap(loaded: object) -> dict[str, Tensor]:
     if not isinstance(loaded, dict):
         return {}
     tensors = {name: value for name, value in loaded.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    # A sparse tensor is no weight of these models, and safetensors could not write it.
     return {name: value for name, value in tensors.items() if value.layout is torch.strided}

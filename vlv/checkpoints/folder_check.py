@@ -68,6 +68,7 @@ def check_parquet(folder: Path) -> State:
 
     state = State()
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.parquet") if path.is_file())
+    # The hub's client keeps parts of downloads in .cache.
     names = [name for name in names if not name.startswith(".")]
     if not names:
         state.missing.append("the whole folder" if not folder.is_dir() else "*.parquet")
@@ -95,7 +96,7 @@ def _parts(folder: Path, name: str, state: State) -> list[str]:
     if content is None:
         return []
     named = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(named, dict) or not named:
+    if not isinstance(named, dict) or not named or not all(isinstance(part, str) for part in named.values()):
         state.damaged[index] = "names no files"
         return []
     return sorted({str(Path(index).parent / part) for part in named.values()})
@@ -116,9 +117,10 @@ def _weights_problem(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
             start = file.read(8)
+        # Read as safetensors, these bytes are the length of a header, far too large: a message that explains nothing.
         if start == b"version ":
             return "a git-lfs pointer instead of the file"
-        with safe_open(path, framework="numpy"):
+        with safe_open(path, framework="numpy"):  # opens by the header alone; numpy, as torch takes seconds to load
             return None
     except (OSError, SafetensorError) as error:
         text = getattr(error, "strerror", None) or str(error)

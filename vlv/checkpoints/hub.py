@@ -65,8 +65,10 @@ class HubUpload:
         """
         api = HfApi(token=token)
         address = api.create_repo(repo_id, private=private, exist_ok=True)
+        # refs/pr/N belongs to a pull request, which the hub alone makes.
         if revision is not None and not revision.startswith("refs/"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
+        # By saving first: what is uploaded is what `save_pretrained` writes, card and recipe too.
         with tempfile.TemporaryDirectory() as folder:
             sizes = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
             cast(_Savable, self).save_pretrained(folder, **sizes)

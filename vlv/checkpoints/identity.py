@@ -56,12 +56,14 @@ def recorded_place(source: str, checkpoint: Path) -> str:
 
 def is_hub_id(source: str) -> bool:
     """Whether a name has the form owner/name and is not a path."""
+    # Where its first part is a folder here, it is a path, perhaps mistyped, and the hub is not asked for it.
     return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not Path(source.split("/")[0]).is_dir()
 
 
 def component_identity(folder: Path, source: str) -> dict[str, str]:
     """Where a frozen component came from (with the revision of a hub snapshot), and what identifies it."""
     where = str(folder.resolve()) if Path(source).is_dir() else source
+    # The hub's cache keeps a snapshot in a folder that is named by its commit.
     revision = {"revision": folder.name} if folder.parent.name == "snapshots" else {}
     return {"source": where, **revision, **component_hashes(folder)}
 
@@ -91,6 +93,7 @@ def _weights(folder: Path) -> list[Path]:
     """The files that a component's weights are read from, as far as one kind of them is there."""
     parts = indexed_parts(folder)
     files = list(folder.rglob("*")) if parts is None else [path for part in parts for path in (folder / part).glob("*")]
+    # As the libraries choose: safetensors before pickles, full precision before a variant.
     tensors = [path for path in files if path.suffix == ".safetensors" and "non_ema" not in path.name]
     plain = [path for path in tensors if ".fp16" not in path.name]
     return plain or tensors or [path for path in files if path.suffix == ".bin"]
@@ -136,7 +139,7 @@ def fingerprint(folder: Path, paths: list[Path]) -> str:
                 digest.update(file.read())
                 continue
             for block in range(_BLOCKS):
-                file.seek(block * (size - _BLOCK) // (_BLOCKS - 1))
+                file.seek(block * (size - _BLOCK) // (_BLOCKS - 1))  # the first block begins the file, the last ends it
                 digest.update(file.read(_BLOCK))
     return digest.hexdigest()
 
@@ -154,6 +157,7 @@ def require_same_component(name: str, folder: Path, identity: dict[str, str], op
         CheckpointError: its configs or weights differ; names the component, both places and the option.
     """
     hashes = component_hashes(folder)
+    # What a checkpoint did not record is not compared: earlier ones have no fingerprint of the weights.
     if any(identity.get(key, value) != value for key, value in hashes.items()):
         former = _former_hashes(folder)
         if all(identity.get(key, value) == value for key, value in former.items()):

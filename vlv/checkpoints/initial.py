@@ -5,28 +5,33 @@ from __future__ import annotations
 from torch import nn
 
 from vlv.checkpoints.external_state_dict import open_state_dict
-from vlv.checkpoints.identity import CheckpointError
+from vlv.checkpoints.identity import CONFIG_NAME, CheckpointError, read_json
 from vlv.checkpoints.schema import require_initial
 
 _GROWING = "encoder.florence2.language_model.shared.weight"  # the hub's native model has padded rows
+_OF_BART = ("encoder.florence2.language_model.", "encoder.query_embed", "encoder.regions.gate")
 _PARTS = ("encoder.", "mlp.", "llm.")
 
 
 def load_initial(model: nn.Module, source: str) -> int:
     """Copy every weight of encoder, MLP and language model that the source has; returns how many.
 
-    Into stage 1, a captioner gives its encoder; into stage 2, all of it. What trains must be there.
+    Into stage 1, a captioner gives its encoder; into stage 2, all of it. What trains must be there, but for BART,
+    which a stage 1 of regions alone has not trained and which may start after it.
 
     Raises:
         CheckpointError: no model of ours, a trained weight that it lacks, or another shape.
     """
-    weights = open_state_dict(require_initial(source))
+    folder = require_initial(source)
+    weights = open_state_dict(folder)
+    alone = read_json(folder / CONFIG_NAME).get("trained") == "regions"
+    untouched = _OF_BART if alone else ()  # by that stage 1: they start now
     copied = 0
     for name, value in model.named_parameters():
         if not name.startswith(_PARTS):
             continue
         if name not in weights.shapes:
-            if value.requires_grad:
+            if value.requires_grad and not name.startswith(untouched):
                 raise CheckpointError(f"initial_checkpoint={source} has no {name}, which trains here")
             continue
         shape = weights.shapes[name]

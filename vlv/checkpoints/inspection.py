@@ -96,9 +96,9 @@ def _origin(config: JsonObject, state: JsonObject) -> JsonObject:
         facts["images from"] = "its stage-1 model" if origin.get("stage1") else "a stage-1 model, named by stage1_path"
     if left := adapter_bases(config):
         facts["adapter"] = f"the weights of {', '.join(left)} are in these bases alone"
-    for key in ("conditioning", "trained", "num_queries", "max_caption_tokens"):
-        if key in origin or key in config:
-            facts[key] = origin.get(key, config.get(key))
+    for key in ("conditioning", "trained", "num_queries", "region_grid", "max_caption_tokens"):
+        if (value := origin.get(key, config.get(key))) is not None:  # an encoder's own config has all keys
+            facts[key] = value
     return facts
 
 
@@ -114,6 +114,7 @@ def _recipe(folder: Path) -> JsonObject:
 
 def _metrics(folder: Path, step: int | None) -> JsonObject:
     """The last value of each metric, up to the checkpoint's step, of the run that it lies in."""
+    # A run's folder is one above `final`, and two above a checkpoint.
     found = [parent / "metrics.jsonl" for parent in list(folder.resolve().parents)[:2]]
     path = next((path for path in found if path.is_file()), None)
     last: JsonObject = {}

@@ -93,6 +93,7 @@ def resolve_checkpoint(source: str | Path, wanted: ModelKind, options: dict[str,
 def _fetch(hub_id: str, what: str, **hub: Any) -> Path:
     """The snapshot of a hub's model: of a diffusers repository only the parts that its index names, in one format."""
     try:
+        # The index first: it says which of a repository's folders are the model.
         folder = Path(snapshot_download(hub_id, allow_patterns=[INDEX_NAME], **hub))
         parts = indexed_parts(folder)
         if parts is None:
@@ -127,6 +128,7 @@ def load_whole(load: Callable[..., Any], folder: Path, **options: Any) -> Any:
     """
     try:
         with _no_reports(), no_progress_bars():
+            # Other shapes are reported as the rest is, instead of raised in a text of many lines.
             model, report = load(folder, output_loading_info=True, ignore_mismatched_sizes=True, **options)
     except (SafetensorError, OSError, RuntimeError, pickle.UnpicklingError) as error:
         check_pickles(folder)  # each library has a text of its own for them, of many lines or without the reason
@@ -172,8 +174,8 @@ def _no_reports() -> Iterator[None]:
 def no_progress_bars() -> Iterator[None]:
     """Switch off the libraries' bars of loading while the block runs, and put them back as they were.
 
-    Somebody who calls `from_pretrained` of ours in a script wants neither their bars nor to lose those of his own
-    calls. Bars of downloads are not touched: they run before, and for minutes.
+    A script that calls our `from_pretrained` should neither see the libraries' bars nor lose those of its own calls.
+    Bars of downloads are not touched: they run before, and for minutes.
     """
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers

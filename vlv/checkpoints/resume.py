@@ -30,6 +30,7 @@ def find_checkpoint(resume: str | None, folder: Path) -> Path | None:
     if resume is None:
         return None
     if resume == "latest":
+        # Names have the step in eight digits, so that the last by name is the newest.
         return next(iter(reversed(list_checkpoints(folder))), None)
     path = Path(resume)
     if not (path / TRAINER_STATE_NAME).is_file():

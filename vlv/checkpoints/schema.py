@@ -69,7 +69,7 @@ SCHEMAS: dict[Kind, Schema] = {
         description=CONFIG_NAME,
         model_type=STAGE1_TYPE,
         required=("conditioning", "num_queries", "trained", "prompt_ids", "spaces", "bases.florence2", "bases.decoder"),
-        optional=("vocab_rows", "loss_options"),
+        optional=("vocab_rows", "region_grid", "region_blocks", "loss_options"),
         files=(CONFIG_NAME, _PIXELS, WEIGHTS_NAME),
         more_files=(_CARD, _RECIPE),
     ),
@@ -91,7 +91,15 @@ SCHEMAS: dict[Kind, Schema] = {
         description=CONFIG_NAME,
         model_type=ENCODER_TYPE,
         required=("florence2_config", "spaces", "prompt_ids"),
-        optional=("num_queries", "image_mean", "image_std", "vocab_rows"),
+        optional=(
+            "num_queries",
+            "image_mean",
+            "image_std",
+            "vocab_rows",
+            "region_grid",
+            "region_blocks",
+            "region_alone",
+        ),
         files=(CONFIG_NAME, _SHARDED),
         more_files=(_CARD,),
     ),
@@ -164,6 +172,7 @@ def require_checkpoint(folder: str | Path, wanted: ModelKind) -> Path:
         raise CheckpointError(f"{folder} is a model of type {model_type}; {need}")
     if kind != wanted:
         raise CheckpointError(f"{folder} is {SCHEMAS[kind].title}; {need}")
+    # Each of these refuses a folder that is not whole.
     read_description(folder, kind)
     weight_files(folder)
     return folder

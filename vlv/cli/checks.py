@@ -23,6 +23,7 @@ from vlv.encoders.layout import read_encoder_layout
 from vlv.encoders.settings import EncoderSettings
 from vlv.recipes.accelerate_config import read_accelerate_config
 from vlv.recipes.batch_sizes import BatchSizes, require_countable_epochs
+from vlv.settings.declare import require, shown
 
 if TYPE_CHECKING:
     from vlv.data.formats import DataFormat
@@ -65,15 +66,26 @@ def _check_components(config: Stage1Config) -> None:
         options = DecoderSettings.options_of(config)
         layout.check(DecoderSettings(config.conditioning, config.decoder_resolution, **options))
         spaces = layout.spaces(config.conditioning)
-        if config.val_pictures:
+        _check_loss_options(config, layout)
+        if config.val_pictures:  # steps are taken for pictures alone
             check_inference_steps("val_inference_steps", config.val_inference_steps, layout)
     if encoder is not None:
-        settings = EncoderSettings(config.num_queries, config.encoder_resolution)
+        settings = EncoderSettings(
+            config.num_queries, config.encoder_resolution, config.train, region_grid=config.region_grid
+        )
         try:
             encoder_layout = read_encoder_layout(encoder)
         except CheckpointError as error:
             raise CheckpointError(f"{ENCODER}: {error}") from None
         encoder_layout.check(settings, spaces)
+
+
+def _check_loss_options(config: Stage1Config, layout: DecoderLayout) -> None:
+    supported = layout.family.loss_options
+    for key, off in (("min_snr_gamma", None), ("precondition_outputs", False)):
+        value = getattr(config, key)
+        fits = value == off or key in supported
+        require(fits, key, value, f"this decoder's loss has {', '.join(supported)} alone; leave {key}={shown(off)}")
 
 
 def _decoder_layout(folder: Path, option: str) -> DecoderLayout:
@@ -147,6 +159,10 @@ def _check_sampler(checkpoint: Path, config: CaptionConfig | ReconstructConfig) 
     if conditioning is not None:  # a captioner's own weights generate in the way that it was trained
         layout.check_conditioning(DecoderSettings(conditioning, **DecoderSettings.options_of(config)))
     check_inference_steps("num_inference_steps", config.num_inference_steps, layout)
+    if isinstance(config, ReconstructConfig):
+        names = ("auto", *layout.family.schedulers)
+        wanted = f"this decoder generates with {', '.join(names)}"
+        require(config.scheduler in names, "scheduler", config.scheduler, wanted)
 
 
 def _component(config: AnyConfig, option: str) -> Path | None:
@@ -192,6 +208,7 @@ def _check_data(option: str, config: TrainingConfig, data_format: DataFormat = "
     from vlv.data.sources import check_source
 
     path = getattr(config, option)
+    # Nothing of a stream is known before it is read. Validation reads by index, so there it is refused below.
     if is_stream(path) and option != "val_dataset_path":
         return
     try:
@@ -215,6 +232,7 @@ def _check_images(path: str) -> None:
         names = find_images(path)[1]
     except ValueError as error:
         raise ConfigError(f"image_path: {error}") from None
+    # A path to a single file is taken whatever it is; folders and globs have been searched for images.
     if len(names) == 1 and kind_of(names[0]) != "folder":
         raise ConfigError(f"image_path={path} is no image by its name: give an image, a folder of images or a glob")
 
@@ -225,9 +243,11 @@ def _check_run_folder(config: TrainingConfig) -> None:
     check_resume(config)
     holds_run = any(folder.glob("checkpoints/step_*")) or (folder / "final").exists()
     if holds_run and config.resume is None and not config.overwrite and not config.dry_run:
+        # A folder that a recipe or the call names does not follow the run's name.
+        other = "run_name" if folder.name == config.run_name else "output_dir"
         raise ConfigError(
             f"output_dir={folder} holds a run already: resume=latest continues it, overwrite=true starts it anew, "
-            "and another run_name keeps both"
+            f"and another {other} keeps both"
         )
 
 
@@ -242,6 +262,7 @@ def check_writable(option: str, folder: Path) -> None:
         nearest = nearest.parent
     if not nearest.is_dir():
         raise ConfigError(f"{option}={folder} cannot be written: {nearest} is not a folder")
+    # By writing: `os.access` answers for permissions alone, and not reliably on network file systems.
     probe = nearest / f".vlv-write-probe-{os.getpid()}"
     try:
         probe.touch()

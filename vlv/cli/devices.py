@@ -29,9 +29,15 @@ def _run_on_cpu(num_gpus: int, accelerate_config: str | None) -> bool:
         return True
     here = torch.cuda.device_count() if torch.cuda.is_available() else 0
     machines = int(os.environ.get("NUM_MACHINES") or str(settings.get("num_machines") or 1))
+    # num_gpus counts over all machines, torch those of this one.
     wanted = num_gpus // max(1, machines)
     if here == 0 and num_gpus == 1 and not settings:
         return True
+    if here == 0 and num_gpus == 1:
+        raise ConfigError(
+            f"accelerate_config={accelerate_config} is for GPUs and this machine has none: leave it out, or set "
+            f"accelerate_config=configs/accelerate/cpu.yaml"
+        )
     if here == 0:
         raise ConfigError(
             f"num_gpus={num_gpus} but this machine has no GPU: num_gpus=1 runs on the CPU, and with "

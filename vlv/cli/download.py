@@ -64,6 +64,7 @@ def diffusers_component(
         patterns += [f"tokenizer{suffix}/*.json", f"tokenizer{suffix}/*.txt"]
     for part in [*encoders, denoiser, "vae"]:
         stem = f"{part}/model" if part in encoders else f"{part}/diffusion_pytorch_model"
+        # By name: beside them lie the same weights as .bin, in fp16, and without the moving average.
         files = [f"{stem}-*.safetensors", f"{stem}.safetensors.index.json"] if part in sharded else []
         patterns += [f"{part}/config.json", *(files or [f"{stem}.safetensors"])]
         weights.append(f"{stem}.safetensors")
@@ -172,7 +173,7 @@ def report(folders: dict[str, Path], states: dict[str, State], reasons: dict[str
     first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
     for row in rows:
         print(f"{row[0]:<{first}}  {row[1]:<{second}}  {row[2]}")
-    sys.stdout.flush()
+    sys.stdout.flush()  # or, where both go into one file, the lines on stderr would come before the table
     for part, folder in folders.items():
         reason = reasons.get(part)
         if states[part].ok and not reason:

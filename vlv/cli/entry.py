@@ -104,6 +104,7 @@ def _split(kind: type, call: Call, arguments: list[str]) -> tuple[Path | None, l
 def _by_place(kind: type, call: Call, places: list[str]) -> list[str]:
     from vlv.settings import ConfigError
 
+    # Types as they are written: with `from __future__ import annotations` a field holds the text.
     types = {item.name: str(item.type) for item in dataclasses.fields(kind)}
     names = list(call.positional)
     if names and types.get(names[-1], "").startswith("list") and len(places) >= len(names):
@@ -135,6 +136,7 @@ def explain_missing_package(error: ModuleNotFoundError) -> str | None:
 
 def error_line(error: BaseException) -> str:
     """The message of an error that is meant for the user; the type too where it is not."""
+    # The trainer's error by its name: its module would load torch.
     meant = isinstance(error, (ValueError, OSError)) or type(error).__name__ == "TrainingError"
     text = str(error).strip()
     if is_out_of_memory(error):  # while loading; where a batch is at hand, the trainer has explained it already

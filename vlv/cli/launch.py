@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a failed run, 2 a call that cannot work, 130 interrupted.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import signal
@@ -73,14 +74,18 @@ def main(arguments: list[str]) -> None:
     call = Call(f"vlv {name}", command.kind.__doc__ or "", positional, recipes_folder() / command.recipe)
     config: LaunchConfig = parse(command.kind, call, arguments)
     dry_run = isinstance(config, RunConfig) and config.dry_run
+    if dry_run and isinstance(config, Stage1Config):
+        config = _with_published_configs(config)
     try:
         check_call(config)
+        # A dry run counts alone, so it may be asked on a machine without the GPUs of the run.
         on_cpu = dry_run or check_devices(config.num_gpus, config.accelerate_config, config.precision)
         require_deepspeed(config.accelerate_config)
     except (ValueError, OSError) as error:
         stop(str(error), BAD_CALL)
     _warn_of_unused(config, arguments)
     with tempfile.TemporaryDirectory() as folder:
+        # In a folder of this call: the first process to fail is the one that finds no error file (`_report`).
         error_file, config_file = Path(folder) / "error.txt", Path(folder) / "config.json"
         os.environ[ERROR_FILE_VARIABLE] = str(error_file)
         if dry_run:  # here: a process of its own would read the settings and load Python once more
@@ -89,6 +94,19 @@ def main(arguments: list[str]) -> None:
             write_resolved(config, config_file)
             code = _start([name, str(config_file)], config, on_cpu)
         _finish(code, error_file, _trace_path(config))
+
+
+def _with_published_configs(config: Stage1Config) -> Stage1Config:
+    """A dry run's settings, where a component that is not here is sized by its published config, which is shipped."""
+    from vlv.planning.decoders import shipped_component
+
+    for key in ("stable_diffusion_model_path", "florence2_model_path"):
+        source = getattr(config, key)
+        shipped = None if Path(source).is_dir() else shipped_component(source)
+        if shipped is not None:
+            print(f"{key}={source} is not here: sized by its published config, {shipped}", file=sys.stderr)
+            config = dataclasses.replace(config, **{key: str(shipped)})
+    return config
 
 
 def _warn_of_unused(config: LaunchConfig, call: list[str]) -> None:
@@ -107,7 +125,9 @@ def _start(call: list[str], config: LaunchConfig, on_cpu: bool) -> int:
 
 
 def _run_one(call: list[str]) -> int:
+    # One process needs no rendezvous, and Accelerate's launcher takes seconds to load.
     process = subprocess.Popen([sys.executable, "-m", WORKER, *call])
+    # A job that is cancelled gets it in this process alone; the worker ends by it, and its exit code tells.
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     while True:
         try:
@@ -117,9 +137,10 @@ def _run_one(call: list[str]) -> int:
 
 
 def _run_on_cpu(call: list[str], num_processes: int) -> int:
-    """Several CPU processes by torchrun: Accelerate's own launcher was seen to start one that knows no other."""
+    """Several CPU processes by torchrun: Accelerate's own launcher was seen to start one process without the others."""
     from torch.distributed import run as torchrun
 
+    # Inherited by the workers: on a machine with GPUs Accelerate would take those.
     os.environ["ACCELERATE_USE_CPU"] = "true"
     # torchrun sets 1 thread a process where nothing is said.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
@@ -134,6 +155,7 @@ def _run_on_gpus(call: list[str], num_processes: int, accelerate_config: str | N
     if accelerate_config:
         arguments += ["--config_file", accelerate_config]
     else:
+        # All that Accelerate would else choose and warn of; the recipe's `precision` is the number format.
         arguments += ["--multi_gpu", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
     # Several machines: a batch script sets these for each of them.
     for option, variable in (
@@ -152,6 +174,7 @@ def _run_elastic(start: Callable[[], object]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     for name in list(logging.root.manager.loggerDict):
+        # They would print every process's trace beside the one line.
         if name.startswith("torch.distributed"):  # each has a level of its own
             logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
@@ -178,6 +201,7 @@ def _finish(code: int, error_file: Path, trace_path: Path) -> None:
     """Print the one line of a failure, keep its trace in the run's folder, and exit."""
     if code == 0:
         return
+    # The process's own words first: an exit code alone says little.
     if error_file.exists():
         line, _, trace = error_file.read_text().partition("\n")
         kept = _keep_trace(trace, trace_path)

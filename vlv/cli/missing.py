@@ -1,4 +1,4 @@
-"""What a call is told when something that its settings name is not there: which setting, and how to get the thing."""
+"""The message for a path setting that names what is not there: which setting, and how to get the thing."""
 
 from __future__ import annotations
 

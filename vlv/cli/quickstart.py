@@ -25,6 +25,7 @@ class QuickstartConfig:
 def main(arguments: list[str]) -> None:
     """Read the call and run."""
     config = parse(QuickstartConfig, Call("vlv quickstart", __doc__ or ""), arguments)
+    # After the parse, so that `--help` loads none of it.
     import shutil
 
     from vlv.shapes.quickstart import run

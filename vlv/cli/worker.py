@@ -25,7 +25,7 @@ Config = TypeVar("Config")
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the settings and do one process's share of the work."""
-    from vlv.cli.launch import LAUNCHED
+    from vlv.cli.launch import LAUNCHED  # here: that module imports this one
 
     name, path = sys.argv[1:] if arguments is None else arguments
     _end_with_parent()

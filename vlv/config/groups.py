@@ -24,6 +24,7 @@ class ReadingConfig:
     """How images are read and decoded; every command reads images."""
 
     num_workers: int = data_option(4, "loader workers a process; 0 reads in the main process")
+    # Pillow's own limit, as `vlv.data.transforms` has it, whose import would load numpy and Pillow for `--help`.
     max_image_pixels: int = data_option(178_956_970, "images with more pixels than this are skipped as absurdly large")
     print_config: bool = run_option(False, "print the resolved config, each value with who gave it, and stop")
 
@@ -59,7 +60,9 @@ class DataConfig(ReadingConfig):
 class OptimConfig:
     """AdamW, its schedule, and the number formats of training."""
 
+    # Defaults are those of the paper's stage 1 (arXiv 2507.07104); stage 2 has a rate and a schedule of its own.
     lr: float = optim_option(5e-5, "peak learning rate", frequent=True)
+    # Pairs are lists here: YAML has no tuples, and a saved config must read back the same.
     betas: list[float] = optim_option([0.9, 0.99], "AdamW betas")
     weight_decay: float = optim_option(0.01, "AdamW weight decay")
     max_grad_norm: float = optim_option(1.0, "gradients are clipped to this global norm; 0 switches clipping off")
@@ -132,10 +135,13 @@ class RunConfig:
     val_pictures: int = logging_option(8, "validation images that are reconstructed or captioned at each save")
     val_max_samples: int = logging_option(1000, "validation images that the validation loss is taken over")
     val_inference_steps: int = logging_option(50, "denoising steps of validation images")
+    # At 2 the paper's FID of reconstructions is lowest (its table 5, of 1 to 4).
     val_guidance_scale: float = logging_option(2.0, "guidance of validation images")
 
     def __post_init__(self) -> None:
         for key in ("save_step", "log_every", "num_gpus", "val_max_samples", "val_inference_steps"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
+        # The data order's numpy generator takes no negative seed.
         for key in ("keep_checkpoints", "val_pictures", "seed"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "give 0 or more")
+        require(self.seed < 2**63, "seed", self.seed, "give less than 2**63, which torch and numpy take")

@@ -14,14 +14,14 @@ from vlv.settings import recipe, require
 class Stage1Config(RunConfig, OptimConfig, DataConfig):
     """Stage 1: images to caption embeddings, taught by the frozen decoder's denoising loss."""
 
-    reads_captions: ClassVar[bool] = False
+    reads_captions: ClassVar[bool] = False  # of the stage, so no setting
 
     train_dataset_path: str = data_option(
         "./data/Images_6M",
         "the training images: folder, .tar shards or parquet",
         frequent=True,
         path="local",
-        source="vlv download pairs fetches 6 million images with captions",
+        source="vlv download pairs fetches 6 million images with captions into ./data/Image_384_VL_Captions",
     )
     num_steps: int = optim_option(10000, "optimizer steps of the run", frequent=True)
     global_batch_size: int = optim_option(
@@ -44,6 +44,19 @@ class Stage1Config(RunConfig, OptimConfig, DataConfig):
         False, "take the encoder's view from the original image, not from the decoder's crop as published"
     )
     num_queries: int = model_option(77, "learned queries, from 1 to the text encoder's limit")
+    region_grid: int | None = model_option(
+        None,
+        "g: the first g*g + 1 queries start from averages of the image's g x g regions and of all of it, far fewer "
+        "steps until they say what is there; null is the paper's",
+    )
+    region_blocks: int = model_option(3, "residual blocks between those averages and the projection")
+    bart_lr: float | None = optim_option(None, "peak learning rate of BART and the queries; null is lr, as published")
+    noise_draws: int = optim_option(
+        1, "noisy versions of each image in a step, which read one encoding; the paper's is 1"
+    )
+    keep_results: int = optim_option(
+        0, "images whose latents and image tokens each process keeps in memory; pays where a small set is seen again"
+    )
     conditioning_dropout: float = optim_option(
         0.0, "share of samples trained on the empty prompt instead; not the paper's"
     )
@@ -62,16 +75,29 @@ class Stage1Config(RunConfig, OptimConfig, DataConfig):
     head_init: Literal["normal", "torch"] = model_option(
         "normal", "start of the new layers into the embedding spaces: N(0, 0.02), or torch's default as published"
     )
-    train: Literal["language_model", "decoder_only", "all"] = model_option(
-        "language_model", "what of Florence-2 trains beside queries and projection: BART, its decoder, or everything"
+    train: Literal["language_model", "decoder_only", "all", "regions"] = model_option(
+        "language_model",
+        "what of Florence-2 trains beside queries and projection: BART, its decoder, or everything; regions leaves "
+        "BART out, and trains what reads region_grid alone",
     )
 
     def __post_init__(self) -> None:
+        # Each by name: `super()` would reach the first mixin alone, as they do not call one another.
         RunConfig.__post_init__(self)
         OptimConfig.__post_init__(self)
         DataConfig.__post_init__(self)
         for key in ("num_steps", "global_batch_size", "num_queries", "decoder_resolution", "encoder_resolution"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
+        require(self.noise_draws >= 1, "noise_draws", self.noise_draws, "give at least 1")
+        require(self.keep_results >= 0, "keep_results", self.keep_results, "give 0 or more")
+        require(
+            not self.keep_results or self.train != "all", "keep_results", self.keep_results,
+            "the vision tower trains, so its results change: set keep_results=0",
+        )  # fmt: skip
+        require(self.region_blocks >= 0, "region_blocks", self.region_blocks, "give 0 or more")
+        if self.bart_lr is not None:
+            require(self.bart_lr > 0, "bart_lr", self.bart_lr, "give null or a positive learning rate")
+            require(self.train != "regions", "bart_lr", self.bart_lr, "BART does not train: set bart_lr=null")
         share = self.conditioning_dropout
         require(0 <= share < 1, "conditioning_dropout", share, "give a share in [0, 1)")
         if self.min_snr_gamma is not None:
@@ -109,6 +135,7 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
 
     reads_captions: ClassVar[bool] = True
 
+    # Rate and schedule are those of the paper's stage 2.
     lr: float = optim_option(1e-5, "peak learning rate", frequent=True)
     lr_schedule: Literal["cosine", "linear", "constant"] = optim_option(
         "linear", "lr falls to 0 at the last optimizer step"
@@ -118,7 +145,7 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
         "the pairs: parquet, .tar shards, or folder with captions.json",
         frequent=True,
         path="local",
-        source="vlv download pairs fetches 6 million images with captions",
+        source="vlv download pairs fetches 6 million of them",
     )
     epochs: float | None = optim_option(
         2, "passes over the pairs; training ends at epochs or total_steps, null is no limit", frequent=True
@@ -139,7 +166,7 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
         "the finished stage 1: <its output_dir>/final",
         frequent=True,
         path="local",
-        source="bash train_stage1.sh makes one, vlv import converts a published one",
+        source="vlv stage1 makes one, vlv import converts a published one",
     )
     stable_diffusion_model_path: str | None = model_option(
         None,
@@ -152,6 +179,7 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
     train: list[Literal["mlp", "llm", "encoder"]] = model_option(
         ["mlp", "llm", "encoder"], "what trains: the projector, the language model, the encoder (Florence's BART)"
     )
+    # Most of the paper's captions have 170 to 280 tokens.
     max_caption_tokens: int = data_option(300, "captions are cut here; a cut caption gets no end-of-caption token")
     projector_lr: float | None = optim_option(None, "peak learning rate of the MLP; null is lr, as published")
     encoder_lr: float | None = optim_option(None, "peak learning rate of the encoder; null is lr, as published")

@@ -76,6 +76,7 @@ def read_captions(path: str, image_column: str = "image", caption_column: str = 
         ValueError: a file that is not valid JSON or UTF-8.
     """
     try:
+        # -sig: editors on Windows write a byte order mark, which JSON refuses.
         with open(path, encoding="utf-8-sig") as file:
             records: object = _read_lines(path, file) if path.endswith("l") else json.load(file)
     except json.JSONDecodeError as error:

@@ -58,7 +58,7 @@ class CaptionTokenizer:
 
 
 def pad_captions(captions: list[list[int]], pad_token_id: int) -> CaptionTensors:
-    """Right-pad B captions to the longest; an empty one (a row without a sample) is padding throughout."""
+    """Right-pad B captions to the longest, [B, L]; an empty one (a row without a sample) is padding throughout."""
     length = max(1, *(len(ids) for ids in captions))
     shape = (len(captions), length)
     input_ids = torch.full(shape, pad_token_id, dtype=torch.long)

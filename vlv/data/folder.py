@@ -24,6 +24,7 @@ class FolderSource:
         self, root: str, names: Sequence[str] | pa.LargeBinaryArray, captions: pa.LargeStringArray | None = None
     ) -> None:
         """Take names relative to `root`, and one caption for each or none at all."""
+        # Bytes all through: a name need not be UTF-8, and is what the file system gave.
         self._root = os.fsencode(root)
         self._names: pa.LargeBinaryArray = pack_names(names) if isinstance(names, Sequence) else names
         self._captions = captions

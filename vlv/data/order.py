@@ -1,6 +1,6 @@
 """The order of samples: a pure function of (seed, epoch), and each process's share of it.
 
-A position n >= 0 counts samples over all epochs (epoch = n // N). Whoever knows n knows the sample, so
+A position n >= 0 counts samples over all epochs (epoch = n // N). n alone decides the sample, so
 resuming is "start at n", and neither loader workers nor processes have state of their own.
 
 It is our own because no library has it. webdataset's shuffle buffer and torchdata's nodes are states that a resumed run

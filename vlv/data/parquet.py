@@ -90,7 +90,7 @@ class ParquetSource:
         """Check a file's columns; returns the rows of its row groups (int64) and its decoded bytes."""
         footer = read_footer(os.path.join(self._root, file), self._image, self._caption)
         groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-        wanted = [n for n in range(footer.num_columns) if _top_level(footer, n) in self._columns()]
+        wanted = [n for n in range(footer.num_columns) if _is_of(footer, n, self._columns())]
         first_rows = groups[0].num_rows if groups else 0
         # The first row group stands for the file: a footer says nothing else of decoded sizes, and rows are alike.
         decoded = sum(groups[0].column(n).total_uncompressed_size for n in wanted) if first_rows else 0
@@ -213,8 +213,10 @@ def read_footer(path: str, image_column: str, caption_column: str | None) -> pq.
     return footer
 
 
-def _top_level(footer: pq.FileMetaData, column: int) -> str:
-    return footer.schema.column(column).path.split(".")[0]
+def _is_of(footer: pq.FileMetaData, number: int, columns: list[str]) -> bool:
+    path = footer.schema.column(number).path
+    # A struct's fields follow a dot; a column's own name may have one too.
+    return any(path == name or path.startswith(f"{name}.") for name in columns)
 
 
 def _check_types(path: str, schema: pa.Schema, image: str, caption: str | None) -> None:

@@ -78,6 +78,7 @@ class StreamedDataset(IterableDataset[Batch]):
         self._path, self._urls = path, expand_stream(path)
         self._micro_batches = micro_batches
         self._prepare, self._settings = prepare, settings
+        # A window of 1 reads a single sample.
         if next(self._epoch(0, window=1), None) is None:
             raise ValueError(f"{path}: no shard of the stream gives an image; check the URL or the command by hand")
 
@@ -114,6 +115,7 @@ class StreamedDataset(IterableDataset[Batch]):
             SimpleShardList(urls),
             tarfile_to_samples(handler=_warn_and_continue),
             filters.select(_image_key),
+            # initial: by default it gives samples once 100 are there, the first nearly in their order.
             filters.shuffle(window, initial=window, rng=random.Random(f"{self._settings.seed} {epoch}")),
         )
         yield from pipeline

@@ -23,7 +23,7 @@ from vlv.atomic import whole_file
 from vlv.data.formats import IMAGE_EXTENSIONS
 
 CAPTION_NONE, CAPTION_TEXT, CAPTION_JSON = 0, 1, 2
-_VERSION = 1
+_VERSION = 1  # of a cached index: another one is built anew
 # What tarfile raises on damaged headers beside its own: numbers that are none, seeks to nowhere, a chain of long names,
 # and lengths that no memory holds.
 _TAR_ERRORS = (tarfile.TarError, OSError, ValueError, LookupError, ArithmeticError, RecursionError, MemoryError)
@@ -211,6 +211,7 @@ def _identify(path: str) -> dict[str, object]:
 
 
 def _cache_file(folder: Path, path: str) -> Path:
+    # Of the path, not of the name: shards of two datasets may be called alike.
     return folder / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.arrow"
 
 

@@ -85,6 +85,7 @@ class PenultimateTextConditioner(nn.Module):
         text = whole.text_model if isinstance(whole, CLIPTextModelWithProjection) else whole
         states = text.embeddings(inputs_embeds=embeddings.to(text.dtype))
         mask = causal_mask(text, states)
+        # Layer by layer: transformers' encoder gives the last layer's states alone.
         for layer in text.encoder.layers[:-1]:
             states = layer(states, mask, is_causal=True)
         if not isinstance(whole, CLIPTextModelWithProjection):

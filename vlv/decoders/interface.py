@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from vlv.checkpoints.identity import JsonObject
 from vlv.decoders.settings import EmbeddingSpace
 from vlv.frozen import FrozenStaysEval, set_dtypes
+from vlv.kept_results import KeptResults
 from vlv.losses import LossOptions
 
 
@@ -24,6 +25,11 @@ class Conditioning(NamedTuple):
 
     states: Tensor
     pooled: Tensor | None = None
+
+    def repeat(self, times: int) -> Conditioning:
+        """This one so many times over, one below the other along the batch."""
+        pooled = None if self.pooled is None else self.pooled.repeat(times, 1)
+        return Conditioning(self.states.repeat(times, 1, 1), pooled)
 
     def where(self, chosen: Tensor, other: Conditioning) -> Conditioning:
         """This one for the samples that are chosen ([B] bool), the other elsewhere; cut to the other's rows."""
@@ -45,6 +51,11 @@ class NoiseAndTimesteps(NamedTuple):
     posterior_noise: Tensor
     timesteps: Tensor
     noise: Tensor
+
+    @staticmethod
+    def join(parts: Sequence[NoiseAndTimesteps]) -> NoiseAndTimesteps:
+        """Several, one below the other along the batch."""
+        return NoiseAndTimesteps(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
     def to(self, device: torch.device) -> NoiseAndTimesteps:
         """Move all three to a device."""
@@ -73,7 +84,7 @@ class Conditioner(nn.Module, ABC):
         """
 
     def prefix_states(self, states: Tensor) -> Tensor:
-        """The rows of `Conditioning.states` that depend on the embeddings, which a captioner reads: all of them."""
+        """The rows of states [B, rows, width] that depend on the embeddings, which a captioner reads: all of them."""
         return states
 
     def num_prefix_tokens(self, queries: int) -> int:
@@ -89,6 +100,7 @@ class DiffusionDecoder(FrozenStaysEval, ABC):
     """A frozen text-to-image model: the only teacher of stage 1."""
 
     conditioner: Conditioner
+    kept_results: KeptResults | None = None  # of what encodes images, where they are kept
     loss_options = LossOptions()
     supported_loss_options: ClassVar[frozenset[str]] = frozenset()
 

@@ -45,7 +45,7 @@ class LatentDecoder(DiffusionDecoder):
 
     @property
     def _vae_factor(self) -> int:
-        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)  # every block but the last halves the side
 
     @property
     def _shift(self) -> float:
@@ -57,12 +57,20 @@ class LatentDecoder(DiffusionDecoder):
         return (self.vae.config["latent_channels"], side, side)
 
     def encode_images(self, decoder_pixels: Tensor, posterior_noise: Tensor) -> Tensor:
+        # Autocast would run the VAE's convolutions in bf16, whatever its weights are.
         with torch.no_grad(), _full_precision(decoder_pixels.device):
-            pixels = 2 * decoder_pixels.float() / 255 - 1  # [B, 3, R, R] in [-1, 1]
-            posterior = cast(AutoencoderKLOutput, self.vae.encode(pixels)).latent_dist
+            keep = self.kept_results
+            moments = self._posterior(decoder_pixels) if keep is None else keep(decoder_pixels, self._posterior)
+            mean, std = moments.unbind(1)
             # Not `sample()`: each row's noise comes from its own sample's generator, whatever else is in the batch.
-            latents = posterior.mean + posterior.std * posterior_noise
+            latents = mean + std * posterior_noise
             return (latents - self._shift) * self.vae.config["scaling_factor"]
+
+    def _posterior(self, decoder_pixels: Tensor) -> Tensor:
+        """Mean and standard deviation, [B, 2, C, h, w], of uint8 pixels [B, 3, R, R]."""
+        pixels = 2 * decoder_pixels.float() / 255 - 1  # [B, 3, R, R] in [-1, 1]
+        posterior = cast(AutoencoderKLOutput, self.vae.encode(pixels)).latent_dist
+        return torch.stack([posterior.mean, posterior.std], dim=1)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Images [B, 3, R, R] in [0, 1] of scaled latents [B, C, h, w]."""
@@ -119,6 +127,7 @@ class LatentDecoder(DiffusionDecoder):
                 halves = self.predict(torch.cat([latents] * 2), timestep, both, None).float().chunk(2)
             return guide(halves[0], halves[1], guidance_scale)
 
+        # fp32, and so are the latents all along: many small steps would be lost in bf16's 8 bits.
         noise = sample_noise(self.latent_shape, generators).to(conditioning.states.device)
         sampler = self.schedulers[self.scheduler_name(scheduler)].from_config(self.noise_scheduler.config)
         latents = denoise(predict, sampler, noise, num_inference_steps, generators)

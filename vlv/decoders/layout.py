@@ -52,6 +52,16 @@ class Family:
     added_embedding: str | None = None
 
     @property
+    def schedulers(self) -> tuple[str, ...]:
+        """Names of the schedulers that generate with it; the decoder's class has them as `schedulers`."""
+        return ("euler", "heun") if self.flow else ("ddpm", "ddim", "dpm++", "euler", "pndm")
+
+    @property
+    def loss_options(self) -> frozenset[str]:
+        """The options of its loss; the decoder's class has them as `supported_loss_options`."""
+        return frozenset({"precondition_outputs" if self.flow else "min_snr_gamma"})
+
+    @property
     def text_encoders(self) -> tuple[str, ...]:
         """Folders of the CLIPs, in the order of `spaces`."""
         return ("text_encoder", *(f"text_encoder_{number}" for number in range(2, len(self.spaces) + 1)))
@@ -123,7 +133,7 @@ class DecoderLayout:
     @property
     def num_train_timesteps(self) -> int:
         """Steps of the training schedule: no sampler takes more."""
-        return int(self.scheduler.get("num_train_timesteps", 1000))
+        return int(self.scheduler.get("num_train_timesteps", 1000))  # diffusers' own default
 
     @property
     def resolution_multiple(self) -> int:

@@ -76,6 +76,7 @@ def build_conditioner(description: JsonObject) -> Conditioner:
 def build(parts: DecoderParts, conditioner: Conditioner | None) -> StableDiffusionDecoder:
     """The whole decoder of a folder."""
     given = conditioner or load_conditioner(parts)
+    # Before the cast: its states are kept in fp32.
     unconditional = Conditioning(_encode_empty_prompt(parts, given))
     if conditioner is None:
         parts.cast(given)

@@ -245,6 +245,7 @@ def _load_t5(parts: DecoderParts) -> T5EncoderModel:
         if find_spec("bitsandbytes") is None:
             raise ValueError("t5_dtype=int8 needs bitsandbytes: pip install bitsandbytes, or set t5_dtype=bf16")
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+        # 8-bit weights are made on the device that they stay on, so each process names its own here.
         options["device_map"] = {"": f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"}
     t5 = parts.text_encoder("text_encoder_3", T5EncoderModel, **options)
     keep_dtype(t5, torch.bfloat16)

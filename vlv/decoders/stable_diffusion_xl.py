@@ -129,6 +129,7 @@ def _unconditional(parts: DecoderParts, conditioner: Conditioner) -> Conditionin
 
     Zeros need no text encoder; encoders that are loaded for the empty prompt alone are dropped with the call.
     """
+    # True is the pipeline's own default.
     if parts.device is not None or parts.layout.index.get("force_zeros_for_empty_prompt", True):
         rows, width = parts.layout.spaces("text_encoder")[0].max_length, parts.layout.states_width
         pooled_width = parts.layout.pooled_width

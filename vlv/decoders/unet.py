@@ -52,6 +52,7 @@ class UNetDecoder(LatentDecoder):
         self.noise_scheduler = noise_scheduler
 
     def sample_noise_and_timesteps(self, generators: Sequence[Generator]) -> NoiseAndTimesteps:
+        # Posterior, timestep, noise: the published order of draws. Another one is another run from the same seed.
         posterior_noise = sample_noise(self.latent_shape, generators)
         timesteps = sample_timesteps(self.noise_scheduler.config.num_train_timesteps, generators)
         return NoiseAndTimesteps(posterior_noise, timesteps, sample_noise(self.latent_shape, generators))

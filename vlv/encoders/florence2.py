@@ -20,8 +20,9 @@ from vlv.decoders.settings import EmbeddingSpace
 from vlv.encoders.florence2_layout import load_original, new_florence2
 from vlv.encoders.interface import VisionEncoder
 from vlv.encoders.layout import EncoderLayout, Florence2Layout, read_encoder_layout
+from vlv.encoders.regions import RegionReader
 from vlv.encoders.settings import EncoderPart, EncoderSettings
-from vlv.frozen import checkpoint_frozen_layers, is_frozen
+from vlv.frozen import checkpoint_frozen_layers, checkpoint_trained_layers, is_frozen
 
 # What Florence-2's task token <MORE_DETAILED_CAPTION> stands for.
 TASK_PROMPT = "Describe with a paragraph what is shown in the image."
@@ -57,6 +58,8 @@ class VLVEncoderConfig(PreTrainedConfig):
         image_mean, image_std: per channel, on pixels in [0, 1].
         vocab_rows: rows of the embedding in the published checkpoint that this one was imported from, where it has
             fewer than Florence-2 here; an export writes so many.
+        region_grid, region_blocks: of `RegionReader`; None as published.
+        region_alone: there is one row for each query, and BART is not read at all.
     """
 
     model_type = ENCODER_TYPE
@@ -69,10 +72,14 @@ class VLVEncoderConfig(PreTrainedConfig):
     image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
     image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
     vocab_rows: int | None = None
+    region_grid: int | None = None
+    region_blocks: int | None = None
+    region_alone: bool = False
 
 
 class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Florence-2 encodes the image and a fixed prompt; its decoder reads learned queries; a head projects them.
+    """Florence-2 (arXiv 2311.06242) encodes the image and a fixed prompt; its decoder reads learned queries, which a
+    head for each embedding space projects.
 
     Shapes: B images, E encoder pixels, N image tokens, P prompt tokens, D Florence-2's width, Q queries.
     """
@@ -98,13 +105,20 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
                 for name, space in (config.spaces or {}).items()
             }
         )
+        self.regions: RegionReader | None = None
+        if config.region_grid is not None:
+            self.regions = RegionReader(width, config.region_grid, config.region_blocks or 0)
+        # Not buffers: those would be saved, and cast with the model, and mean and deviation stay fp32.
         self._constants: dict[tuple[str, torch.device], Tensor] = {}
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if module is self:
+            # A parameter of the model itself, which no module's initialisation knows; N(0, 1) as published.
             nn.init.normal_(self.query_embed)
+        if isinstance(module, RegionReader):
+            module.start()
 
     @property
     def heads(self) -> nn.Module:
@@ -124,6 +138,7 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
         """Turn uint8 pixels [B, 3, E, E] into normalised fp32 ones, bit-equal to the Pillow-based processors."""
         mean = self._constant("image_mean", encoder_pixels.device)[:, None, None]
         std = self._constant("image_std", encoder_pixels.device)[:, None, None]
+        # In this order of operations: multiplying by 1 / 255 or 1 / std would round differently.
         return (encoder_pixels.float() / 255 - mean) / std
 
     def _constant(self, name: str, device: torch.device) -> Tensor:
@@ -134,6 +149,10 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
 
     def image_features(self, encoder_pixels: Tensor) -> Tensor:
         """Image tokens [B, N, D] of uint8 pixels [B, 3, E, E]."""
+        keep = self.kept_results
+        return self._image_features(encoder_pixels) if keep is None else keep(encoder_pixels, self._image_features)
+
+    def _image_features(self, encoder_pixels: Tensor) -> Tensor:
         frozen = is_frozen(self.florence2.vision_tower) and is_frozen(self.florence2.multi_modal_projector)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             pixel_values = self.normalize(encoder_pixels).to(next(self.florence2.vision_tower.parameters()).dtype)
@@ -153,42 +172,55 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
         prompt_ids = self._constant("prompt_ids", image_features.device)
         prompt = self.florence2.language_model.shared(prompt_ids)  # [P, D]
         prompt = prompt.expand(image_features.shape[0], -1, -1).to(image_features.dtype)
+        # No attention mask below: all images have as many tokens, and the prompt is the same.
         inputs_embeds = torch.cat([image_features, prompt], dim=1)  # [B, N + P, D]
-        return self.florence2.language_model.encoder(inputs_embeds=inputs_embeds).last_hidden_state
+        return self.florence2.language_model.encoder(inputs_embeds=inputs_embeds, use_cache=False).last_hidden_state
 
     def read_queries(self, encoder_states: Tensor) -> Tensor:
         """Decoder states [B, Q, D]: the queries, read causally, attend to the encoder states [B, N + P, D]."""
         queries = self.query_embed.expand(encoder_states.shape[0], -1, -1)  # [B, Q, D]
         decoder = self.florence2.language_model.decoder
+        # Not by Florence2Model.forward: it makes start ids beside the embeddings, and the decoder refuses both.
         output = decoder(inputs_embeds=queries, encoder_hidden_states=encoder_states, use_cache=False)
         return output.last_hidden_state
 
     def forward(self, encoder_pixels: Tensor) -> dict[str, Tensor]:
         """Caption embeddings [B, Q, width] for each embedding space, from uint8 pixels [B, 3, E, E]."""
-        states = self.read_queries(self.encode(self.image_features(encoder_pixels)))  # [B, Q, D]
+        states = self._states(self.image_features(encoder_pixels))  # [B, Q, D]
         return {name: head(states) for name, head in self.language_proj.items()}
+
+    def _states(self, image_features: Tensor) -> Tensor:
+        if self.regions is not None and self.config.region_alone:
+            return self.regions.rows(image_features)
+        states = self.read_queries(self.encode(image_features))
+        return states if self.regions is None else self.regions(image_features, states)
 
     def set_trained(self, part: EncoderPart) -> None:
         """Choose what trains; the rest is frozen.
 
         `language_model`: queries, projection and BART; `decoder_only`: queries, projection and BART's
-        decoder; `all`: the vision tower too; `bart`: BART alone (stage 2); `none`.
+        decoder; `all`: the vision tower too; `bart`: BART alone (stage 2); `regions`: what reads them, and
+        projection; `none`. What reads regions trains with BART, and in its place where that is not read.
         """
         self.requires_grad_(part == "all")
-        bart = self.florence2.language_model
+        bart, alone = self.florence2.language_model, self.config.region_alone
         if part in ("language_model", "bart"):
-            bart.requires_grad_(True)
+            bart.requires_grad_(not alone)
         elif part == "decoder_only":
             bart.decoder.requires_grad_(True)
             bart.shared.requires_grad_(False)  # tied into the decoder, which reads queries, not tokens
-        if part in ("language_model", "decoder_only"):
-            self.query_embed.requires_grad_(True)
+        if part in ("language_model", "decoder_only", "regions"):
+            self.query_embed.requires_grad_(not alone)
             self.language_proj.requires_grad_(True)
-        self.train(self.training)
+        if self.regions is not None:
+            self.regions.requires_grad_(part != "none")
+            self.regions.gate.requires_grad_(part != "none" and not alone)
+        self.train(self.training)  # what is frozen now goes into eval mode, what trains into the model's
 
     def set_dropout(self, dropout: float) -> None:
         """Set every dropout and drop-path of the encoder to one share."""
         for module in self.modules():
+            # BART's shares are floats of its modules, DaViT's drop-path has one as drop_prob.
             for name in ("dropout", "attention_dropout", "activation_dropout", "drop_prob", "layerdrop"):
                 if isinstance(getattr(module, name, None), float):
                     setattr(module, name, dropout)
@@ -196,17 +228,18 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
                 module.p = dropout
 
     def enable_gradient_checkpointing(self) -> None:
-        self.gradient_checkpointing_enable()
+        checkpoint_trained_layers(self)
+        # Not the vision tower: where it is frozen, no gradient enters it and nothing is kept for backward.
         checkpoint_frozen_layers(self.florence2.language_model)
 
     def describe(self) -> JsonObject:
         config = self.config
-        rows = {} if config.vocab_rows is None else {"vocab_rows": config.vocab_rows}
+        more = {key: getattr(config, key) for key in ("vocab_rows", "region_grid", "region_blocks")}
         return {
             "num_queries": config.num_queries,
             "prompt_ids": config.prompt_ids,
             "spaces": config.spaces,
-            **rows,
+            **{key: value for key, value in more.items() if value is not None},
         }
 
     def restore(self, description: JsonObject) -> None:
@@ -249,14 +282,23 @@ def build(layout: EncoderLayout, spaces: Sequence[EmbeddingSpace], settings: Enc
     if prompt_ids is None:
         prompt_ids = prompt_token_ids(load_tokenizer(layout.folder, "florence2_model_path"), TASK_PROMPT)
     layout.check(settings, spaces, len(prompt_ids))
-    config = VLVEncoderConfig(
-        # A copy: a config that holds the loaded model's own would reset its attention implementation.
-        florence2_config=florence2.config.to_dict(),
+    # A copy: a config that holds the loaded model's own would reset its attention implementation.
+    return VLVEncoder(new_config(florence2.config.to_dict(), spaces, settings, prompt_ids), florence2)
+
+
+def new_config(
+    florence2: JsonObject, spaces: Sequence[EmbeddingSpace], settings: EncoderSettings, prompt_ids: list[int]
+) -> VLVEncoderConfig:
+    """The config of a new encoder, from that of its Florence-2."""
+    return VLVEncoderConfig(
+        florence2_config=florence2,
         spaces={space.name: space.width for space in spaces},
         num_queries=settings.num_queries,
         prompt_ids=prompt_ids,
+        region_grid=settings.region_grid,
+        region_blocks=None if settings.region_grid is None else settings.region_blocks,
+        region_alone=settings.trained == "regions",
     )
-    return VLVEncoder(config, florence2)
 
 
 def load_florence2(folder: Path, dtype: torch.dtype) -> Florence2Model:

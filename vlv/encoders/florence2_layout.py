@@ -86,10 +86,11 @@ def convert_config(original: JsonObject) -> Florence2Config:
     vision["max_temporal_embeddings"] = vision.pop("visual_temporal_embedding")["max_temporal_embeddings"]
     for key in ("model_type", "enable_checkpoint", "image_feature_source"):
         vision.pop(key, None)
+    # Left out are generation settings, labels, and options of BART's relatives that the original has off.
     known = ("activation", "attention", "bos", "classifier_dropout", "d_model", "decoder", "dropout", "encoder", "eos")
     known += ("init_std", "max_position_embeddings", "num_hidden_layers", "pad_token_id", "scale_embedding", "vocab")
     text = {key: value for key, value in original["text_config"].items() if key.startswith(known)}
-    text.update(model_type="bart", tie_word_embeddings=True)
+    text.update(model_type="bart", tie_word_embeddings=True)  # tied natively, whatever the original says
     return Florence2Config(text_config=text, vision_config=vision)
 
 
@@ -172,5 +173,4 @@ def load_original(folder: Path, config: JsonObject, dtype: torch.dtype) -> Flore
     absent = [name for name in missing if not name.endswith("embed_tokens.weight")]  # tied to `shared`
     if absent or unexpected:
         raise ValueError(f"{folder} is not an original Florence-2: missing {absent[:3]}, unexpected {unexpected[:3]}")
-    model.tie_weights()
     return model

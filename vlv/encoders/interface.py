@@ -8,8 +8,10 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from vlv.checkpoints.identity import JsonObject
+from vlv.encoders.regions import RegionReader
 from vlv.encoders.settings import EncoderPart
 from vlv.frozen import FrozenStaysEval
+from vlv.kept_results import KeptResults
 
 
 class VisionEncoder(FrozenStaysEval, ABC):
@@ -20,6 +22,12 @@ class VisionEncoder(FrozenStaysEval, ABC):
 
     base_parts: ClassVar[tuple[str, ...]]
     """Beginnings of the names of weights that stay those of the pretrained base unless everything trains."""
+
+    kept_results: KeptResults | None = None
+    """Image tokens, where they are kept; the part that sees pixels is frozen then."""
+
+    regions: RegionReader | None
+    """What reads regions of the image for the first queries; None as published."""
 
     @property
     @abstractmethod
@@ -36,6 +44,10 @@ class VisionEncoder(FrozenStaysEval, ABC):
         """Embeddings [B, Q, width] for each embedding space by name, of uint8 pixels [B, 3, E, E]."""
 
     @abstractmethod
+    def image_features(self, encoder_pixels: Tensor) -> Tensor:
+        """Image tokens [B, N, D], the image's own before those of its places, of uint8 pixels [B, 3, E, E]."""
+
+    @abstractmethod
     def vision_features(self, encoder_pixels: Tensor) -> Tensor:
         """Features for distances between sets of images, [B, C] fp32, of uint8 pixels [B, 3, E, E]; no gradient."""
 
@@ -43,8 +55,8 @@ class VisionEncoder(FrozenStaysEval, ABC):
     def set_trained(self, part: EncoderPart) -> None:
         """Choose what trains; the rest is frozen.
 
-        `language_model`: all but what sees pixels; `decoder_only`: the part that reads the queries; `all`; `bart`:
-        as `language_model`, but for queries and heads (stage 2); `none`.
+        `language_model`: all but what sees pixels; `decoder_only`: the part that reads the queries, with regions;
+        `regions`: them and the heads; `all`; `bart`: as `language_model`, but for queries and heads (stage 2); `none`.
         """
 
     @abstractmethod

@@ -15,7 +15,7 @@ from typing import ClassVar
 from vlv.checkpoints.identity import CheckpointError, JsonObject, read_json
 from vlv.decoders.settings import EmbeddingSpace
 from vlv.encoders.settings import EncoderSettings
-from vlv.limits import check_encoder_resolution, check_queries
+from vlv.limits import check_encoder_resolution, check_queries, check_region_grid, check_regions_alone
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Florence2Layout(EncoderLayout):
 
     @property
     def vision_positions(self) -> int:
+        # Here and below: what a file leaves out has the native config class's default.
         """Rows, and columns, of image tokens that there are positions for."""
         vision = self._part("vision_config")
         return vision["image_pos_embed"]["max_pos_embeddings"] if self.is_original else vision.get(_POSITIONS, 50)
@@ -75,6 +76,10 @@ class Florence2Layout(EncoderLayout):
         check_queries(settings.num_queries, [self.text_positions, *(space.max_length for space in spaces)])
         positions = (self.vision_positions, self.text_positions)
         check_encoder_resolution(settings.resolution, self.patch_stride, *positions, num_prompt_ids)
+        if settings.region_grid is not None:
+            check_region_grid(settings.region_grid, settings.num_queries, settings.resolution, self.patch_stride)
+        if settings.trained == "regions":
+            check_regions_alone(settings.region_grid, settings.num_queries)
 
     def _part(self, name: str) -> JsonObject:
         return self.config.get(name) or {}

@@ -56,7 +56,7 @@ class FeatureMeasure(Measure):
 
     compute: takes the features of the originals and of the reconstructions.
     established: names by extractor where the combination has one of its own in the literature (InceptionV3's
-        Frechet distance is `fid`); every other is called `<name>_<extractor>`, so that nobody takes it for that.
+        Frechet distance is `fid`); every other is called `<name>_<extractor>`, so that it is not mistaken for that.
     """
 
     compute: Callable[[Tensor, Tensor], SetValue] = field(kw_only=True)

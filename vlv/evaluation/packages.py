@@ -13,6 +13,7 @@ def require_torchmetrics() -> None:
     """
     try:
         import torchmetrics.image.fid  # noqa: F401
+    # A RuntimeError is torchvision's: its operators do not register in another torch than its own.
     except (ImportError, RuntimeError) as error:
         culprit = "torch-fidelity" if importlib.util.find_spec("torch_fidelity") else "torchmetrics"
         raise ValueError(

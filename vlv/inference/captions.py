@@ -90,6 +90,7 @@ def caption_images(
     if processes.is_first:
         _prepare(journal, output_path, {**identity, "image_path": str(Path(image_path).absolute()), **asdict(search)})
     processes.wait()
+    # Before any image is read: one that is replaced during the run is captioned anew by the next.
     changed = {name: last_change(path) or 0 for name, path in zip(names, paths, strict=True)}
     reused = {name for name, record in _newest(journal, names).items() if record["changed"] == changed[name]}
     processes.wait()  # nobody writes before everybody has read, or the shares would differ
@@ -152,7 +153,7 @@ def _finish(
     processes.wait()  # all have read before the folder goes
     if processes.is_first:
         report_bad_images(bad, len(names), output_path.with_name(f"{output_path.stem}_bad_samples.jsonl"))
-        if not captions:
+        if not captions:  # nothing to resume from, and the run ends below
             journal.remove()
     require_readable(bad, len(names), image_path)
     missing = sorted(set(names) - captions.keys() - bad.keys())

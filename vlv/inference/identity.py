@@ -12,6 +12,7 @@ def checkpoint_identity(folder: str | Path, precision: str) -> dict[str, str]:
     folder = Path(folder)
     return {
         "checkpoint": str(folder.resolve()),
+        # Its weights too: a run that trains on leaves others at the same path.
         "checkpoint_fingerprint": fingerprint(folder, [*folder.glob("*.json"), *folder.glob("*.safetensors")]),
         "precision": precision,
     }

@@ -101,7 +101,7 @@ def unused_path(path: Path) -> Path:
 
 
 def _as_json(value: object) -> object:
-    return json.loads(json.dumps(value))
+    return json.loads(json.dumps(value))  # as it comes back from the file: a tuple as a list
 
 
 def _ends_with_newline(file: IO[bytes]) -> bool:

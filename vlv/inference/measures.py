@@ -81,6 +81,7 @@ def measure_pictures(
     """
     plan, note = _plan(extractor, len(names))
     values = _measure_share(pictures, names, plan, reading, processes)
+    # By files: `Processes` can wait for each other and nothing more, so that a notebook needs no launcher.
     save_file(values, journal.folder / f"measures_{processes.index}.safetensors")
     processes.wait()
     if not processes.is_first:

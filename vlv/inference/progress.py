@@ -33,6 +33,7 @@ class Progress:
 
     def advance(self, images: int) -> None:
         """Count images that this process has finished."""
+        # The shares of other processes may be one image smaller than the first's.
         step = min(images * self._step, self._total - self._done)
         self._done += step
         if self._bar is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from vlv.evaluation.extractors import FeatureExtractor
@@ -16,6 +16,7 @@ from vlv.inference.processes import ALONE, Processes
 # What a run writes; of a run with other settings it is set aside.
 _OURS = ("originals", "reconstructions", "comparisons", "index.html", "metrics.json", "bad_samples.jsonl")
 _SETTINGS = "settings.json"
+_ALWAYS_KEPT = {"image_path", *(field.name for field in fields(SamplingSettings))}
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def reconstruct_images(
     Raises:
         ValueError: no images there, none of them readable, or an output that cannot be written.
     """
+    # Each seed once: the same pictures twice would make the spread over seeds too small.
     sampling = replace(sampling, seeds=sorted(set(sampling.seeds), key=sampling.seeds.index))
     output = OutputFolder(output_dir, "output_dir", output_dir / "bad_samples.jsonl")
     made = generate_image_set(autoencoder, image_path, output, sampling, reading, identity, processes)
@@ -154,8 +156,10 @@ def _prepare(output: OutputFolder, settings: JsonObject, journal: Journal) -> No
         output.path.mkdir(parents=True, exist_ok=True)
         found = read_json(output.path / _SETTINGS)
         if found != settings:
-            _set_aside(output, isinstance(found, dict) and settings.keys() <= found.keys())
+            # Not all of the keys: which ones the checkpoint's identity has depends on the options in use.
+            _set_aside(output, isinstance(found, dict) and found.keys() >= _ALWAYS_KEPT)
             write_json(output.path / _SETTINGS, settings)
+        # Bad images of an interrupted run are tried again: a file may have been repaired.
         if journal.folder.exists():
             journal.remove()
         journal.prepare(settings)

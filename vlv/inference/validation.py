@@ -86,6 +86,7 @@ class ValidationSamples:
             for row, position in enumerate(batch["positions"]):
                 if position < self.count and batch["weights"][row] > 0:
                     yield position, batch, row
+            # Positions rise, so no later batch has one; without this all of the set would be read.
             if min(batch["positions"]) >= self.count:
                 return
 
@@ -135,8 +136,10 @@ class CaptionSamples:
     def __call__(self, step: int, batches: Iterable[Batch], logger: SampleLogger) -> None:
         """Caption this process's share greedily, then show all of them."""
         folder = self.validation_samples.step_folder(step)
+        # Written anew: a run that was killed in this save may have left one.
         with (folder / f"process_{self.validation_samples.process_index}.jsonl").open("w") as handle:
             for position, batch, row in self.validation_samples.rows(batches):
+                # Greedily: a save must not take as long as a run of captioning.
                 caption = self.captioner.caption_pixels(batch["encoder_pixels"][row : row + 1], num_beams=1)[0]
                 reference = self.captioner.tokenizer.decode(
                     cast("PairBatch", batch)["input_ids"][row], skip_special_tokens=True

@@ -1,4 +1,4 @@
-"""The models. Importing them makes transformers' AutoConfig and AutoModel know their classes."""
+"""The models. Importing them registers their classes with transformers' AutoConfig and AutoModel."""
 
 from __future__ import annotations
 

@@ -42,11 +42,13 @@ class VLVAutoEncoderConfig(PreTrainedConfig):
     spaces: dict[str, int] | None = None
     bases: dict[str, dict[str, str]] | None = None
     vocab_rows: int | None = None
+    region_grid: int | None = None
+    region_blocks: int | None = None
     loss_options: dict[str, float | bool] | None = None
 
 
 class VLVAutoEncoder(HubUpload, FrozenStaysEval):
-    """An encoder that trains and a diffusion decoder that never does.
+    """Stage 1's model: a vision encoder that trains, and a frozen diffusion decoder (arXiv 2507.07104).
 
     Shapes: B images, R and E decoder and encoder pixels, Q queries, C, h, w the latents'.
     """
@@ -91,11 +93,25 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         """Denoising loss of each image, [B] fp32, from uint8 pixels [B, 3, E, E] and [B, 3, R, R].
 
         Args:
+            sampled: for B images, or B for each of several draws of noise, whose mean the loss is then.
             dropped: [B] bool, images whose conditioning is replaced by the empty prompt's.
             crops: [B, 4], where the decoder's pixels come from (see `VLVImageProcessor`); None: whole images.
         """
-        latents = self.decoder.encode_images(decoder_pixels, sampled.posterior_noise)  # [B, C, h, w]
+        images = len(decoder_pixels)
+        latents = self.decoder.encode_images(decoder_pixels, sampled.posterior_noise[:images])  # [B, C, h, w]
         conditioning = self.embed(encoder_pixels)
+        if (draws := len(sampled.timesteps) // images) > 1:
+            latents, conditioning = latents.repeat(draws, 1, 1, 1), conditioning.repeat(draws)
+            dropped = None if dropped is None else dropped.repeat(draws)
+            crops = None if crops is None else crops.repeat(draws, 1)
+        losses = self._denoising_loss(latents, conditioning, sampled, dropped, crops)  # [draws B]
+        return losses.unflatten(0, (draws, images)).mean(0)
+
+    def _denoising_loss(
+        self, latents: Tensor, conditioning: Conditioning, sampled: NoiseAndTimesteps, dropped: Tensor | None,
+        crops: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """Denoising loss of each row, [B], some of them on the empty prompt's conditioning."""
         if dropped is None:
             return self.decoder.denoising_loss(latents, conditioning, sampled, crops)
         empty = self.decoder.unconditional(conditioning)
@@ -127,11 +143,12 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         """Reconstruct images, uint8 [B, 3, R, R], from uint8 encoder pixels [B, 3, E, E].
 
         Args:
+            guidance_scale, num_inference_steps, scheduler: as `reconstruct` takes them.
             generators: one CPU generator an image; the noise depends on it alone.
         """
         device = next(self.encoder.parameters()).device
         mixed = self.compute_dtype != torch.float32
-        with torch.autocast(device.type, self.compute_dtype if mixed else torch.bfloat16, enabled=mixed):
+        with torch.autocast(device.type, self.compute_dtype, enabled=mixed):
             return self.decoder.generate_images(
                 self.embed(encoder_pixels.to(device)),
                 guidance_scale=guidance_scale,
@@ -153,7 +170,15 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
 
         Args:
             images: PIL images or paths of image files, of any number, size and mode.
+            guidance_scale: classifier-free guidance; 1 switches it off.
+            num_inference_steps: denoising steps.
             seeds: one seed an image, or one for all; the noise of image i then comes from (seed, i).
+            scheduler: the sampler: ddpm, ddim, dpm++, euler, pndm or heun, as far as the decoder has it; auto is
+                the decoder's own.
+            batch_size: images that are generated at once.
+
+        Returns:
+            One image for each of `images`, in their order.
 
         Raises:
             ValueError: a single image in place of a list, a file that cannot be read, or another number of seeds.
@@ -181,9 +206,9 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
 
     def save_pretrained(self, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
-        """Write config.json, preprocessor_config.json, a card, and model.safetensors with the trained weights alone.
+        """Write config.json, preprocessor_config.json, a card, and model.safetensors with only the trained weights.
 
-        Bases that came inside the checkpoint's folder go along.
+        Bases inside the checkpoint's own folder are copied.
 
         Args:
             state: the trained weights, where they were gathered from several processes.
@@ -203,6 +228,7 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
 
     def _copy_own_bases(self, folder: Path) -> None:
         own = [base["source"] for base in self.bases.values() if base["source"].startswith(OWN_BASES)]
+        # Saved into the folder that it was loaded from, they lie there already.
         if own and (self.loaded_from is None or self.loaded_from.resolve() == folder.resolve()):
             return
         for source in own:
@@ -296,12 +322,8 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
             resolve_base(bases["decoder"], stable_diffusion, "stable_diffusion_model_path", folder),
             resolve_base(bases["florence2"], florence2, "florence2_model_path", folder),
             DecoderSettings(described["conditioning"], processor.decoder_resolution, **decoder_options),
-            EncoderSettings(
-                described["num_queries"],
-                processor.encoder_resolution,
-                described["trained"],
-                processor.encoder_view_from_original,
-                tuple(described["prompt_ids"]),
+            EncoderSettings.of_checkpoint(
+                described, processor.encoder_resolution, processor.encoder_view_from_original
             ),
         )
         model.encoder.restore(described)

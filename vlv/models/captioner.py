@@ -27,7 +27,14 @@ from vlv.checkpoints.pretrained import load_tokenizer, load_whole, require_langu
 from vlv.decoders import Conditioner, build_conditioner
 from vlv.decoders.interface import Conditioning
 from vlv.encoders import VisionEncoder, encoder_from_config
-from vlv.frozen import FrozenStaysEval, checkpoint_frozen_layers, freeze, is_frozen, set_dtypes
+from vlv.frozen import (
+    FrozenStaysEval,
+    checkpoint_frozen_layers,
+    checkpoint_trained_layers,
+    freeze,
+    is_frozen,
+    set_dtypes,
+)
 from vlv.losses import caption_loss
 from vlv.models.adapter import leave_to_bases, with_bases
 from vlv.models.image_processor import ImageInput, VLVImageProcessor
@@ -65,7 +72,7 @@ class VLVCaptionerConfig(PreTrainedConfig):
 
 
 class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Encoder, frozen text encoder, projector and language model.
+    """Stage 2's model: encoder, frozen text encoder, projector and language model (arXiv 2507.07104).
 
     Shapes: B images, E encoder pixels, Q rows of conditioning, D and H widths, L caption tokens, V vocabulary.
     """
@@ -138,7 +145,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in backward, in what trains and in what gradients pass through."""
-        self.gradient_checkpointing_enable()
+        checkpoint_trained_layers(self)
         checkpoint_frozen_layers(self)
 
     def set_dtypes(self, compute_dtype: torch.dtype, param_dtype: torch.dtype) -> VLVCaptioner:
@@ -178,6 +185,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
 
     def _keep_logits(self, count: int) -> dict[str, int]:
         """Ask for the last `count` rows of logits alone, where the language model can do that."""
+        # Logits of the prefix would be thrown away, and with 150,000 words they are the largest tensor of a step.
         can = "logits_to_keep" in inspect.signature(self.llm.forward).parameters
         return {"logits_to_keep": count} if can else {}
 
@@ -192,10 +200,10 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
         given = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
         device = next(self.mlp.parameters()).device
         mixed = self.compute_dtype != torch.float32
-        with torch.autocast(device.type, self.compute_dtype if mixed else torch.bfloat16, enabled=mixed):
+        with torch.autocast(device.type, self.compute_dtype, enabled=mixed):
             prefix = self.prefix(self.embed(encoder_pixels.to(device)))  # [B, Q, H]
             return self.llm.generate(
-                inputs_embeds=prefix.to(self.llm.dtype),
+                inputs_embeds=prefix.to(self.llm.dtype),  # autocast may have made it another format
                 attention_mask=torch.ones(prefix.shape[:2], dtype=torch.long, device=device),
                 **{key: value for key, value in given.items() if value is not None},
             )
@@ -204,7 +212,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
         """How captions are generated where no argument is given: saved as generation_config.json."""
         return GenerationConfig(
             num_beams=4,
-            max_new_tokens=self.config.max_caption_tokens + 1,
+            max_new_tokens=self.config.max_caption_tokens + 1,  # the end token is generated too
             do_sample=False,
             # Not the published True: it stops at the first few finished beams, so a short wrong caption
             # was seen to win over a longer one that had nearly all of the probability.
@@ -232,7 +240,11 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
         Args:
             images: PIL images or paths of image files.
             num_beams: beams of the search; 1 is greedy; None is that of generation_config.json (4).
-            max_new_tokens: longest caption; None is what the captioner was trained with.
+            max_new_tokens: longest caption, in tokens; None is what the captioner was trained with.
+            batch_size: images that are captioned at once.
+
+        Returns:
+            One caption for each of `images`, in their order.
 
         Raises:
             ValueError: a single image in place of a list, or a file that cannot be read.
@@ -246,7 +258,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
         """Write the captioner: weights, config, tokenizer, image processor, card.
 
         Args:
-            adapter: leave out the weights that its bases hold; they are needed to load it then. Without, the folder
+            adapter: leave out the weights that its bases hold, which are then needed to load it. Without, the folder
                 needs no other one.
 
         Raises:
@@ -260,7 +272,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
         try:
             super().save_pretrained(save_directory, **kwargs)
         finally:
-            self.config.adapter_bases = None
+            self.config.adapter_bases = None  # the model in memory stays whole
         if kwargs.get("is_main_process", True):
             self.llm.generation_config.save_pretrained(save_directory)
             self.tokenizer.save_pretrained(save_directory)
@@ -275,7 +287,8 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
         """Load a captioner from a folder or a hub id; fp32 unless `dtype` is given.
 
         Args:
-            stable_diffusion, florence2, language_model: of an adapter, where its bases lie, if they have moved.
+            folder: what `save_pretrained` wrote, or its hub id.
+            stable_diffusion, florence2, language_model: paths of an adapter's bases, if they have moved.
 
         Raises:
             ValueError: not a captioner's folder, weights that do not fit, or an adapter's base that is missing or

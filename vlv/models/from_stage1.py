@@ -107,6 +107,7 @@ def captioner_from_stage1(
             "conditioning": config["conditioning"],
             "trained": settings.trained,
             "draws_with_own_weights": settings.draws_with_own_weights,
+            # Where a denoising loss trains beside the captions, it is weighted as stage 1's was.
             **{key: config[key] for key in ("loss_options",) if key in config},
         },
     )
@@ -125,14 +126,10 @@ def _encoder_of_stage1(
     encoder = build_encoder(
         florence2,
         conditioner.spaces,
-        EncoderSettings(
-            config["num_queries"],
-            image_processor.encoder_resolution,
-            config["trained"],
-            prompt_ids=tuple(config["prompt_ids"]),
-        ),
+        EncoderSettings.of_checkpoint(config, image_processor.encoder_resolution),
     )
     encoder.restore(config)
+    # Names in stage 1's file are those of the whole model.
     load_trained(torch.nn.ModuleDict({"encoder": encoder}), stage1 / WEIGHTS_NAME)
     return encoder
 
@@ -150,7 +147,7 @@ def _check_language_model(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
 
 def _check_length(llm: PreTrainedModel, prefix: int, max_caption_tokens: int, folder: Path) -> None:
     positions = getattr(llm.config, "max_position_embeddings", None)
-    if positions is not None and prefix + max_caption_tokens + 1 > positions:
+    if positions is not None and prefix + max_caption_tokens + 1 > positions:  # and the end token
         raise CheckpointError(
             f"max_caption_tokens={max_caption_tokens} and {prefix} rows of embeddings do not fit the {positions} "
             f"positions of {folder}: give at most {positions - prefix - 1}"

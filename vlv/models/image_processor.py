@@ -98,6 +98,7 @@ class VLVImageProcessor:
                     f"images[{place}] is of type {type(image).__name__}: give a PIL image, or the path of an image file"
                 )
         starts = range(0, len(images), batch_size)
+        # An expression, no `yield`: what is wrong with the call is then raised by the call, not by its first batch.
         return (self.batch([open_image(image) for image in images[start : start + batch_size]]) for start in starts)
 
     def crop(self, image: Image.Image) -> Image.Image:
@@ -112,6 +113,7 @@ class VLVImageProcessor:
         size = self.decoder_resolution
         width, height = image.size
         if width <= height:
+            # Cut off, not rounded, and the crop's corner rounded: as torchvision's Resize and CenterCrop do.
             resized = (size, max(size, int(size * height / width)))
         else:
             resized = (max(size, int(size * width / height)), size)

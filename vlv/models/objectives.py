@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vlv.batch import Batch, PairBatch
-from vlv.decoders import DiffusionDecoder
+from vlv.decoders import DiffusionDecoder, NoiseAndTimesteps
 from vlv.frozen import FrozenStaysEval
 from vlv.losses import IGNORED, weighted_sum
 from vlv.models.autoencoder import VLVAutoEncoder
@@ -23,25 +23,29 @@ from vlv.sampling import sample_generators
 class DenoisingObjective(FrozenStaysEval):
     """Stage 1: the decoder's denoising loss; the count is of real samples."""
 
-    def __init__(self, model: VLVAutoEncoder, seed: int, conditioning_dropout: float = 0.0) -> None:
+    def __init__(
+        self, model: VLVAutoEncoder, seed: int, conditioning_dropout: float = 0.0, noise_draws: int = 1
+    ) -> None:
         """Hold the model.
 
         Args:
             conditioning_dropout: share of samples that train on the empty prompt's conditioning instead.
+            noise_draws: noise levels at which each sample is denoised, in training; its loss is their mean.
         """
         super().__init__()
         self.model = model
         self.seed = seed
         self.conditioning_dropout = conditioning_dropout
+        self.noise_draws = noise_draws
         self.loss_weights = {"diffusion": 1.0}
 
     @staticmethod
     def counts(batch: Batch) -> dict[str, Tensor]:
-        """How many samples the batch's sum is over; padded and unreadable ones do not count."""
+        """How many samples the batch's sum is over, []; padded and unreadable ones do not count."""
         return {"diffusion": batch["weights"].sum()}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Sum of the loss over the batch's real samples; the noise of each depends on its position alone."""
+        """Sum of the loss over the batch's real samples, []; the noise of each depends on its position alone."""
         generators = sample_generators(self.seed, batch["positions"])
         sampled = self.model.decoder.sample_noise_and_timesteps(generators)
         weights = batch["weights"]
@@ -50,6 +54,9 @@ class DenoisingObjective(FrozenStaysEval):
             # Sampled last, so that noise and timesteps are those of a run without.
             shares = torch.stack([torch.rand((), generator=generator) for generator in generators])
             dropped = (shares < self.conditioning_dropout).to(weights.device)
+        if self.noise_draws > 1 and self.training:
+            more = [self.model.decoder.sample_noise_and_timesteps(generators) for _ in range(self.noise_draws - 1)]
+            sampled = NoiseAndTimesteps.join([sampled, *more])
         losses = self.model(
             batch["encoder_pixels"], batch["decoder_pixels"], sampled.to(weights.device), dropped, batch.get("crops")
         )
@@ -86,7 +93,7 @@ class CaptionObjective(FrozenStaysEval):
             self.loss_weights["diffusion"] = diffusion_weight
 
     def counts(self, batch: PairBatch) -> dict[str, Tensor]:
-        """How many caption tokens (or forward passes that have some), and real samples, the sums are over."""
+        """How many caption tokens (or forward passes that have some), and real samples, the sums are over; [] each."""
         tokens = _tokens(batch)
         counts = {"caption": tokens.clamp(max=1) if self._counts_passes() else tokens}
         if self.decoder is not None:
@@ -97,7 +104,7 @@ class CaptionObjective(FrozenStaysEval):
         return self.token_mean == "per_process" and self.training
 
     def forward(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Sums of the losses over the batch."""
+        """Sums of the losses over the batch, [] each."""
         conditioning = self.model.embed(batch["encoder_pixels"])
         caption = self.model(conditioning, batch["input_ids"], batch["attention_mask"], batch["labels"])
         if self._counts_passes():

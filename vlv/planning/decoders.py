@@ -98,11 +98,13 @@ def plan(folder: Path, conditioning: ConditioningKind, config: PlanConfig) -> li
 
     model = build(folder, conditioning, config)
     trained, frozen = parameter_counts(model)
+    # First, as it casts the model; checkpointing last, as it cannot be switched off again.
     fixed = fixed_gib(model)
     forward, backward = count_flops(model)
     whole = gib_an_image(model)
     enable_checkpointing(model)
     checkpointed = gib_an_image(model)
+    # Cards are sold in GB; all else here is in GiB.
     room = USABLE * config.memory * 1e9 / 2**30 - fixed
     fits = [str(max(0, int(room / size))) for size in (whole, checkpointed)]
     sizes = f"{frozen / 1e9:.2f}", f"{trained / 1e6:.0f}", f"{forward:.2f}", f"{backward:.2f}", f"{fixed:.1f}"
@@ -110,23 +112,36 @@ def plan(folder: Path, conditioning: ConditioningKind, config: PlanConfig) -> li
     return [*how, *sizes, f"{whole:.2f}", f"{checkpointed:.2f}", *fits]
 
 
-def build(folder: Path, conditioning: ConditioningKind, config: SizeConfig, device: str = "meta") -> VLVAutoEncoder:
-    """Stage 1's model in fp32, without weights on the meta device, with random ones on another."""
+def shipped_component(source: str) -> Path | None:
+    """The published config of a component that a folder's or a hub id's last name tells; None where there is none."""
+    name = Path(source).name
+    return COMPONENTS / name if name and (COMPONENTS / name).is_dir() else None
+
+
+def build(
+    folder: Path,
+    conditioning: ConditioningKind,
+    config: SizeConfig,
+    device: str = "meta",
+    settings: EncoderSettings | None = None,
+) -> VLVAutoEncoder:
+    """Stage 1's model in fp32, without weights on the meta device, with random ones on another.
+
+    Args:
+        settings: of the encoder, where it has more than `config` names.
+    """
     import torch
 
     from vlv.decoders import build_decoder
-    from vlv.encoders.florence2 import VLVEncoder, VLVEncoderConfig
+    from vlv.encoders.florence2 import VLVEncoder, new_config
     from vlv.encoders.florence2_layout import read_config
     from vlv.models.autoencoder import VLVAutoEncoder
     from vlv.models.image_processor import VLVImageProcessor
 
     decoder = build_decoder(folder, DecoderSettings(conditioning, config.resolution), device)
-    encoder_config = VLVEncoderConfig(
-        florence2_config=read_config(component(config.florence2)).to_dict(),
-        spaces={space.name: space.width for space in decoder.conditioner.spaces},
-        num_queries=config.queries,
-        prompt_ids=list(PROMPT_IDS),
-    )
+    settings = settings or EncoderSettings(config.queries, config.encoder_resolution)
+    florence2 = read_config(component(config.florence2)).to_dict()
+    encoder_config = new_config(florence2, decoder.conditioner.spaces, settings, list(PROMPT_IDS))
     with torch.device(device):
         encoder = VLVEncoder(encoder_config)
     processor = VLVImageProcessor(config.resolution, config.encoder_resolution)
@@ -149,4 +164,5 @@ def gib_an_image(model: VLVAutoEncoder) -> float:
     """GiB that one more image takes, of a model that `fixed_gib` has cast, in batches that keep a card busy."""
     from vlv.planning.meta_step import peak_gib
 
+    # A difference, so that what lives whatever the batch cancels.
     return (peak_gib(model, 16) - peak_gib(model, 8)) / 8

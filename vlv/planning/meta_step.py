@@ -54,12 +54,13 @@ def _cast(dtype: torch.dtype, value: Any) -> Any:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that live, those of a model's weights, buffers and gradients left out."""
+    """Counts the bytes of all live tensors, those of a model's weights, buffers and gradients left out."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.now = self.peak = 0
         gradients = [value.grad for value in model.parameters() if value.grad is not None]
+        # Kept, so that no storage dies and leaves its id to another.
         self._own = [value.untyped_storage() for value in (*model.parameters(), *model.buffers(), *gradients)]
         self._known = {id(storage) for storage in self._own}
 
@@ -86,6 +87,7 @@ class LiveBytes(TorchDispatchMode):
 def enable_checkpointing(model: VLVAutoEncoder | DiffusionDecoder) -> None:
     """Let a model compute activations again in backward, there under `Autocast` too, which backward does not keep."""
     again: Any = partial(checkpoint, context_fn=lambda: (nullcontext(), Autocast()))
+    # Frozen layers are recomputed by `vlv.frozen`, the others by the libraries' own switch.
     with patch("vlv.frozen.checkpoint", again):
         model.enable_gradient_checkpointing()
     for module in model.modules():
@@ -119,6 +121,7 @@ def peak_gib(model: VLVAutoEncoder, batch: int) -> float:
 
     Attention keeps what a card's fused kernel keeps, not the matrix that the meta device's plain one would.
     """
+    # There from the start: `fixed_gib` has counted them, so those of backward must not be counted again.
     for value in model.parameters():
         value.grad = torch.zeros_like(value) if value.requires_grad else None
     with ExitStack() as stack:

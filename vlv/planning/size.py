@@ -29,7 +29,7 @@ def memory_estimate(
         if parameter.requires_grad:
             sizes["trained weights"] += size
             sizes["gradients"] += size
-            sizes["optimizer"] += 2 * size
+            sizes["optimizer"] += 2 * size  # AdamW's two moments are in the parameter's own format
             if averaged:
                 sizes["average"] += size
         else:

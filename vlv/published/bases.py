@@ -22,7 +22,7 @@ from vlv.encoders.florence2_layout import new_florence2, read_config, rename_ori
 from vlv.published.import_plan import ImportPlan, Skeleton, accept, plan_import, table
 
 Readers = dict[str, Callable[[], Tensor]]  # our name of a weight -> a function that reads it
-_SHARD_BYTES = 2 * 2**30
+_SHARD_BYTES = 2 * 2**30  # what is in memory at once while a captioner is written; the hub's own default is 5 GB
 FLORENCE2 = "encoder.florence2."
 DECODER_PARTS = {
     "unet": "decoder.unet.",
@@ -93,6 +93,8 @@ class Bases:
         for part in parts:
             weights = open_state_dict(self.folder(part))
             for key in weights:
+                # A native Florence-2 file has `model.` before each name, an original one has not; files of CLIP have
+                # `text_model.`, which the class of today no longer has.
                 name = rename_original(key.removeprefix("model.")) if part == "florence2" else key
                 if name is not None:
                     readers[_PARTS[part] + name.removeprefix("text_model.")] = _reader(
@@ -106,8 +108,10 @@ def changed_components(plan: ImportPlan, source: ExternalStateDict, base: Reader
     changed: set[str] = set()
     for name in names:
         component = "florence2" if name.startswith(FLORENCE2) else "decoder"
+        # One that differs decides, so the rest of its gigabytes need not be read.
         if component not in changed:
             value = plan.tensor(source, name)
+            # In the source's format: a training in bf16 saved its frozen weights rounded.
             if name not in base or not torch.equal(value, base[name]().to(value.dtype)):
                 changed.add(component)
     return sorted(changed)
@@ -125,7 +129,7 @@ def read_weight(plan: ImportPlan, source: ExternalStateDict, base: Readers, name
     if name not in plan.mapped:
         return base[name]().contiguous()
     value = plan.tensor(source, name)
-    # By the extremes: a mask would be of the weight's size.
+    # By the extremes, both of which a NaN takes over: a mask would be of the weight's size.
     if value.is_floating_point() and value.numel() and not torch.stack(torch.aminmax(value)).isfinite().all():
         raise CheckpointError(
             f"{source.path}: {plan.mapped[name]} holds values that are not finite: its training failed"
@@ -176,6 +180,7 @@ def _write_native(
     base: Readers,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    # The class and the names of the hub's native folders, which Florence2Model reads too.
     config.architectures = ["Florence2ForConditionalGeneration"]
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -187,11 +192,13 @@ def _write_native(
 
 
 def write_decoder(folder: Path, bases: Bases, plan: ImportPlan, source: ExternalStateDict, base: Readers) -> None:
+    # All but the weights, which are written below, each part's as one file: an index would name shards.
     ignored = shutil.ignore_patterns("*.safetensors", "*.bin", "*.ckpt", "*.index.json")
     shutil.copytree(bases.decoder, folder, ignore=ignored, dirs_exist_ok=True)
     for part, prefix in DECODER_PARTS.items():
         names = [name for name in base if name.startswith(prefix)]
         weights = {name.removeprefix(prefix): read_weight(plan, source, base, name) for name in names}
+        # The text encoder is transformers', the others are diffusers': each looks for its own file name.
         file = WEIGHTS_NAME if part == "text_encoder" else "diffusion_pytorch_model.safetensors"
         save_file(weights, folder / part / file, metadata={"format": "pt"})
 
@@ -220,4 +227,5 @@ def write_shards(
 
 
 def _reader(weights: ExternalStateDict, key: str, transposed: bool = False) -> Callable[[], Tensor]:
+    # A function of its own, so that each reader keeps its own key: a lambda in the loop would see the last one.
     return lambda: weights[key].t() if transposed else weights[key]

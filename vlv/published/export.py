@@ -24,6 +24,7 @@ from vlv.published.import_checkpoint import Stage1Skeleton
 from vlv.published.import_plan import Skeleton
 from vlv.published.key_mapping import Stage, final_logits_bias, published_names
 
+# A Linear's [out, in] here; the original multiplies by a matrix [in, out].
 _TRANSPOSED = f"{FLORENCE2}multi_modal_projector.image_projection.weight"
 _EMBEDDING = f"{FLORENCE2}language_model.shared.weight"
 _SUFFIXES = (".safetensors", ".bin", ".pt")
@@ -57,6 +58,7 @@ def export_checkpoint(
     """
     if destination.suffix not in _SUFFIXES:
         raise CheckpointError(f"{destination}: give a file that ends in {', '.join(_SUFFIXES)}")
+    # Without a config.json too: `require_checkpoint` then says what the folder is.
     config = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).is_file() else {}
     stage: Stage = "stage1" if config.get("model_type") == STAGE1_TYPE else "stage2"
     require_checkpoint(folder, stage)
@@ -64,6 +66,11 @@ def export_checkpoint(
     if list(encoder["spaces"]) != ["clip"]:
         raise CheckpointError(
             f"{folder} has embeddings for {', '.join(encoder['spaces'])}; the published layout has one CLIP alone"
+        )
+    if encoder.get("region_grid"):
+        raise CheckpointError(
+            f"{folder} has rows of regions (region_grid={encoder['region_grid']}); the published layout has no place "
+            "for what makes them"
         )
     if stage == "stage1":
         weights, left_out = _stage1_weights(folder, stable_diffusion, florence2)
@@ -92,6 +99,7 @@ def published_state_dict(weights: Mapping[str, Tensor], stage: Stage) -> dict[st
     for name, value in weights.items():
         value = value.t().contiguous() if name == _TRANSPOSED else value
         for other in published_names(name, stage):
+            # Copied: safetensors refuses tensors that share memory.
             published[other] = value.clone() if value.data_ptr() in mapped else value
             mapped.add(value.data_ptr())
     # A buffer of the language head, zeros in every published file; its width is the vocabulary's.
@@ -112,7 +120,9 @@ def _stage1_weights(
     source, base = open_state_dict(folder), bases.tensors()
     _require_fit(source, trained)
     names = Skeleton.of(module).shapes
-    require_same_names(bases.florence2, sorted(names.keys() - trained.keys() - base.keys()), [])
+    for base_folder, prefix in ((bases.florence2, "encoder."), (bases.decoder, "decoder.")):
+        missing = [name for name in names if name.startswith(prefix) and name not in {*trained, *base}]
+        require_same_names(base_folder, sorted(missing), [])
     weights = {name: source[name] if name in trained else base[name]() for name in names}
     left_out = _pixels_left_out(pixels)
     if config["trained"] != "language_model":

@@ -137,14 +137,15 @@ def import_stage2(
     plan = plan_import(source.shapes, "stage2", skeleton)
     _report_and_accept(plan, source, allow, log)
     parts = [part for part in ("florence2", "text_encoder") if holds_weights(bases.folder(part))]
+    # A captioner holds the decoder's conditioner at its own root.
     base = {name.removeprefix("decoder."): read for name, read in bases.tensors(parts).items()}
     config.origin = {
         "stage1": None,
         **_confirmed_bases(plan, source, bases, base, log),
         "language_model": component_identity(llm_folder, language_model),
         "conditioning": "text_encoder",
-        "trained": ["mlp", "llm", "encoder"],
-        "draws_with_own_weights": False,
+        "trained": ["mlp", "llm", "encoder"],  # the file does not say; these the published code trains
+        "draws_with_own_weights": False,  # it trained on captions alone, so its encoder has left the decoder's space
     }
     destination.mkdir(parents=True, exist_ok=True)
     shapes = {name: skeleton.shapes[name] for name in sorted(skeleton.shapes)}
@@ -177,6 +178,7 @@ def _confirmed_bases(
     """Identities of Florence-2 and decoder; None for one that is not what the captioner was trained on."""
     identities: dict[str, dict[str, str] | None] = dict(bases.identities())
     frozen = [name for name in plan.mapped if name.startswith(NEVER_TRAINED)]
+    # Of the decoder a captioner holds the text encoder alone, so that decides.
     for component, folder in (("florence2", bases.folder("florence2")), ("decoder", bases.folder("text_encoder"))):
         names = [name for name in frozen if name.startswith(FLORENCE2) == (component == "florence2")]
         if not holds_weights(folder):
@@ -190,6 +192,7 @@ def _confirmed_bases(
 def captioners_stage1(source: ExternalStateDict) -> ExternalStateDict:
     """The stage-1 part of a published captioner, under stage 1's names; it has no UNet and no VAE."""
     prefix = "VLV_model."
+    # Replaced, not cut off at the start: `module.` may stand before it.
     inner = {key.replace(prefix, "", 1): key for key in source if strip_wrapper(key).startswith(prefix)}
     shapes = {name: source.shapes[key] for name, key in inner.items()}
     dtypes = {name: source.dtypes[key] for name, key in inner.items()}
@@ -220,6 +223,7 @@ class Stage1Skeleton(nn.Module):
 
 
 def _num_queries(source: ExternalStateDict, key: str) -> int:
+    # From the weights: a published checkpoint has no config beside it.
     shape = next((source.shapes[name] for name in (key, f"module.{key}") if name in source.shapes), None)
     if shape is None:
         raise CheckpointError(f"{source.path} has no {key}")

@@ -37,6 +37,7 @@ class Skeleton:
         shapes: dict[str, tuple[int, ...]] = {}
         aliases: dict[str, str] = {}
         first: dict[int, str] = {id(value): name for name, value in module.named_parameters()}
+        # keep_vars: else each entry is a new tensor, and ties cannot be told by identity.
         for name, value in module.state_dict(keep_vars=True).items():
             original = first.get(id(value), name)
             if original == name:
@@ -126,7 +127,7 @@ def plan_import(source: dict[str, tuple[int, ...]], layout: Layout, skeleton: Sk
             plan.dropped[key] = placement.reason
         elif placement.alias_of is not None:
             plan.copies[key] = placement.alias_of
-        elif placement.name in skeleton.aliases:
+        elif placement.name in skeleton.aliases:  # a language model's head that is tied to its embedding
             plan.copies[key] = skeleton.aliases[placement.name]
         elif placement.name not in skeleton.shapes:
             plan.unexpected.append(key)
@@ -155,7 +156,7 @@ def _map(plan: ImportPlan, name: str, key: str, theirs: tuple[int, ...], skeleto
 def accept(plan: ImportPlan, source: ExternalStateDict, allow: Iterable[str]) -> None:
     """Refuse a plan with weights of another shape or number format, that are missing, unexpected, or no true copies.
 
-    In that order: a base of another size explains names that are missing better than `allow` would mend them.
+    In that order: where a base is of another size, names are missing too, and `allow` would not help.
 
     Args:
         allow: patterns of missing or unexpected names that are accepted.
@@ -178,6 +179,7 @@ def accept(plan: ImportPlan, source: ExternalStateDict, allow: Iterable[str]) ->
                 f"allow='{left[0]}' (patterns may be given) imports without"
             )
     for key, name in plan.copies.items():
+        # `allow` may have left out the weight that it is tied to.
         if name in plan.mapped and not torch.equal(source[key], source[plan.mapped[name]]):
             raise CheckpointError(f"{source.path}: {key} differs from {plan.mapped[name]}, to which it is tied in VLV")
 
@@ -185,7 +187,7 @@ def accept(plan: ImportPlan, source: ExternalStateDict, allow: Iterable[str]) ->
 def _require_one_format(source: ExternalStateDict, keys: list[str]) -> None:
     """Refuse weights that are no floating-point numbers, or not all of one format.
 
-    A quantised or half-converted file would load without a word, each tensor cast by itself, and caption badly.
+    A quantised or half-converted file would load without an error, each tensor cast by itself, and caption badly.
     """
     formats: dict[torch.dtype | str, list[str]] = {}
     for key in keys:

@@ -16,6 +16,7 @@ Layout = Literal["stage1", "stage2", "florence2"]
 
 _SPACE = "clip"  # the published decoder has one embedding space
 _TIED = "is tied to the embedding natively; the published file holds an untrained clone of it"
+# Natively lm_head is the embedding itself, which the published clone, frozen in training, would overwrite.
 _DROPPED = {
     "language_model.lm_head.weight": _TIED,
     "language_model.final_logits_bias": "belongs to the language head, which VLV does not use",
@@ -85,6 +86,7 @@ def _place_stage1(key: str, stage: Stage) -> Placement | None:
     if head == "language_proj":
         return Placement(f"encoder.language_proj.{_SPACE}.{rest}")
     if head == "text_encoder":
+        # A buffer that transformers once saved and no longer does.
         if rest.endswith("position_ids"):
             return Placement(None, reason="is a list of positions, made by the code")
         return Placement(f"{_TEXT_ENCODER[stage]}.{rest.removeprefix('text_model.')}")
@@ -133,6 +135,7 @@ def published_names(name: str, stage: Stage) -> list[str]:
         return [prefix + "language_proj." + name.removeprefix(projection)]
     text_encoder = _TEXT_ENCODER[stage] + "."
     if name.startswith(text_encoder):
+        # The transformers of the published code has one more level there.
         return [prefix + "text_encoder.text_model." + name.removeprefix(text_encoder)]
     for published, ours in _STAGE1_PARTS.items():
         if name.startswith(ours + "."):

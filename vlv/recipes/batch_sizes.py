@@ -43,7 +43,7 @@ def require_countable_epochs(config: TrainingConfig) -> None:
     """Check that the epochs can be counted.
 
     Raises:
-        ConfigError: epochs of a stream, whose length nobody knows.
+        ConfigError: epochs of a stream, whose length is not known.
     """
     from vlv.data.files import is_stream
 

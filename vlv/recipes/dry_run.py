@@ -22,6 +22,7 @@ def print_dry_run(config: TrainingConfig, objective: nn.Module, precision: str) 
     """
     import yaml
 
+    # Of the run itself: this is one process, whatever num_gpus says.
     sizes = BatchSizes.of(config, config.num_gpus)
     trained, frozen = parameter_counts(objective)
     parallelism = str(read_accelerate_config(config.accelerate_config).get("distributed_type", ""))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from vlv.config import Stage2Config
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from vlv.batch import Batch
     from vlv.decoders import DiffusionDecoder
     from vlv.models.captioner import VLVCaptioner
-
-PROJECTOR_SAMPLES = 1024  # that projector_init=whitened looks at
 
 
 def train(config: Stage2Config) -> Path | None:
@@ -61,6 +59,7 @@ def train(config: Stage2Config) -> Path | None:
     run = TrainingRun.start(config, precision)
     tokenizer = CaptionTokenizer(model.tokenizer, config.max_caption_tokens, config.supervise_eos, model.eos_token_id)
     prepare = SamplePreparation(model.image_processor, tokenizer, config.max_image_pixels)
+    # Weights that are there already, of another model or of this run, would be lost.
     if config.projector_init == "whitened" and config.initial_checkpoint is None and run.resumed is None:
         start_projector(model, run.accelerator, run.loader(TrainState(), prepare))
     samples = CaptionSamples(run.validation_samples, model)
@@ -69,7 +68,7 @@ def train(config: Stage2Config) -> Path | None:
     def save(folder: Path) -> None:
         # Sharded weights cannot be written by one process: the captioner is built once more, whole.
         whole = build_captioner(config, compute_dtype) if is_sharded(run.accelerator) else model
-        whole.load_state_dict(weights, strict=False)
+        whole.load_state_dict(weights, strict=False)  # not strict: `weights` are the trained ones alone
         whole.save_pretrained(folder)
 
     return run.save_final(save)
@@ -96,6 +95,7 @@ def build_captioner(config: Stage2Config, compute_dtype: torch.dtype) -> VLVCapt
             trained=[*config.train],
             max_caption_tokens=config.max_caption_tokens,
             draws_with_own_weights=config.diffusion_weight > 0,
+            # Loaded straight in the format that it keeps: no process holds billions of weights in fp32 first.
             llm_dtype=param_dtype if "llm" in config.train else compute_dtype,
         ),
         config.stable_diffusion_model_path,
@@ -127,28 +127,14 @@ def start_projector(model: VLVCaptioner, accelerator: Accelerator, loader: Itera
     Raises:
         ValueError: none of them can be used.
     """
-    import torch
+    from vlv.recipes.first_samples import first_moments
+    from vlv.whitening import StateMoments
 
-    from vlv.models.projector import StateMoments
+    def states(pixels: torch.Tensor) -> torch.Tensor:
+        return model.conditioner.prefix_states(model.embed(pixels).states)
 
-    read = cast("list[torch.nn.Module]", [model.encoder, model.conditioner])  # transformers types `to` its own way
-    for part in read:
-        part.to(accelerator.device)
-    model.eval()
-    moments, wanted = StateMoments(model.conditioner.width), PROJECTOR_SAMPLES / accelerator.num_processes
-    given = 0
-    for batch in loader:
-        with torch.no_grad(), accelerator.autocast():
-            states = model.conditioner.prefix_states(model.embed(batch["encoder_pixels"].to(accelerator.device)).states)
-        moments.add(states[(batch["weights"] > 0).to(states.device)])
-        given += len(states)
-        if given >= wanted:
-            break
-
-    def summed(value: torch.Tensor) -> torch.Tensor:
-        return cast("torch.Tensor", accelerator.reduce(value.to(accelerator.device), reduction="sum"))
-
-    mean, covariance = moments.summed(summed)
+    model.eval()  # without dropout; the trainer sets the mode when it starts
+    moments = StateMoments(model.conditioner.width)
+    mean, covariance = first_moments(accelerator, loader, [model.encoder, model.conditioner], states, moments)
+    # Its random numbers are the same on every process: up to here each has drawn as many from the run's seed.
     model.mlp.start_whitened(mean, covariance, model.llm.get_input_embeddings().weight.float().std().item())
-    for part in read:
-        part.to("cpu")  # the accelerator places or shards the whole of the model, and takes it from one device

@@ -55,7 +55,7 @@ def open_training_data(config: TrainingConfig, accelerator: Accelerator, sizes: 
     """Open the data; the first process of each machine builds an index that the others then read.
 
     Raises:
-        ValueError: nothing to read, or epochs of a stream, whose length nobody knows.
+        ValueError: nothing to read, or epochs of a stream, whose length is not known.
     """
     if not accelerator.is_local_main_process:
         logging.getLogger("vlv").setLevel(logging.ERROR)  # one process of a machine reports what it finds
@@ -105,6 +105,7 @@ def validation_batches(
     settings = replace(_source_settings(config), captions=prepare.caption_tokenizer is not None)
     source = open_source(config.val_dataset_path, settings)
     num_samples = min(len(source), config.val_max_samples)
+    # As they lie, whatever the seed: the losses of two runs are over the same images.
     order = SampleOrder(source.shard_sizes, 0, 1, shuffle=False)
     dataset = OrderedDataset(source, order, prepare, num_samples)
     log = BadSampleLog(Path(config.output_dir) / BAD_SAMPLES, "validation", accelerator.num_processes, None)

@@ -114,6 +114,7 @@ class TrainingRun:
         build = partial(_build_optimizer, config, parts.part_lrs)
         objective, optimizer = distribute(accelerator, objective, build)
         restore_dtypes(accelerator.unwrap_model(objective))
+        # The average after the distribution, which moves the weights: it is kept on their device.
         checkpointer, average, found = self._checkpointer(parts), self._average(objective), self.resumed
         state = checkpointer.load(found, objective, optimizer, average) if found else TrainState()
         logger = self._logger(state)
@@ -259,6 +260,7 @@ def _start_folder(config: TrainingConfig, accelerator: Accelerator) -> None:
     """Make the run's folder, and save the resolved config into it before anything else."""
     output_dir = Path(config.output_dir)
     if accelerator.is_main_process:
+        # Not where it resumes: a job that is started again by the same call must find its checkpoints.
         if config.overwrite and config.resume is None:
             for name in (CHECKPOINTS, FINAL, VALIDATION):
                 shutil.rmtree(output_dir / name, ignore_errors=True)

@@ -105,6 +105,7 @@ def option(
     """
     metadata = {"doc": doc, "group": group, "frequent": frequent, "path": path, "source": source}
     if isinstance(default, (list, dict)):
+        # A copy for each config: dataclasses refuse a default that all of them would share.
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
@@ -127,6 +128,7 @@ def command_of(kind: type) -> str | None:
 @cache
 def settings_of(kind: type) -> dict[str, Setting]:
     """The settings of a config dataclass by name, in the order in which it declares them."""
+    # The fields hold their types as text (`from __future__ import annotations`).
     hints = typing.get_type_hints(kind)
     found = {}
     for item in dataclasses.fields(kind):

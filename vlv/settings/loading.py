@@ -30,6 +30,7 @@ class Resolved(Generic[Config]):
     def as_yaml(self) -> str:
         """Every key with its value, and its source as a comment; can be read as a recipe."""
         lines = _yaml(self.config).splitlines()
+        # A list's entries stand in lines of their own, which name no key and get no comment.
         keys = [line.partition(":")[0] for line in lines]
         return "\n".join(
             f"{line}  # {self.sources[key]}" if key in self.sources else line

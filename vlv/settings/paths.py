@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from vlv.resources import find_recipe, project_folder, recipes_folder
+from vlv.resources import assets_folder, find_recipe, is_checkout, project_folder, recipes_folder
 from vlv.settings.declare import PathKind
 
 _STREAM = re.compile(r"\s*[a-z][a-z0-9+]*:")  # pipe:, https:, s3:
@@ -39,12 +39,17 @@ def resolve_path(value: str, kind: PathKind, of_project: bool) -> str:
     """
     if not kind or not value or is_stream(value):
         return value
+    # In a YAML file, or in quotes, no shell has expanded it.
     if value.startswith("~"):
         return str(Path(value).expanduser())
     if kind == "shipped":
         return str(find_recipe(value))
+    if not of_project or Path(value).is_absolute():
+        return value
+    if not is_checkout() and Path(value).parts[:1] == ("assets",):
+        return str(assets_folder().joinpath(*Path(value).parts[1:]))  # the wheel brings them, the current folder not
     root = project_folder()
-    if not of_project or Path(value).is_absolute() or root == Path.cwd():
+    if root == Path.cwd():
         return value
     if kind == "source" and not value.startswith(".") and not (root / value).exists():
         return value  # owner/name of a hub

@@ -73,8 +73,9 @@ def _number(hint: object, value: object) -> int | float:
         return number
     if isinstance(value, int):
         return value
-    whole = int(str(value)) if str(value).strip().lstrip("+-").isdigit() else int(number)  # 1e4 is a whole number too
-    return whole if whole == number else _refuse()
+    if str(value).strip().lstrip("+-").isdigit():
+        return int(str(value))  # not by the float, which rounds seeds above 2**53
+    return int(number) if number.is_integer() else _refuse()  # 1e4 is a whole number too
 
 
 def _refuse() -> typing.NoReturn:

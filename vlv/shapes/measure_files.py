@@ -67,7 +67,7 @@ def read(path: Path) -> dict[str, Description]:
     """What the oracle reads in a folder's pictures or a file's captions, by name.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or no such path.
     """
     from PIL import Image
 
@@ -81,6 +81,8 @@ def read(path: Path) -> dict[str, Description]:
             raise ValueError(f"{path} holds no .png pictures")
         readings = read_pictures(list(pictures.values()))
         return {name: as_description(reading.scene) for name, reading in zip(pictures, readings, strict=True)}
+    if not path.is_file():
+        raise ValueError(f"path={path} does not exist: give a captions.json, or a folder of pictures")
     captions = read_captions(str(path))
     if not captions:
         raise ValueError(f"{path} holds no captions")

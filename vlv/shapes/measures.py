@@ -91,11 +91,6 @@ def measure_pictures(pictures: Sequence[Image.Image], scenes: Sequence[Scene]) -
     return summarise(score_scenes([reading.scene for reading in read_pictures(pictures)], scenes))
 
 
-def measure_descriptions(descriptions: Sequence[Description], scenes: Sequence[Scene]) -> SceneMeasures:
-    """Measures of what captions state, one a scene."""
-    return summarise(score_descriptions(descriptions, scenes))
-
-
 def score_scenes(read: Sequence[Scene], scenes: Sequence[Scene]) -> list[Score]:
     """Scores of what the oracle has read in pictures, one a scene. Pictures state neither relations nor a number."""
     return score_descriptions([as_description(scene) for scene in read], scenes)

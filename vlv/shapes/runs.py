@@ -98,6 +98,7 @@ def make_data(folder: Path, *, pairs: int, test: int, pictures: int = 0, unseen:
             shutil.rmtree(path, ignore_errors=True)
             log(f"{relative(path)}: {len(numbers):,} scenes of {split}")
             write_scenes(path, split, numbers, form, captions)
+            # Last: a folder without it was interrupted and is written anew.
             marker.touch()
     return data
 

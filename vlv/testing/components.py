@@ -25,6 +25,7 @@ from vlv.testing.tokenizers import special_id, train_clip_tokenizer, train_flore
 
 FLORENCE2, QWEN = "florence2", "qwen"
 _WIDTH = 64
+# As many blocks as the real one, so that its latents are an eighth of the image's side too.
 VAE: JsonObject = {
     "block_out_channels": (8, 8, 16, 16),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -51,7 +52,7 @@ SENTENCES = (
     "Two small boats with yellow sails lie on a calm lake, and dark mountains rise behind them.",
     "A bowl of fruit on a wooden table holds three apples, a pear and a bunch of purple grapes.",
     "Snow covers the roofs of a village at night, and warm light shines from every window.",
-    "Describe with a paragraph what is shown in the image.",
+    "Describe with a paragraph what is shown in the image.",  # the task prompt, so that the tokenizer knows its words
 )
 
 
@@ -89,6 +90,7 @@ def write_stable_diffusion(
         scheduler.register_to_config(clip_sample=False)  # another scheduler's, in the hub's file too
     else:
         noise["prediction_type"] = prediction_type
+        # What the pipeline's constructor sets anyway; by itself this scheduler would clip latents to [-1, 1].
         scheduler = DDPMScheduler(**noise, clip_sample=False, steps_offset=1)
     folder.mkdir(parents=True, exist_ok=True)
     parts: JsonObject = {"unet": unet, "vae": vae, "text_encoder": text_encoder}
@@ -106,7 +108,7 @@ def write_florence2(folder: Path, sentences: list[str], layout: str = "native") 
     tokenizer = train_florence2_tokenizer(sentences, vocab_size=1000)
     text: JsonObject = {
         "model_type": "bart",
-        "vocab_size": len(tokenizer) + 1,
+        "vocab_size": len(tokenizer) + 1,  # a last row for the image token, which the tokenizer lacks
         "d_model": _WIDTH,
         "encoder_layers": 2,
         "decoder_layers": 2,
@@ -115,6 +117,7 @@ def write_florence2(folder: Path, sentences: list[str], layout: str = "native") 
         "encoder_ffn_dim": 2 * _WIDTH,
         "decoder_ffn_dim": 2 * _WIDTH,
         "max_position_embeddings": 256,
+        # The real shares: that frozen parts stay in eval mode shows only where there is dropout.
         "dropout": 0.1,
         "attention_dropout": 0.1,
         "activation_dropout": 0.1,
@@ -205,7 +208,7 @@ def write_preprocessor(folder: Path, resolution: int) -> None:
         "do_center_crop": False,
         "size": size,
         "crop_size": size,
-        "resample": 3,
+        "resample": 3,  # bicubic
         "image_mean": [0.485, 0.456, 0.406],
         "image_std": [0.229, 0.224, 0.225],
     }

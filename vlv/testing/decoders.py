@@ -18,6 +18,7 @@ from vlv.checkpoints.identity import JsonObject
 from vlv.testing.components import VAE, name_tokenizer_class
 from vlv.testing.tokenizers import special_id, train_clip_tokenizer, train_t5_tokenizer
 
+# All different, and both CLIPs together narrower than T5, as at full size: a mix-up or a missing padding shows.
 _WIDTH_L, _WIDTH_G, _WIDTH_T5 = 32, 48, 96
 
 
@@ -41,7 +42,7 @@ def write_stable_diffusion_xl(folder: Path, sentences: list[str]) -> dict[str, i
         "use_linear_projection": True,
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": 6 * 8 + _WIDTH_G,
+        "projection_class_embeddings_input_dim": 6 * 8 + _WIDTH_G,  # six sizes embedded, and the pooled vector
     }
     parts |= {"unet": UNet2DConditionModel(**unet), "vae": AutoencoderKL(**{**VAE, "scaling_factor": 0.13025})}
     EulerDiscreteScheduler(
@@ -59,7 +60,7 @@ def write_stable_diffusion_xl(folder: Path, sentences: list[str]) -> dict[str, i
             "unet": ("diffusers", "UNet2DConditionModel"),
             "scheduler": ("diffusers", "EulerDiscreteScheduler"),
         },
-        {"force_zeros_for_empty_prompt": True},
+        {"force_zeros_for_empty_prompt": True},  # in the index, not in a part's config, as in SDXL's own
     )
     return _save(folder, parts)
 
@@ -108,8 +109,10 @@ def write_stable_diffusion_3(
         qk_norm="rms_norm",
         dual_attention_layers=(0,) if dual_attention else (),
     )
+    # As 3.5's VAE: a shift beside the scale, and no convolutions around the latents.
     latents: JsonObject = {"latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609}
     parts["vae"] = AutoencoderKL(**{**VAE, **latents, "use_quant_conv": False, "use_post_quant_conv": False})
+    # 3.5's own shift: without one, code that reads unshifted tables would pass every test.
     FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
     third = ("transformers", "T5EncoderModel") if with_t5 else (None, None)
     _write_index(
@@ -139,7 +142,7 @@ def _write_clips(folder: Path, sentences: list[str], projected_first: bool) -> J
             num_attention_heads=4,
             max_position_embeddings=77,
             projection_dim=width,
-            hidden_act="gelu" if suffix else "quick_gelu",
+            hidden_act="gelu" if suffix else "quick_gelu",  # bigG's, and CLIP-L's: an activation that is mixed up shows
             bos_token_id=special_id(tokenizer.bos_token_id),
             eos_token_id=special_id(tokenizer.eos_token_id),
             pad_token_id=special_id(tokenizer.pad_token_id),

@@ -14,7 +14,7 @@ class WeightAverage:
     """Averages the trained parameters of a module, by name.
 
     The step is torch's. Its `AveragedModel` would copy the whole module, nine tenths of it frozen, and diffusers'
-    `EMAModel` knows parameters by their order alone, by which no checkpoint can tell that they are the right ones.
+    `EMAModel` identifies parameters by their order, so that a checkpoint of other ones would load unnoticed.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

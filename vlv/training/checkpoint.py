@@ -69,6 +69,7 @@ class Checkpointer:
         else:
             options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
             state = cast(dict[str, Tensor], get_model_state_dict(module, options=options))
+        # safetensors writes contiguous tensors alone.
         return {name.removeprefix(_PREFIX): state[name].contiguous() for name in sorted(names) if name in state}
 
     def save(
@@ -81,6 +82,7 @@ class Checkpointer:
         """Write one checkpoint; every process calls it."""
         target = self.folder / f"step_{state.step:08d}"
         temporary = temporary_folder(target)
+        # On every process: gathering sharded weights is a collective. The first alone gets and writes them.
         weights = self.trained_state(objective)
         slots = self._optimizer_state(objective, optimizer)
         if self.accelerator.is_main_process:
@@ -92,6 +94,7 @@ class Checkpointer:
                 save_file(slots, temporary / _OPTIMIZER)
             self.write_extras(temporary)
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            # Each process writes its share, into the folder that the first has made by now.
             self.accelerator.wait_for_everyone()
             self.accelerator.save_state(str(temporary / "deepspeed"))
         self.accelerator.wait_for_everyone()

@@ -153,11 +153,13 @@ class Trainer:
         return micro_batches
 
     def _step(self, micro_batches: list[Batch]) -> None:
+        # The bare objective: DDP's and FSDP's wrappers pass on forward alone.
         counts = torch.stack([self._stack(self._bare.counts(batch)) for batch in micro_batches]).sum(0)  # [terms]
         counts = self._sum_over_processes(counts)
         # Accelerate's backward() divides by the accumulation, and DDP and FSDP average gradients over processes. The
         # sums are divided by global counts here, so both are multiplied back.
         scale = self.settings.accumulation * self.accelerator.num_processes
+        # At least 1: where nothing of a batch can be used, its sums of 0 give no gradient instead of NaN.
         factors = self._stack(self._bare.loss_weights) * scale / counts.clamp(min=1)
         sums = torch.zeros_like(counts)
         lr = self.lr_at(self.state.step)
@@ -218,6 +220,7 @@ class Trainer:
         parts = self.parts
         # The checkpoint holds the raw weights, which training resumes from, with the average beside them.
         path = parts.checkpointer.save(self.objective, self.optimizer, self.state, parts.average)
+        # After the save: a validation that fails must not cost the checkpoint.
         self.objective.eval()
         with parts.average.applied() if parts.average else nullcontext():
             metrics = self.validate(self.state)

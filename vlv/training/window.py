@@ -42,7 +42,7 @@ class Window:
         self.lr = lr
 
     def totals(self) -> tuple[Tensor, Tensor]:
-        """Sums and counts; of a window that has seen a step."""
+        """Sums and counts, [terms] each, of a window that has seen a step."""
         assert self.sums is not None
         assert self.counts is not None
         return self.sums, self.counts

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -123,6 +124,7 @@ assert not heavy, heavy
     ("changes", "match"),
     [
         ({"num_queries": 78}, "num_queries=78 .* give 1 to 77"),
+        ({"region_grid": 9}, "region_grid=9 makes 82 rows, more than num_queries=77: give 1 to 8, or null"),
         ({"decoder_resolution": 65}, "decoder_resolution=65 is no multiple of 64: give 64"),
         ({"encoder_resolution": 4000}, "encoder_resolution=4000 gives 125 x 125 image tokens.* at most 1600"),
         ({"val_inference_steps": 1001}, "val_inference_steps=1001 is more than the 1000 steps"),
@@ -247,6 +249,35 @@ def test_more_steps_than_the_scheduler_has(calls, tmp_path):
     check_call(dataclasses.replace(calls["caption"], num_inference_steps=2000))
     previews = {"num_inference_steps": 2000, "preview_dir": str(tmp_path / "p")}
     refuse(calls["caption"], "num_inference_steps=2000 is more", **previews)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "fits", "others"),
+    [("stable-diffusion-2-1-base", "pndm", ("heun",)), ("stable-diffusion-3.5-medium", "heun", ("ddpm", "dpm++"))],
+)
+def test_a_scheduler_of_another_family(calls, checkpoints, decoder, fits, others):
+    config = json.loads((checkpoints[0] / "config.json").read_text())
+    config["bases"]["decoder"]["source"] = str(COMPONENTS / decoder)
+    (checkpoints[0] / "config.json").write_text(json.dumps(config))
+    check_call(dataclasses.replace(calls["reconstruct"], scheduler=fits))
+    for other in others:
+        refuse(calls["reconstruct"], f"scheduler={re.escape(other)} cannot be used: .* auto, .*{fits}", scheduler=other)
+
+
+def test_a_loss_option_of_another_objective(calls):
+    check_call(dataclasses.replace(calls["stage1"], min_snr_gamma=5.0))
+    refuse(calls["stage1"], "precondition_outputs=true .* leave precondition_outputs=false", precondition_outputs=True)
+    flow = dataclasses.replace(calls["stage1"], **WITH_T5)
+    check_call(dataclasses.replace(flow, precondition_outputs=True))
+    refuse(flow, "min_snr_gamma=5.0 .* leave min_snr_gamma=null", min_snr_gamma=5.0)
+
+
+@pytest.mark.parametrize(("run_name", "other"), [("run", "run_name"), ("second", "output_dir")])
+def test_a_run_that_is_there_already(calls, tmp_path, run_name, other):
+    """A folder that a recipe names stays the same whatever the run is called."""
+    (tmp_path / "run" / "final").mkdir(parents=True)
+    run = {"output_dir": str(tmp_path / "run"), "run_name": run_name}
+    refuse(calls["stage1"], f"resume=latest continues it, .* and another {other} keeps both", **run)
 
 
 def test_previews_need_the_stage1_model(calls, checkpoints, tmp_path):

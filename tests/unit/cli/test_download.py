@@ -223,7 +223,11 @@ def test_a_model_folder_is_checked_file_by_file(tmp_path):
         f"missing: tokenizer.json or vocab.json, {QWEN_WEIGHTS[0]}; damaged: config.json (not valid JSON), "
         f"{QWEN_WEIGHTS[1]} (a git-lfs pointer instead of the file)"
     )
-    for damage, reason in (("{", "not valid JSON"), ("{}", "names no files")):
+    for damage, reason in (
+        ("{", "not valid JSON"),
+        ("{}", "names no files"),
+        ('{"weight_map": {"a": 1}}', "names no files"),
+    ):
         (tmp_path / QWEN_FILES[-1]).write_text(damage)
         assert check_model(tmp_path, (), component.weights).damaged == {QWEN_FILES[-1]: reason}
     (tmp_path / QWEN_FILES[-1]).unlink()

@@ -1,5 +1,6 @@
 """The launcher's own part: what it starts, and what it makes of a failure."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -11,9 +12,10 @@ import torch
 from vlv.checkpoints.identity import CheckpointError
 from vlv.checkpoints.schema import require_checkpoint
 from vlv.cli import entry, launch
-from vlv.cli.checks import check_writable
+from vlv.cli.checks import check_call, check_writable
 from vlv.cli.devices import check_devices, require_deepspeed
 from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, load_config
+from vlv.resources import recipes_folder
 
 
 def test_unknown_option(capsys):
@@ -29,6 +31,12 @@ def test_fewer_gpus_than_asked_names_the_call_that_fits(monkeypatch, here, wante
     monkeypatch.setattr("torch.cuda.device_count", lambda: here)
     with pytest.raises(ConfigError, match=fit):
         check_devices(wanted, None)
+
+
+def test_a_config_of_gpus_without_gpus_says_to_leave_it_out(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"accelerate_config=.*one_gpu.yaml is for GPUs .* leave it out"):
+        check_devices(1, "configs/accelerate/one_gpu.yaml")
 
 
 def test_several_nodes_share_the_processes(monkeypatch):
@@ -136,6 +144,19 @@ def test_an_error_of_a_loader_worker_has_no_trace():
     with pytest.raises(ValueError, match="Traceback") as failure:
         next(iter(torch.utils.data.DataLoader(Broken(), num_workers=1)))
     assert entry.error_line(failure.value) == "the stream broke: pass 2"
+
+
+def test_a_dry_run_needs_no_download(tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(b"")
+    here = {"train_dataset_path": str(tmp_path), "val_dataset_path": str(tmp_path), "output_dir": str(tmp_path / "o")}
+    config = Stage1Config(**here, stable_diffusion_model_path="./gone/stable-diffusion-3.5-large", dry_run=True)
+    config = launch._with_published_configs(dataclasses.replace(config, decoder_resolution=512))
+    check_call(config)
+    assert config.stable_diffusion_model_path == str(recipes_folder() / "components" / "stable-diffusion-3.5-large")
+    note = "stable_diffusion_model_path=./gone/stable-diffusion-3.5-large is not here: sized by its published config"
+    assert note in capsys.readouterr().err
+    own = dataclasses.replace(config, stable_diffusion_model_path="./gone/own")
+    assert launch._with_published_configs(own) == own
 
 
 def test_unwritable_folders(tmp_path):

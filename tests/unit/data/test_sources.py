@@ -179,6 +179,17 @@ def test_parquet_images(tmp_path, kind):
         source.read(3)
 
 
+def test_parquet_columns_may_have_a_dot(tmp_path):
+    """The memory for decoded row groups follows from the column's size, found in the footer by its name."""
+    for name in ("image", "picture.png"):
+        pq.write_table(pa.table({name: [bytes(3 * 20 * 20)] * 4}), tmp_path / f"{name}.parquet", use_dictionary=False)
+    weights = [
+        open_source(str(tmp_path / f"{name}.parquet"), SourceSettings(image_column=name))._cache_bytes
+        for name in ("image", "picture.png")
+    ]
+    assert weights[0] == weights[1] > 1000
+
+
 def test_parquet_raw_pixels_of_another_size(tmp_path):
     pq.write_table(pa.table({"image": [bytes(3 * 20 * 20)]}), tmp_path / "x.parquet")
     with pytest.raises(BadSample, match=r"raw pixels of 20 x 20 need raw_image_size=\[20,20\]"):

@@ -28,6 +28,8 @@ def test_spaces_are_those_of_the_modules(decoders, name, conditioning):
     assert layout.spaces(conditioning) == decoder.conditioner.spaces
     assert layout.states_width == decoder.conditioner.width
     assert layout.num_train_timesteps == decoder.noise_scheduler.config.num_train_timesteps
+    assert layout.family.schedulers == tuple(decoder.schedulers)
+    assert layout.family.loss_options == decoder.supported_loss_options
 
 
 def changed(folder, target, file, **values):

@@ -170,6 +170,15 @@ def test_pictures_of_other_settings_are_set_aside(images, tmp_path, capsys):
     assert json.loads((output / "settings.json").read_text())["guidance_scale"] == 3.0
 
 
+def test_pictures_from_before_an_option_was_there_are_set_aside(images, tmp_path, capsys):
+    """The checkpoint's identity has a key for an option only where the option is in use."""
+    output = tmp_path / "out"
+    run(FakeGenerator(), images, output)
+    run(FakeGenerator(), images, output, identity={**SETTINGS["identity"], "t5_dtype": "bf16"})
+    assert "set aside" in capsys.readouterr().out
+    assert (output / "previous.1" / "settings.json").is_file()
+
+
 def test_files_of_somebody_else_are_not_touched(images, tmp_path):
     output = tmp_path / "out"
     output.mkdir()

@@ -223,6 +223,20 @@ def test_conditioning_dropout_trains_on_the_empty_prompt(model, batch):
     model.eval()
 
 
+def test_several_draws_of_noise_are_the_mean_of_each_alone_and_validation_has_one(model, batch):
+    three, one = DenoisingObjective(model, seed=0, noise_draws=3), DenoisingObjective(model, seed=0)
+    assert torch.equal(three.eval()(batch)["diffusion"], one.eval()(batch)["diffusion"])
+    model.encoder.set_dropout(0.0)
+    together = three.train()(batch)["diffusion"]
+    generators = sample_generators(0, batch["positions"])
+    draws = [model.decoder.sample_noise_and_timesteps(generators) for _ in range(3)]
+    first = draws[0].posterior_noise  # the image is the same in all
+    alone = [model(*(batch[f"{name}_pixels"] for name in ("encoder", "decoder")), each._replace(posterior_noise=first))
+             for each in draws]  # fmt: skip
+    assert torch.allclose(together, torch.stack(alone).mean(0).sum(), atol=1e-5)
+    model.eval()
+
+
 def test_min_snr_weighs_each_sample(model, batch):
     sampled = model.decoder.sample_noise_and_timesteps(sample_generators(0, batch["positions"]))
     plain = model(batch["encoder_pixels"], batch["decoder_pixels"], sampled)

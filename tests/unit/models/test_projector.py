@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from vlv.models.projector import Projector, StateMoments, start_as_torch_does
+from vlv.models.projector import Projector, start_as_torch_does
+from vlv.whitening import StateMoments
 
 
 def states_of_images(images: int = 64, rows: int = 8, width: int = 16) -> torch.Tensor:

@@ -11,7 +11,6 @@ from vlv.shapes.measures import (
     confidence_intervals,
     facts,
     faults,
-    measure_descriptions,
     measure_pictures,
     score_descriptions,
     summarise,
@@ -26,7 +25,7 @@ TRUE = "Two shapes on a white background. A large red circle is at the top left.
 
 
 def measure_captions(captions, scenes):
-    return measure_descriptions([read_description(caption) for caption in captions], scenes)
+    return summarise(score_descriptions([read_description(caption) for caption in captions], scenes))
 
 
 def test_a_true_caption_is_faultless():
@@ -124,6 +123,12 @@ def test_faults_are_named_by_what_was_taken_for_what():
         "background: white as black",
     ]
     assert faults(SCENE, SCENE) == []
+
+
+def test_the_command_names_a_path_that_is_not_there(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path / "none.json")])
+    assert "none.json does not exist: give a captions.json" in capsys.readouterr().err
 
 
 def test_the_command_counts_faults_of_pictures_and_of_captions(tmp_path, capsys):

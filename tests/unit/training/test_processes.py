@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vlv.training.processes import fastest_precision, resolve_precision
+from vlv.training.processes import fastest_precision, resolve_precision, seed_step
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,11 @@ def test_a_gpu_decides_by_itself(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     assert fastest_precision() == "auto"
     assert resolve_precision("auto") == "fp16"
+
+
+def test_dropout_can_be_seeded_by_any_seed_that_the_setting_takes():
+    masks = []
+    for seed in (42, 5_000_000_000, 2**63 + 1):
+        seed_step(seed, 7, 1)
+        masks.append(torch.rand(4).tolist())
+    assert len({tuple(mask) for mask in masks}) == 3

@@ -51,7 +51,7 @@ def choose_extractor(wanted: str, weights_path: str | None) -> ExtractorChoice:
 
     Args:
         wanted: a name in `EXTRACTORS`, or auto: Inception where it is installed with its weights, else the vision
-            tower, as a download in the middle of a run is nobody's wish.
+            tower, so that no run starts a download by itself.
         weights_path: a local file with InceptionV3's weights, or None.
 
     Raises:

@@ -54,6 +54,7 @@ class Inception(Extractor):
             if weights_path is not None:
                 # torch-fidelity unpickles whatever it is given, code included; this refuses all but tensors first.
                 torch.load(weights_path, weights_only=True, map_location="cpu")
+            # The compat network is TensorFlow's of 2015, with its resizing and pooling: FID is defined over that one.
             network = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights_path)
         except UnpicklingError:
             raise ValueError(f"inception_weights={weights_path} is no file of weights: give {INCEPTION_FILE}") from None

@@ -68,6 +68,7 @@ class FeatureExtractor:
         import torch
 
         with torch.no_grad():
+            # To the CPU, where whole sets are gathered: a GPU need not hold them.
             return self.features(pixels.to(self.device)).float().cpu()
 
 

@@ -31,7 +31,9 @@ def frechet_distance(originals: Tensor, reconstructions: Tensor) -> SetValue:
     require_torchmetrics()
     from torchmetrics.image.fid import FrechetInceptionDistance
 
+    # Not synchronised: the features are all here, and the other processes do not come to a collective.
     distance = FrechetInceptionDistance(feature=_GivenFeatures(originals.shape[1]), sync_on_compute=False)
+    # torchmetrics computes in float64 and then rounds to the features' own format, which is therefore float64.
     distance.update(originals.double(), real=True)
     distance.update(reconstructions.double(), real=False)
     return SetValue(float(distance.compute()))

@@ -13,7 +13,7 @@ Left out on all sides, the terms i = j cannot do that. With z_i = (x_i, y_i),
 averaged over i != j is the U-statistic of Gretton et al. (2012, "A kernel two-sample test", JMLR 13, lemma 6). For
 i != j, x_i and y_j come from different images and are independent whatever ties x_i to y_i, so its expectation is
 MMD^2 for pairs as for independent sets; for a set against itself every h is 0. It differs from the usual estimate in
-the cross terms i = j alone and has a name of its own, so that nobody compares it with a published KID.
+the cross terms i = j alone and has a name of its own, so that it is not compared with a published KID.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Generator, Tensor
 
 from vlv.evaluation.interface import FeatureMeasure, SetValue
 
+# The subsets of KID's authors; the seed is fixed, so that the same features give the same value.
 SUBSET = 1000
 _NUM_SUBSETS = 100
 _SEED = 0

@@ -21,6 +21,7 @@ def psnr(original: Tensor, reconstruction: Tensor) -> float:
     require_torchmetrics()
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
+    # In floats: differences of uint8 would wrap around at 0.
     value = float(peak_signal_noise_ratio(reconstruction.double(), original.double(), data_range=_PEAK))
     return min(value, 10 * math.log10(_PEAK**2 * original.numel()))
 

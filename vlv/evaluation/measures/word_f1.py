@@ -24,6 +24,7 @@ def word_f1(captions: Sequence[str], references: Sequence[str]) -> float:
 def _f1(caption: Counter[str], reference: Counter[str]) -> float:
     if not caption and not reference:
         return 1.0
+    # The harmonic mean of precision and recall, with the shared words' number cancelled.
     return 2 * (caption & reference).total() / (caption.total() + reference.total())
 
 
