@@ -28,13 +28,13 @@ class Recipe:
 
 
 RECIPES = {
-    "vae": Recipe(3600, 32, 3e-3),
+    "vae": Recipe(1800, 32, 5e-3),
     "text_encoder": Recipe(1600, 64, 1e-3),
     "tower": Recipe(4000, 32, 1e-3),
-    "florence2": Recipe(1500, 64, 1e-3),
-    "own_tasks": Recipe(2500, 64, 1e-3),
-    "qwen": Recipe(6000, 32, 3e-3),
-    "qwen_refine": Recipe(4000, 32, 2e-3),  # from the first one's end: sizes are looked up last
+    "florence2": Recipe(1500, 64, 8e-3),
+    "own_tasks": Recipe(2500, 64, 8e-3),
+    "qwen": Recipe(4000, 32, 8e-3),
+    "qwen_refine": Recipe(4000, 32, 4e-3),  # from the first one's end: sizes are looked up last
     "unet": Recipe(3600, 64, 1e-3),
     "unet_refine": Recipe(3600, 64, 8e-4),  # from the first one's end: colours come last
     "unet_colors": Recipe(3000, 64, 8e-4),  # from the second's: the text must win over noisy latents
@@ -117,7 +117,7 @@ def fit(folder: Path, config: PretrainConfig, part: Part) -> None:
     steps = config.steps or recipe.steps
     precision = fastest_precision() if config.precision == "auto" else config.precision
     accelerator = start_processes(resolve_precision(precision))
-    optimizer = build_optimizer(part.objective.named_parameters(), recipe.lr, (0.9, 0.99), 0.01)
+    optimizer = build_optimizer(part.objective, recipe.lr, kind="muon")
     objective, optimizer = accelerator.prepare(part.objective, optimizer)
     identity = {"part": config.part, "steps": steps}
     checkpointer = Checkpointer(
@@ -141,7 +141,7 @@ def fit(folder: Path, config: PretrainConfig, part: Part) -> None:
             accumulation=1,
             micro_batch_size=recipe.batch_size,
             max_grad_norm=1.0,
-            save_step=max(1, steps // 4),
+            save_step=max(1, steps // 12),
             log_every=50,
             seed=SEED,
         ),

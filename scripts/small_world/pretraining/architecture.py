@@ -71,7 +71,10 @@ def build_vae() -> AutoencoderKL:
         sample_size=RESOLUTION,
         mid_block_add_attention=False,
     )
-    return AutoencoderKL(**settings)
+    vae = AutoencoderKL(**settings)
+    with torch.no_grad():  # latents that start with a noise of 1 say nothing for the first hundreds of steps
+        vae.quant_conv.bias[LATENT_CHANNELS:] -= 6  # type: ignore[union-attr]
+    return vae
 
 
 def build_text_encoder(tokenizer: Any) -> CLIPTextModel:
