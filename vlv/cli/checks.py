@@ -20,9 +20,9 @@ from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Conf
 from vlv.decoders.layout import DecoderLayout, check_inference_steps, read_layout
 from vlv.decoders.settings import DecoderSettings, EmbeddingSpace
 from vlv.encoders.layout import read_encoder_layout
-from vlv.encoders.settings import EncoderSettings
 from vlv.recipes.accelerate_config import read_accelerate_config
 from vlv.recipes.batch_sizes import BatchSizes, require_countable_epochs
+from vlv.recipes.stage1 import encoder_settings
 from vlv.settings.declare import require, shown
 
 if TYPE_CHECKING:
@@ -70,14 +70,11 @@ def _check_components(config: Stage1Config) -> None:
         if config.val_pictures:  # steps are taken for pictures alone
             check_inference_steps("val_inference_steps", config.val_inference_steps, layout)
     if encoder is not None:
-        settings = EncoderSettings(
-            config.num_queries, config.encoder_resolution, config.train, region_grid=config.region_grid
-        )
         try:
             encoder_layout = read_encoder_layout(encoder)
         except CheckpointError as error:
             raise CheckpointError(f"{ENCODER}: {error}") from None
-        encoder_layout.check(settings, spaces)
+        encoder_layout.check(encoder_settings(config), spaces)
 
 
 def _check_loss_options(config: Stage1Config, layout: DecoderLayout) -> None:
