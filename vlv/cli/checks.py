@@ -7,6 +7,7 @@ must give first is checked when it is loaded.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from vlv.checkpoints.schema import require_checkpoint, require_initial
 from vlv.cli.missing import check_present
 from vlv.cli.resume_check import check_resume
 from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, Stage2Config, TrainingConfig
-from vlv.decoders.layout import DecoderLayout, check_inference_steps, read_layout
+from vlv.decoders.layout import FAMILIES, DecoderLayout, check_inference_steps, read_layout
 from vlv.decoders.settings import DecoderSettings, EmbeddingSpace
 from vlv.encoders.layout import read_encoder_layout
 from vlv.recipes.accelerate_config import read_accelerate_config
@@ -79,10 +80,12 @@ def _check_components(config: Stage1Config) -> None:
 
 def _check_loss_options(config: Stage1Config, layout: DecoderLayout) -> None:
     supported = layout.family.loss_options
-    for key, off in (("min_snr_gamma", None), ("precondition_outputs", False)):
-        value = getattr(config, key)
-        fits = value == off or key in supported
-        require(fits, key, value, f"this decoder's loss has {', '.join(supported)} alone; leave {key}={shown(off)}")
+    of_others = frozenset().union(*(family.loss_options for family in FAMILIES.values())) - supported
+    for item in dataclasses.fields(config):
+        if item.name in of_others:
+            value, off = getattr(config, item.name), item.default
+            wanted = f"this decoder's loss has {', '.join(supported)} alone; leave {item.name}={shown(off)}"
+            require(value == off, item.name, value, wanted)
 
 
 def _decoder_layout(folder: Path, option: str) -> DecoderLayout:
