@@ -117,7 +117,7 @@ def fit(folder: Path, config: PretrainConfig, part: Part) -> None:
     steps = config.steps or recipe.steps
     precision = fastest_precision() if config.precision == "auto" else config.precision
     accelerator = start_processes(resolve_precision(precision))
-    optimizer = build_optimizer(part.objective.named_parameters(), recipe.lr, (0.9, 0.99), 0.01)
+    optimizer = build_optimizer(part.objective, recipe.lr)
     objective, optimizer = accelerator.prepare(part.objective, optimizer)
     identity = {"part": config.part, "steps": steps}
     checkpointer = Checkpointer(
