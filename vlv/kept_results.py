@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 
 class KeptResults:
-    """Results of a frozen part by the picture's own bytes, so that no augmentation or order can mix them up.
+    """Results of a frozen part by a digest of the picture's bytes, so that no augmentation or order mixes them up.
 
     A picture's result is kept as the batch gave it in which it came first, so a run that resumes, whose memory is
     empty, may differ in the last bits.
@@ -24,7 +25,8 @@ class KeptResults:
 
     def __call__(self, pixels: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """Results [B, ...] of uint8 pixels [B, 3, E, E]; `compute` makes them for those that are not kept."""
-        names = [row.tobytes() for row in pixels.cpu().numpy()]
+        # Not the bytes themselves: at full size they are twenty times the latents that they would name.
+        names = [hashlib.sha256(row.tobytes()).digest() for row in pixels.cpu().numpy()]
         found = {name: self._results[name] for name in names if name in self._results}
         new = [row for row, name in enumerate(names) if name not in found]
         if new:

@@ -17,7 +17,7 @@ TINY1, TINY2 = ROOT / "configs/stage1_tiny.yaml", ROOT / "configs/stage2_tiny.ya
 def again(launch, components, sample_photos):
     """A short stage 1 with other settings."""
 
-    def run(folder, *arguments, **variables):
+    def run(folder, *arguments, returncode=0, **variables):
         settings = {
             "CONFIG": TINY1,
             "train_dataset_path": sample_photos,
@@ -29,7 +29,7 @@ def again(launch, components, sample_photos):
             **components,
         }
         done = launch("train_stage1.sh", "log_every=1", "val_pictures=0", *arguments, **{**settings, **variables})
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == returncode, done.stderr
         return done
 
     return run
@@ -92,11 +92,13 @@ def test_resume_is_bit_exact(stage1, again, tmp_path):
 
 
 def test_regions_start_whitened_and_resume_bit_exact(again, tmp_path):
-    settings = ("region_grid=3", "bart_lr=1e-4", "noise_draws=2")
+    settings = ("region_grid=3", "bart_lr=1e-4", "noise_draws=2", "optimizer=muon")
     again(tmp_path / "whole", *settings)
     shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
     shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "step_00000008")
     shutil.rmtree(tmp_path / "resumed" / "final")
+    other = again(tmp_path / "resumed", *settings[:-1], "resume=latest", returncode=2)
+    assert "optimizer=muon, this run has adamw: give the same optimizer" in other.stderr
     again(tmp_path / "resumed", *settings, "resume=latest")
     expected, got = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "resumed"))
     assert all(torch.equal(expected[name], got[name]) for name in expected)

@@ -30,6 +30,15 @@ def parameters(node):
     return len([name for name in names if name not in ("self", "cls")])
 
 
+def over(limit, measure):
+    """Functions that measure more than a limit."""
+    return [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name} {measure(node)}"
+        for path, node in FUNCTIONS
+        if measure(node) > limit
+    ]
+
+
 def test_the_median_file_fits_on_two_screens():
     sizes = [len(path.read_text().splitlines()) for path in FILES if path.read_text().strip()]
     assert median(sizes) <= 120, sorted(sizes)
@@ -40,21 +49,11 @@ def test_nine_functions_in_ten_fit_on_one_screen():
 
 
 def test_no_function_is_longer_than_two_screens():
-    long = [
-        f"{path.relative_to(ROOT)}:{node.lineno} {node.name} {lines(node)}"
-        for path, node in FUNCTIONS
-        if lines(node) > 80
-    ]
-    assert not long
+    assert not over(80, lines)
 
 
 def test_no_function_takes_more_than_eight_parameters():
-    wide = [
-        f"{path.relative_to(ROOT)}:{node.lineno} {node.name} {parameters(node)}"
-        for path, node in FUNCTIONS
-        if parameters(node) > 8
-    ]
-    assert not wide
+    assert not over(8, parameters)
 
 
 def test_any_is_an_exception():

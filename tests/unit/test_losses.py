@@ -55,7 +55,7 @@ def test_min_snr_weights_are_those_of_diffusers():
 
 
 def test_a_loss_option_is_a_field_a_setting_and_its_use_in_a_decoder():
-    """Three files: no recipe, interface or launcher names an option."""
+    """Four files, that of the family's layout too: no recipe, interface or launcher names an option."""
     settings = {item.name: item.default for item in dataclasses.fields(Stage1Config)}
     supported = UNetDecoder.supported_loss_options | StableDiffusion3Decoder.supported_loss_options
     for option in dataclasses.fields(LossOptions):

@@ -9,6 +9,7 @@ from vlv.checkpoints.identity import TRAINER_STATE_NAME, CheckpointError, JsonOb
 from vlv.checkpoints.schema import AVERAGE_NAME, SCHEMAS, read_description
 
 # The option that decides a value of an identity, where it has another name.
+_BEFORE = {"optimizer": "adamw"}  # what goes unsaid in identities that were written before there was a choice
 _OPTIONS = {
     "trained": "train",
     "draws_with_own_weights": "diffusion_weight",
@@ -55,7 +56,7 @@ def require_same_run(path: Path, ours: Mapping[str, object], *, average: bool, p
         CheckpointError: no checkpoint, or the first thing that differs, with both values and the option.
     """
     state = read_description(path, "training")
-    saved, wanted = flat_identity(state["identity"]), flat_identity(ours)
+    saved, wanted = ({**_BEFORE, **flat_identity(each)} for each in (state["identity"], ours))
     for key in sorted(wanted if partly else saved.keys() | wanted.keys()):
         component, _, last = key.rpartition(".")
         # A component without weights that could be hashed has no fingerprint; nothing is known of it then.

@@ -7,6 +7,7 @@ must give first is checked when it is loaded.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +18,12 @@ from vlv.checkpoints.schema import require_checkpoint, require_initial
 from vlv.cli.missing import check_present
 from vlv.cli.resume_check import check_resume
 from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, Stage2Config, TrainingConfig
-from vlv.decoders.layout import DecoderLayout, check_inference_steps, read_layout
+from vlv.decoders.layout import FAMILIES, DecoderLayout, check_inference_steps, read_layout
 from vlv.decoders.settings import DecoderSettings, EmbeddingSpace
 from vlv.encoders.layout import read_encoder_layout
-from vlv.encoders.settings import EncoderSettings
 from vlv.recipes.accelerate_config import read_accelerate_config
 from vlv.recipes.batch_sizes import BatchSizes, require_countable_epochs
+from vlv.recipes.stage1 import encoder_settings
 from vlv.settings.declare import require, shown
 
 if TYPE_CHECKING:
@@ -70,22 +71,21 @@ def _check_components(config: Stage1Config) -> None:
         if config.val_pictures:  # steps are taken for pictures alone
             check_inference_steps("val_inference_steps", config.val_inference_steps, layout)
     if encoder is not None:
-        settings = EncoderSettings(
-            config.num_queries, config.encoder_resolution, config.train, region_grid=config.region_grid
-        )
         try:
             encoder_layout = read_encoder_layout(encoder)
         except CheckpointError as error:
             raise CheckpointError(f"{ENCODER}: {error}") from None
-        encoder_layout.check(settings, spaces)
+        encoder_layout.check(encoder_settings(config), spaces)
 
 
 def _check_loss_options(config: Stage1Config, layout: DecoderLayout) -> None:
     supported = layout.family.loss_options
-    for key, off in (("min_snr_gamma", None), ("precondition_outputs", False)):
-        value = getattr(config, key)
-        fits = value == off or key in supported
-        require(fits, key, value, f"this decoder's loss has {', '.join(supported)} alone; leave {key}={shown(off)}")
+    of_others = frozenset().union(*(family.loss_options for family in FAMILIES.values())) - supported
+    for item in dataclasses.fields(config):
+        if item.name in of_others:
+            value, off = getattr(config, item.name), item.default
+            wanted = f"this decoder's loss has {', '.join(supported)} alone; leave {item.name}={shown(off)}"
+            require(value == off, item.name, value, wanted)
 
 
 def _decoder_layout(folder: Path, option: str) -> DecoderLayout:

@@ -18,6 +18,7 @@ def check_resume(config: Stage1Config | Stage2Config) -> None:
     path = find_checkpoint(config.resume, Path(config.output_dir) / "checkpoints")
     if path is not None:  # with resume=latest and nothing there yet, the run starts from the beginning
         identity = _of_stage1(config) if isinstance(config, Stage1Config) else _of_stage2(config)
+        identity["optimizer"] = config.optimizer
         require_same_run(path, identity, average=bool(config.ema_decay), partly=True)
 
 

@@ -58,10 +58,13 @@ class DataConfig(ReadingConfig):
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW, its schedule, and the number formats of training."""
+    """The optimizer, its schedule, and the number formats of training."""
 
     # Defaults are those of the paper's stage 1 (arXiv 2507.07104); stage 2 has a rate and a schedule of its own.
     lr: float = optim_option(5e-5, "peak learning rate", frequent=True)
+    optimizer: Literal["adamw", "muon"] = optim_option(
+        "adamw", "adamw is the paper's; muon moves weight matrices by Muon, the rest by AdamW"
+    )
     # Pairs are lists here: YAML has no tuples, and a saved config must read back the same.
     betas: list[float] = optim_option([0.9, 0.99], "AdamW betas")
     weight_decay: float = optim_option(0.01, "AdamW weight decay")

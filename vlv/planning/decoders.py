@@ -50,6 +50,11 @@ class SizeConfig:
         "all", "how embeddings reach the denoiser; all is a row for each that the decoder has"
     )
 
+    @property
+    def encoder(self) -> EncoderSettings:
+        """How the encoder is built."""
+        return EncoderSettings(self.queries, self.encoder_resolution)
+
     def __post_init__(self) -> None:
         for key in ("queries", "resolution", "encoder_resolution"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
@@ -80,8 +85,7 @@ def variants(config: SizeConfig) -> Iterator[tuple[Path, ConditioningKind]]:
         kinds: list[ConditioningKind] = known if config.conditioning == "all" else [config.conditioning]
         for kind in kinds:
             layout.check(DecoderSettings(kind, config.resolution))
-            encoder = EncoderSettings(config.queries, config.encoder_resolution)
-            read_encoder_layout(component(config.florence2)).check(encoder, layout.spaces(kind), len(PROMPT_IDS))
+            read_encoder_layout(component(config.florence2)).check(config.encoder, layout.spaces(kind), len(PROMPT_IDS))
             yield layout.folder, kind
 
 
@@ -139,7 +143,7 @@ def build(
     from vlv.models.image_processor import VLVImageProcessor
 
     decoder = build_decoder(folder, DecoderSettings(conditioning, config.resolution), device)
-    settings = settings or EncoderSettings(config.queries, config.encoder_resolution)
+    settings = settings or config.encoder
     florence2 = read_config(component(config.florence2)).to_dict()
     encoder_config = new_config(florence2, decoder.conditioner.spaces, settings, list(PROMPT_IDS))
     with torch.device(device):

@@ -66,7 +66,7 @@ def measure(model: VLVAutoEncoder, batch: int, steps: int, device: torch.device)
     from vlv.training.optim import build_optimizer
 
     on_gpu = device.type == "cuda"
-    optimizer = build_optimizer(model.named_parameters(), 5e-5, (0.9, 0.99), 0.01)
+    optimizer = build_optimizer(model, 5e-5)
     processor = model.image_processor
     sides = (processor.encoder_resolution, processor.decoder_resolution)
     pixels = [torch.zeros(batch, 3, side, side, dtype=torch.uint8, device=device) for side in sides]

@@ -26,7 +26,7 @@ from vlv.checkpoints.pretrained import load_tokenizer, resolve_component
 from vlv.checkpoints.schema import describe
 from vlv.decoders import DecoderSettings, build_decoder
 from vlv.encoders import EncoderSettings, read_encoder_layout
-from vlv.encoders.florence2 import TASK_PROMPT, VLVEncoder, VLVEncoderConfig, prompt_token_ids
+from vlv.encoders.florence2 import TASK_PROMPT, VLVEncoder, new_config, prompt_token_ids
 from vlv.encoders.florence2_layout import read_config
 from vlv.models.adapter import NEVER_TRAINED
 from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
@@ -207,12 +207,8 @@ class Stage1Skeleton(nn.Module):
         super().__init__()
         self.decoder = build_decoder(bases.decoder, DecoderSettings(resolution=resolution), device="meta")
         self.prompt_ids = prompt_token_ids(load_tokenizer(bases.florence2, "florence2"), TASK_PROMPT)
-        config = VLVEncoderConfig(
-            florence2_config=read_config(bases.florence2).to_dict(),
-            spaces={space.name: space.width for space in self.decoder.conditioner.spaces},
-            num_queries=num_queries,
-            prompt_ids=self.prompt_ids,
-        )
+        florence2, spaces = read_config(bases.florence2).to_dict(), self.decoder.conditioner.spaces
+        config = new_config(florence2, spaces, EncoderSettings(num_queries), self.prompt_ids)
         with torch.device("meta"):
             self.encoder = VLVEncoder(config)
         self.encoder.set_trained("language_model")

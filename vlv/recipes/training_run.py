@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
@@ -35,7 +34,7 @@ from vlv.training.average import WeightAverage
 from vlv.training.checkpoint import Checkpointer
 from vlv.training.metrics import MetricLogger
 from vlv.training.optim import build_optimizer, lr_at
-from vlv.training.processes import is_sharded, start_processes
+from vlv.training.processes import has_whole_weights, is_sharded, start_processes
 from vlv.training.sharding import distribute
 from vlv.training.state import TrainState
 from vlv.training.tracker import WandbSettings
@@ -89,6 +88,8 @@ class TrainingRun:
         # Of the launcher's environment, as Accelerate has to be told the accumulation when it starts.
         sizes = BatchSizes.of(config, int(os.environ.get("WORLD_SIZE", "1")))
         accelerator = start_processes(precision, sizes.accumulation, sizes.micro_batch_size, config.max_grad_norm)
+        if config.optimizer == "muon" and not has_whole_weights(accelerator):
+            raise ValueError("optimizer=muon needs whole matrices on each process: use DDP, or set optimizer=adamw")
         _start_folder(config, accelerator)
         return cls(config, accelerator, sizes, open_training_data(config, accelerator, sizes))
 
@@ -179,7 +180,7 @@ class TrainingRun:
         decay, accelerator = self.config.ema_decay, self.accelerator
         if not decay:
             return None
-        if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        if not has_whole_weights(accelerator):
             raise ValueError(f"ema_decay={decay} needs whole weights on each process: use DDP, or set ema_decay=0")
         return WeightAverage(accelerator.unwrap_model(objective), decay)
 
@@ -192,7 +193,7 @@ class TrainingRun:
             Path(self.config.output_dir) / CHECKPOINTS,
             self.accelerator,
             keep=self.config.keep_checkpoints,
-            identity=parts.identity,
+            identity={**parts.identity, "optimizer": self.config.optimizer},
             write_extras=write_extras,
         )
 
@@ -253,7 +254,7 @@ def save_final(config: TrainingConfig, data: Data, save: Callable[[Path], None])
 
 def _build_optimizer(config: TrainingConfig, part_lrs: Mapping[str, float], objective: torch.nn.Module) -> AdamW:
     betas = (config.betas[0], config.betas[1])
-    return build_optimizer(objective.named_parameters(), config.lr, betas, config.weight_decay, part_lrs)
+    return build_optimizer(objective, config.lr, betas, config.weight_decay, part_lrs, config.optimizer)
 
 
 def _start_folder(config: TrainingConfig, accelerator: Accelerator) -> None:

@@ -1,41 +1,51 @@
-"""AdamW, and the learning rate as a pure function of the optimizer step."""
+"""The optimizer of a run, and the learning rate as a pure function of the optimizer step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
+from vlv.training.muon import Muon, weight_matrices
+
 
 def build_optimizer(
-    parameters: Iterable[tuple[str, nn.Parameter]],
+    module: nn.Module,
     lr: float,
-    betas: tuple[float, float],
-    weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.99),
+    weight_decay: float = 0.01,
     part_lrs: Mapping[str, float] | None = None,
+    kind: str = "adamw",
 ) -> torch.optim.AdamW:
-    """AdamW over the parameters that train; each group's `lr_scale` is its share of the step's learning rate.
+    """AdamW or Muon over the parameters that train; each group's `lr_scale` is its share of the step's learning rate.
 
     Args:
-        parameters: named, as `named_parameters` gives them.
+        module: what trains, whole.
         part_lrs: peak learning rate of the parameters whose names begin so; all others have `lr`.
+        kind: adamw, or muon: weight matrices by Muon, the rest by AdamW.
 
     Raises:
         ValueError: nothing trains.
     """
     part_lrs = part_lrs or {}
-    groups: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in parameters:
+    matrices = weight_matrices(module) if kind == "muon" else set[nn.Parameter]()
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             peak = next((value for prefix, value in part_lrs.items() if name.startswith(prefix)), lr)
-            groups.setdefault(peak, []).append(parameter)
+            groups.setdefault((peak, parameter in matrices), []).append(parameter)
     if not groups:
         raise ValueError("nothing trains: the setting `train` leaves every weight frozen")
     # The share, not the rate, is the group's own: the trainer sets lr anew at each step from the schedule.
-    described = [{"params": params, "lr": peak, "lr_scale": peak / lr} for peak, params in groups.items()]
-    return torch.optim.AdamW(described, lr=lr, betas=betas, weight_decay=weight_decay)
+    described: list[dict[str, Any]] = [
+        {"params": params, "lr": peak, "lr_scale": peak / lr, **({"matrices": of_matrices} if kind == "muon" else {})}
+        for (peak, of_matrices), params in groups.items()
+    ]
+    optimizer = Muon if kind == "muon" else torch.optim.AdamW
+    return optimizer(described, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
 def lr_at(step: int, *, lr: float, schedule: str, num_steps: int, warmup_steps: int = 0) -> float:

@@ -105,6 +105,11 @@ def is_sharded(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type == DistributedType.FSDP
 
 
+def has_whole_weights(accelerator: Accelerator) -> bool:
+    """Whether each process holds, and updates, whole weights: neither FSDP's nor ZeRO's share of them."""
+    return accelerator.distributed_type not in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
 def seed_step(seed: int, step: int, process_index: int) -> None:
     """Seed dropout for one optimizer step, so that a resumed run applies the masks that the first one would have.
 

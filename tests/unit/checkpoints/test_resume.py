@@ -46,6 +46,7 @@ def test_the_same_run_resumes(checkpoint):
     [
         ({**IDENTITY, "trained": "bart"}, "trained=all, this run has bart: give the same train"),
         ({"trained": "all"}, "decoder is not the one .* their configs differ; set stable_diffusion_model_path"),
+        ({**IDENTITY, "optimizer": "muon"}, "optimizer=adamw, this run has muon: give the same optimizer"),
         ({**IDENTITY, "num_queries": 4}, "num_queries=None, this run has 4: give the same num_queries"),
     ],
 )

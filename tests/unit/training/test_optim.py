@@ -45,17 +45,21 @@ def test_constant():
 
 
 def test_optimizer_holds_what_trains_alone():
-    frozen, trained = torch.nn.Parameter(torch.ones(1), requires_grad=False), torch.nn.Parameter(torch.ones(1))
-    optimizer = build_optimizer([("frozen", frozen), ("trained", trained)], 1e-3, (0.9, 0.99), 0.01)
-    assert optimizer.param_groups[0]["params"] == [trained]
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    module[0].requires_grad_(False)
+    optimizer = build_optimizer(module, 1e-3)
+    assert optimizer.param_groups[0]["params"] == list(module[1].parameters())
     assert optimizer.param_groups[0]["lr_scale"] == 1
     with pytest.raises(ValueError, match="nothing trains"):
-        build_optimizer([("frozen", frozen)], 1e-3, (0.9, 0.99), 0.01)
+        build_optimizer(module.requires_grad_(False), 1e-3)
 
 
-def test_a_part_may_have_a_rate_of_its_own():
-    encoder, mlp = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
-    named = [("model.mlp.weight", mlp), ("model.encoder.weight", encoder)]
-    groups = build_optimizer(named, 2e-3, (0.9, 0.99), 0.01, {"model.encoder.": 1e-4}).param_groups
-    assert [group["params"] for group in groups] == [[mlp], [encoder]]
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_part_may_have_a_rate_of_its_own(kind):
+    module = torch.nn.ModuleDict({"mlp": torch.nn.LayerNorm(2), "encoder": torch.nn.LayerNorm(2)})
+    groups = build_optimizer(module, 2e-3, part_lrs={"encoder.": 1e-4}, kind=kind).param_groups
+    assert [group["params"] for group in groups] == [
+        list(module["mlp"].parameters()),
+        list(module["encoder"].parameters()),
+    ]
     assert [group["lr_scale"] for group in groups] == [1, 0.05]

@@ -57,7 +57,7 @@ def run(folder, *, num_steps=6, accumulation=1, micro=4, state=None, resume=None
     torch.manual_seed(1)
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulation)
     objective = Toy(dropout)
-    optimizer = build_optimizer(objective.named_parameters(), lr, (0.9, 0.99), 0.0)
+    optimizer = build_optimizer(objective, lr, weight_decay=0.0)
     objective, optimizer = accelerator.prepare(objective, optimizer)
     checkpointer = Checkpointer(
         folder / "checkpoints", accelerator, keep=2, identity={"kind": "toy"}, write_extras=lambda path: None
