@@ -35,12 +35,12 @@ RECIPES = {
     "own_tasks": Recipe(2500, 64, 8e-3),
     "qwen": Recipe(4000, 32, 8e-3),
     "qwen_refine": Recipe(4000, 32, 4e-3),  # from the first one's end: sizes are looked up last
-    "unet": Recipe(3600, 64, 1e-3),
+    "unet": Recipe(2500, 64, 8e-3),
     "unet_refine": Recipe(3600, 64, 8e-4),  # from the first one's end: colours come last
     "unet_colors": Recipe(3000, 64, 8e-4),  # from the second's: the text must win over noisy latents
-    "unet_finish": Recipe(3000, 64, 8e-4),  # from the third's, with more weight on the shapes
+    "unet_finish": Recipe(2000, 64, 4e-3),  # from the third's, with more weight on the shapes
 }
-LATENT_SCENES = 60_000
+LATENT_SCENES = 48_000
 SEED = 42
 
 
@@ -141,7 +141,7 @@ def fit(folder: Path, config: PretrainConfig, part: Part) -> None:
             accumulation=1,
             micro_batch_size=recipe.batch_size,
             max_grad_norm=1.0,
-            save_step=max(1, steps // 12),
+            save_step=max(1, steps // 5),
             log_every=50,
             seed=SEED,
         ),

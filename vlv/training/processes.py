@@ -22,7 +22,7 @@ def resolve_precision(precision: str) -> str:
         ValueError: fp16 without a GPU.
     """
     on_gpu = _on_gpu()
-    if precision == "bf16" and not on_gpu and not _cpu_has_bf16():
+    if precision == "bf16" and not on_gpu and not cpu_has_bf16():
         _log.warning("this CPU has no bf16 of its own and is many times slower in it than in fp32: set precision=fp32")
     if precision == "auto":
         return ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if on_gpu else "fp32"
@@ -33,14 +33,14 @@ def resolve_precision(precision: str) -> str:
 
 def fastest_precision() -> str:
     """The setting of `precision` that trains fastest here: auto on a GPU, bf16 on a CPU that has it, fp32 on others."""
-    return "auto" if _on_gpu() else "bf16" if _cpu_has_bf16() else "fp32"
+    return "auto" if _on_gpu() else "bf16" if cpu_has_bf16() else "fp32"
 
 
 def _on_gpu() -> bool:
     return torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() != "true"
 
 
-def _cpu_has_bf16() -> bool:
+def cpu_has_bf16() -> bool:
     """Whether this CPU has instructions for bf16: avx512_bf16, amx_bf16, or an ARM's."""
     return any(has for name, has in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
 

@@ -20,6 +20,7 @@ from vlv.checkpoints.pretrained import load_language_model
 from vlv.decoders import DecoderSettings, build_decoder
 from vlv.shapes.render import RESOLUTION
 from vlv.shapes.scene import GRID
+from vlv.training.processes import fastest_precision
 
 
 @dataclass(frozen=True)
@@ -172,4 +173,5 @@ def cache_latents(folder: Path, path: Path, count: int) -> Path:
 
 def _encode(vae: Any, numbers: range, recolored: bool = False) -> Any:
     pictures = [samples.to_pixels(samples.latent_picture(number, recolored)) for number in numbers]
-    return vae.encode(2 * torch.stack(pictures).float() / 255 - 1).latent_dist
+    with torch.autocast("cpu", torch.bfloat16, enabled=fastest_precision() == "bf16"):
+        return vae.encode(2 * torch.stack(pictures).float() / 255 - 1).latent_dist
