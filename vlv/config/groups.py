@@ -91,6 +91,10 @@ class OptimConfig:
         None, "dropout of every trained part; null keeps what the components' configs have"
     )
 
+    nested_dropout: float = optim_option(
+        0.0, "share of forward passes in which only the first embeddings are used, a random number of them"
+    )
+
     def __post_init__(self) -> None:
         require(self.lr > 0, "lr", self.lr, "give a positive learning rate")
         require(len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "betas", self.betas, "give two in [0, 1)")
@@ -101,6 +105,7 @@ class OptimConfig:
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "give a decay in [0, 1), as 0.9999")
         if self.lr_schedule_steps is not None:
             require(self.lr_schedule_steps >= 1, "lr_schedule_steps", self.lr_schedule_steps, "give null or at least 1")
+        require(0 <= self.nested_dropout <= 1, "nested_dropout", self.nested_dropout, "give a share from 0 to 1")
         if self.dropout is not None:
             require(0 <= self.dropout < 1, "dropout", self.dropout, "give null or a share in [0, 1)")
 

@@ -24,6 +24,9 @@ class InferenceConfig(ReadingConfig):
     # At 2 the paper's FID of reconstructions is lowest (its table 5, of 1 to 4).
     guidance_scale: float = model_option(2.0, "classifier-free guidance; 1 switches it off")
     num_inference_steps: int = model_option(50, "denoising steps")
+    first_queries: int | None = model_option(
+        None, "only the embeddings of the first so many queries are used; null is all"
+    )
     batch_size: int = run_option(8, "images a process takes at once", frequent=True)
     num_gpus: int = run_option(1, "number of processes", frequent=True)
     accelerate_config: str | None = run_option(
@@ -44,6 +47,8 @@ class InferenceConfig(ReadingConfig):
         require(self.guidance_scale >= 0, "guidance_scale", self.guidance_scale, "give 0 or more")
         for key in ("num_inference_steps", "batch_size", "num_gpus"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
+        if self.first_queries is not None:
+            require(self.first_queries >= 1, "first_queries", self.first_queries, "give null or at least 1")
 
 
 @recipe("caption")

@@ -211,6 +211,8 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
             if rate is not None:
                 require(rate > 0, key, rate, "give null or a positive learning rate")
                 require(part in self.train, key, rate, f"{part} does not train: add {part} to train, or set {key}=null")
+        frozen = "encoder" not in self.train
+        require(not (self.nested_dropout and frozen), "nested_dropout", self.nested_dropout, "add encoder to train")
         require(self.diffusion_weight >= 0, "diffusion_weight", self.diffusion_weight, "give 0 or more")
         if self.diffusion_weight > 0:
             require(

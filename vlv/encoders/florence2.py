@@ -185,9 +185,12 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
         return output.last_hidden_state
 
     def forward(self, encoder_pixels: Tensor) -> dict[str, Tensor]:
-        """Caption embeddings [B, Q, width] for each embedding space, from uint8 pixels [B, 3, E, E]."""
+        """Caption embeddings [B, Q, width] for each embedding space, from uint8 pixels [B, 3, E, E].
+
+        Fewer rows where some are left out (`leave_out`).
+        """
         states = self._states(self.image_features(encoder_pixels))  # [B, Q, D]
-        return {name: head(states) for name, head in self.language_proj.items()}
+        return self.leave_out({name: head(states) for name, head in self.language_proj.items()})
 
     def _states(self, image_features: Tensor) -> Tensor:
         if self.regions is not None and self.config.region_alone:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from vlv.checkpoints.identity import JsonObject
@@ -26,6 +27,12 @@ class VisionEncoder(FrozenStaysEval, ABC):
     kept_results: KeptResults | None = None
     """Image tokens, where they are kept; the part that sees pixels is frozen then."""
 
+    nested_dropout: float = 0.0
+    """Share of training's forward passes in which the last embeddings are left out, a random number of them."""
+
+    first_queries: int | None = None
+    """Embeddings that are used where it does not train; None is all."""
+
     regions: RegionReader | None
     """What reads regions of the image for the first queries; None as published."""
 
@@ -42,6 +49,29 @@ class VisionEncoder(FrozenStaysEval, ABC):
     @abstractmethod
     def forward(self, encoder_pixels: Tensor) -> dict[str, Tensor]:
         """Embeddings [B, Q, width] for each embedding space by name, of uint8 pixels [B, 3, E, E]."""
+
+    def leave_out(self, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The first embeddings of each space, [B, k, width] of [B, Q, width]: `nested_dropout`, `first_queries`.
+
+        Nested dropout (arXiv 1402.0915) makes the first ones say what matters most. k is the same for the whole batch:
+        not every decoder can be told that rows of one image are missing. It comes from torch's generator, as dropout's
+        masks do, which is seeded at each step.
+        """
+        kept = None if self.training else self.first_queries
+        if self.training and self.nested_dropout:
+            share, part = torch.rand(2).tolist()
+            kept = 1 + int(part * self.num_queries) if share < self.nested_dropout else None
+        return embeddings if kept is None else {name: rows[:, :kept] for name, rows in embeddings.items()}
+
+    def use_first(self, queries: int | None) -> None:
+        """Use the embeddings of so many queries alone, where it does not train; None is all.
+
+        Raises:
+            ValueError: it has no such number.
+        """
+        if queries is not None and not 1 <= queries <= self.num_queries:
+            raise ValueError(f"first_queries={queries} cannot be used: this model has {self.num_queries} queries")
+        self.first_queries = queries
 
     @abstractmethod
     def image_features(self, encoder_pixels: Tensor) -> Tensor:

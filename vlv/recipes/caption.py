@@ -40,6 +40,7 @@ def run(config: CaptionConfig) -> CaptionReport:
     captioner = VLVCaptioner.from_pretrained(
         config.ckpt_dir, stable_diffusion=config.stable_diffusion_model_path, florence2=config.florence2_model_path
     )
+    captioner.encoder.use_first(config.first_queries)
     captioner.set_dtypes(dtype, dtype).to(accelerator.device)
     fix = f"set batch_size below {config.batch_size}, or num_beams below {config.num_beams}"
     with explain_out_of_memory(fix):
@@ -49,7 +50,7 @@ def run(config: CaptionConfig) -> CaptionReport:
             Path(config.output_path),
             CaptionSearch(config.num_beams, config.max_new_tokens),
             ReadSettings(config.batch_size, config.num_workers, config.max_image_pixels),
-            checkpoint_identity(config.ckpt_dir, precision),
+            checkpoint_identity(config.ckpt_dir, precision, first_queries=config.first_queries),
             Path(config.preview_dir) if config.preview_dir else None,
             processes,
         )
@@ -77,6 +78,7 @@ def _generate(config: CaptionConfig, precision: str, accelerator: Accelerator, p
     autoencoder = preview_autoencoder(
         config.ckpt_dir, config.stage1_path, config.stable_diffusion_model_path, config.florence2_model_path
     )
+    autoencoder.encoder.use_first(config.first_queries)
     with explain_out_of_memory(f"set batch_size below {config.batch_size}"):
         return generate_previews(
             autoencoder.set_dtypes(dtype, dtype).to(accelerator.device),
@@ -84,6 +86,6 @@ def _generate(config: CaptionConfig, precision: str, accelerator: Accelerator, p
             Path(config.preview_dir or ""),
             SamplingSettings([config.seed], config.guidance_scale, config.num_inference_steps),
             ReadSettings(config.batch_size, config.num_workers, config.max_image_pixels),
-            checkpoint_identity(config.ckpt_dir, precision),
+            checkpoint_identity(config.ckpt_dir, precision, first_queries=config.first_queries),
             processes,
         )

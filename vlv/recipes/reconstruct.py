@@ -42,8 +42,7 @@ def run(config: ReconstructConfig) -> ReconstructionReport:
         **decoder_options,
     )
     autoencoder = autoencoder.set_dtypes(dtype, dtype).to(accelerator.device)
-    # In the identity only where they are set, so that folders of runs that had no such setting still fit.
-    chosen = {name: value for name, value in decoder_options.items() if value is not None}
+    autoencoder.encoder.use_first(config.first_queries)
     scheduler = autoencoder.decoder.scheduler_name(config.scheduler)
     with explain_out_of_memory(f"set batch_size below {config.batch_size}"):
         report = reconstruct_images(
@@ -52,7 +51,7 @@ def run(config: ReconstructConfig) -> ReconstructionReport:
             Path(config.output_dir),
             SamplingSettings(config.seeds, config.guidance_scale, config.num_inference_steps, scheduler),
             ReadSettings(config.batch_size, config.num_workers, config.max_image_pixels),
-            {**checkpoint_identity(config.ckpt_dir, precision), **chosen},
+            checkpoint_identity(config.ckpt_dir, precision, **decoder_options, first_queries=config.first_queries),
             build_extractor(choice.name, autoencoder, config.inception_weights, accelerator.device),
             Processes(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone),
         )

@@ -131,6 +131,7 @@ def build_autoencoder(config: Stage1Config, precision: str) -> VLVAutoEncoder:
     model.set_dtypes(torch_dtype(precision), torch_dtype(config.param_dtype))
     if config.dropout is not None:
         model.encoder.set_dropout(config.dropout)
+    model.encoder.nested_dropout = config.nested_dropout
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     if config.keep_results:

@@ -41,6 +41,7 @@ def train(config: Stage2Config) -> Path | None:
     model = build_captioner(config, compute_dtype)
     if config.dropout is not None:
         model.set_dropout(config.dropout)
+    model.encoder.nested_dropout = config.nested_dropout
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     decoder = build_decoder(config, model, precision) if config.diffusion_weight > 0 else None
