@@ -99,7 +99,6 @@ def test_pictures_of_one_scene_differ_by_their_jitter_alone():
 def test_the_oracle_reads_every_clean_picture(scenes):
     pictures = [render(scene, number) for number, scene in enumerate(scenes)]
     readings = read_pictures(pictures)
-    # The outline of a small bar is thin: brown and maroon are hardly told apart in one of two thousand pictures.
     assert [reading.scene for reading in readings] == scenes
     assert all(reading.clean for reading in readings)
 

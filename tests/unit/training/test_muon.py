@@ -35,7 +35,7 @@ def test_singular_values_come_near_to_one_and_vectors_stay(shape):
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     # In the matrix' own singular vectors the result is diagonal: no direction is turned into another.
     inside = left.T @ result @ right.T
-    assert torch.allclose(inside, torch.diag(inside.diagonal()), atol=0.03)  # bf16, on machines that have it
+    assert torch.allclose(inside, torch.diag(inside.diagonal()), atol=0.06)  # bf16, on machines that have it
     well_above_zero = inside.diagonal()[values > 0.05 * values.max()]
     assert well_above_zero.min() > 0.5
     assert well_above_zero.max() < 1.3
