@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Try VLV on the small world, in minutes on a CPU. Makes .venv, installs, then runs `vlv quickstart`:
-#   shipped  the tiny Stable Diffusion, Florence-2 and Qwen2 of assets/tiny, and a stage-1 model that has seen 723,200 pictures
-#   trained  stage 2, the captioner, on 8,000 pictures with captions
-#   measured captions of 500 held-out pictures and reconstructions of 300
+#   shipped  the tiny Stable Diffusion, Florence-2 and Qwen2 of assets/tiny, and nothing of stage 1 or stage 2
+#   trained  stage 1 on 12,000 pictures without any text, stage 2 on 8,000 pictures with captions, both from nothing
+#   measured captions and reconstructions of 300 held-out pictures, before and after each stage
 # Writes outputs/quickstart/report.html and summary.json. Run again, it reuses what is there; clean=true starts afresh,
 # out=FOLDER writes elsewhere.
 set -euo pipefail

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlv.shapes.runs import FAMILY, GUIDANCE, Settings, caption, one_at_a_time, reconstruct
+from vlv.shapes.runs import FAMILY, GUIDANCE, Settings, Value, caption, reconstruct
 
 Result = dict[str, float | None]
 
@@ -18,6 +19,7 @@ class Sampling:
     guidance: float = GUIDANCE
     steps: int = 50
     extractor: str = "efficientnet_lite0"
+    rows: int | None = None
 
     @property
     def settings(self) -> Settings:
@@ -26,18 +28,19 @@ class Sampling:
             "guidance_scale": self.guidance,
             "num_inference_steps": self.steps,
             "extractor": self.extractor,
+            **({} if self.rows is None else {"first_queries": self.rows}),
         }
 
 
 FULL_SAMPLING = Sampling()
 
 
-def measured_captions(captioner: Path, images: Path, folder: Path) -> Result:
+def measured_captions(captioner: Path, images: Path, folder: Path, **settings: Value) -> Result:
     """Caption the images and measure."""
     from vlv.shapes.measure_files import measure
 
     folder.mkdir(parents=True, exist_ok=True)
-    values = measure(caption(captioner, images, folder / "captions.json"))
+    values = measure(caption(captioner, images, folder / "captions.json", settings))
     kept = ("f1", "precision", "recall", "exact", "hallucinations", "spatial_error", "false_relations")
     return {f"caption_{name}": values[name] for name in kept}
 
@@ -51,7 +54,12 @@ def measured_pictures(stage1: Path, images: Path, folder: Path, sampling: Sampli
     metrics = json.loads((output / "metrics.json").read_text())["seeds"][0]
     # The Frechet distance alone: a kernel distance takes both sets for independent, and these are pairs.
     distances = {name: value for name, value in metrics.items() if name.startswith("fd_")}
-    return {"reconstruction_f1": values["f1"], "reconstruction_exact": values["exact"], **distances}
+    return {
+        "reconstruction_f1": values["f1"],
+        "reconstruction_exact": values["exact"],
+        "reconstruction_clean": values["clean"],
+        **distances,
+    }
 
 
 def sentences(out: Path, guidance: float, count: int, steps: int = 50) -> dict[str, float]:
@@ -90,34 +98,19 @@ def family() -> Result:
     return {"vae_round_trip_f1": values["f1"], "vae_round_trip_psnr_db": values["psnr_db"]}
 
 
-def untrained_stage1(folder: Path) -> Path:
-    """A stage-1 model whose queries and projection are new, and whose Florence-2 is as it was."""
-    with one_at_a_time(folder):
-        if not folder.is_dir():
-            import torch
-
-            from vlv import VLVAutoEncoder
-            from vlv.decoders import DecoderSettings
-            from vlv.encoders import EncoderSettings
-
-            torch.manual_seed(42)
-            model = VLVAutoEncoder.from_components(
-                str(FAMILY / "stable-diffusion"),
-                str(FAMILY / "florence2"),
-                DecoderSettings(resolution=64),
-                EncoderSettings(32, resolution=64),
-            )
-            model.save_pretrained(folder)
-    return folder
+def validation_loss(final: Path) -> float:
+    """The last validation loss of the run whose finished model is `final`."""
+    lines = [json.loads(line) for line in (final.parent / "metrics.jsonl").read_text().splitlines()]
+    return [line["val/loss"] for line in lines if "val/loss" in line][-1]
 
 
-def own_model(stage1: Path, captioner: Path, folder: Path) -> Path:
-    """A stage-1 model with a captioner's own encoder, to generate pictures with."""
-    if not folder.is_dir():
-        from vlv import VLVAutoEncoder
-        from vlv.checkpoints.initial import load_initial
-
-        model = VLVAutoEncoder.from_pretrained(stage1)
-        load_initial(model, str(captioner))
-        model.save_pretrained(folder)
-    return folder
+def mean_and_range(results: Iterable[Result]) -> Result:
+    """The mean of each measure over several seeds, and for the F1s the least and the most."""
+    together = list(results)
+    mean: Result = {}
+    for key in together[0]:
+        values = [value for result in together if (value := result[key]) is not None]
+        mean[key] = sum(values) / len(values)
+        if key.endswith("_f1"):
+            mean |= {f"{key}_min": min(values), f"{key}_max": max(values)}
+    return mean

@@ -31,7 +31,6 @@ class KeepConfig:
     """What is kept."""
 
     out: str = option("./outputs/reproduce_tiny", "folder of scripts/reproduce_tiny.sh", path="local")
-    early: str | None = option(None, "keep this stage-1 checkpoint for the quickstart, and nothing else", path="local")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -39,10 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     call = Call("python -m scripts.small_world.keep", __doc__ or "")
     config = parse(KeepConfig, call, sys.argv[1:] if arguments is None else arguments)
     try:
-        if config.early:
-            keep_checkpoint(Path(config.early), TRAINED / "early")
-        else:
-            keep(Path(config.out).resolve())
+        keep(Path(config.out).resolve())
     except OSError as error:
         stop(str(error), BAD_CALL)
 

@@ -21,6 +21,7 @@ from scripts.small_world.results import write_results
 from scripts.small_world.rows import ROWS, World
 from vlv.cli.entry import FAILED_RUN, Call, parse, stop
 from vlv.settings import option, require
+from vlv.shapes.quickstart import PAIRS, PICTURES
 from vlv.shapes.runs import ROOT, RunError, log, make_data, one_at_a_time
 
 OPTIONAL = ("smollm2",)  # needs more than the project installs
@@ -70,7 +71,7 @@ def reproduce(config: ReproduceConfig) -> None:
     """
     out = Path(config.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    data = make_data(out / "data", pictures=100_000, pairs=8_000, test=1_000, unseen=1_000, subset=500)
+    data = make_data(out / "data", pictures=PICTURES, pairs=PAIRS, test=1_000, unseen=1_000, subset=500)
     world = World(out, data, config.kept)
     names = config.only or [name for name in ROWS if name not in OPTIONAL]
     missing = [name for name in names if not row_path(name, world).exists()]

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scripts.small_world.evaluate import Result
-from vlv.shapes.report import Example, Report, Table, read_joined_curve, write_report
-from vlv.shapes.runs import seconds_of, warmup_folder
+from vlv.shapes.report import Example, Report, Table, read_curve, write_report
+from vlv.shapes.runs import seconds_of
 from vlv.shapes.writing import named_scene
 
 COLUMNS = {
@@ -17,10 +17,11 @@ COLUMNS = {
     "caption_hallucinations": "halluc.",
     "caption_spatial_error": "spatial err.",
     "reconstruction_f1": "reconstr. F1",
+    "reconstruction_clean": "clean",
     "own_reconstruction_f1": "after stage 2",
     "fd_efficientnet_lite0": "FD",
 }
-OTHER_MEASURES = ("family", "guidance", "composition")  # rows that are tables of their own
+OTHER_MEASURES = ("family", "guidance", "composition", "rows_kept")  # rows that are tables of their own
 EXAMPLES = 24
 HEAD = ("row", *COLUMNS.values())
 
@@ -66,7 +67,6 @@ def _write_page(out: Path, rows: Mapping[str, Result], titles: Mapping[str, str]
         if name in rows
     ]
     full = out / "full"
-    phases = [*sorted(full.glob("stage1_phase*")), full / "stage1"]
     seconds = seconds_of(*out.glob("*/stage*"))
     write_report(
         out / "report.html",
@@ -77,11 +77,9 @@ def _write_page(out: Path, rows: Mapping[str, Result], titles: Mapping[str, str]
             tables=[Table("Rows, on held-out scenes", HEAD, _row_cells(rows, titles))],
             examples=_examples(out, rows),
             curves=[
-                read_joined_curve("stage 1, denoising loss", phases, "train/loss"),
-                read_joined_curve("stage 1, validation loss", phases, "val/loss"),
-                read_joined_curve(
-                    "stage 2, caption loss", [warmup_folder(full / "stage2"), full / "stage2"], "train/loss"
-                ),
+                read_curve("stage 1, denoising loss", full / "stage1", "train/loss"),
+                read_curve("stage 1, validation loss", full / "stage1", "val/loss"),
+                read_curve("stage 2, caption loss", full / "stage2", "train/loss"),
             ],
             details=details,
         ),

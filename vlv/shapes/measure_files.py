@@ -72,15 +72,14 @@ def read(path: Path) -> dict[str, Description]:
     from PIL import Image
 
     from vlv.data.caption_file import read_captions
-    from vlv.shapes.picture_oracle import read_pictures
-    from vlv.shapes.text_oracle import as_description, read_description
+    from vlv.shapes.measures import describe_pictures
+    from vlv.shapes.text_oracle import read_description
 
     if path.is_dir():
         pictures = {file.name: Image.open(file).convert("RGB") for file in sorted(path.glob("*.png"))}
         if not pictures:
             raise ValueError(f"{path} holds no .png pictures")
-        readings = read_pictures(list(pictures.values()))
-        return {name: as_description(reading.scene) for name, reading in zip(pictures, readings, strict=True)}
+        return dict(zip(pictures, describe_pictures(list(pictures.values())), strict=True))
     if not path.is_file():
         raise ValueError(f"path={path} does not exist: give a captions.json, or a folder of pictures")
     captions = read_captions(str(path))

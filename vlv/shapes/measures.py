@@ -25,6 +25,7 @@ class Score:
     right, stated, true: shapes stated rightly (size, texture, colour, shape and place), shapes stated, those that the
         world does not have among them, shapes of the scene.
     background: the scene's background is stated, and no other.
+    clean: see `Description`.
     false_relations, relations: stated relations that do not hold, and all stated ones.
     miscounts: another number of shapes is stated than the scene has.
     distances: in cells, of each stated place from the true one, where the rest of the statement is right.
@@ -35,6 +36,7 @@ class Score:
     stated: int
     true: int
     background: bool
+    clean: bool
     false_relations: int
     relations: int
     miscounts: bool
@@ -61,6 +63,7 @@ class SceneMeasures:
     hallucinations: stated shapes that are not there as stated, per scene.
     spatial_error: distance, in cells, of shapes whose other attributes are right from where they stand.
     background: share of right backgrounds.
+    clean: share of pictures of which a scene, the right one or another, explains all; 1 of captions.
     false_relations: share of stated relations that do not hold; 0 where none is stated.
     unparsed: share of captions with words that the reader cannot account for.
     count: scenes.
@@ -73,6 +76,7 @@ class SceneMeasures:
     hallucinations: float
     spatial_error: float
     background: float
+    clean: float
     false_relations: float
     unparsed: float
     count: int
@@ -86,14 +90,14 @@ def measure_pictures(pictures: Sequence[Image.Image], scenes: Sequence[Scene]) -
     """Measures of pictures, one a scene, as the oracle reads them.
 
     Raises:
-        ValueError: not one picture for each scene, or no scene; the functions below raise it too.
+        ValueError: not one picture for each scene, or no scene.
     """
-    return summarise(score_scenes([reading.scene for reading in read_pictures(pictures)], scenes))
+    return summarise(score_descriptions(describe_pictures(pictures), scenes))
 
 
-def score_scenes(read: Sequence[Scene], scenes: Sequence[Scene]) -> list[Score]:
-    """Scores of what the oracle has read in pictures, one a scene. Pictures state neither relations nor a number."""
-    return score_descriptions([as_description(scene) for scene in read], scenes)
+def describe_pictures(pictures: Sequence[Image.Image]) -> list[Description]:
+    """What the oracle reads in pictures. They state neither relations nor a number of shapes."""
+    return [as_description(reading.scene, reading.clean) for reading in read_pictures(pictures)]
 
 
 def score_descriptions(descriptions: Sequence[Description], scenes: Sequence[Scene]) -> list[Score]:
@@ -118,6 +122,7 @@ def summarise(scores: Sequence[Score]) -> SceneMeasures:
         hallucinations=(stated - right) / count,
         spatial_error=sum(distances) / len(distances) if distances else math.nan,
         background=sum(score.background for score in scores) / count,
+        clean=sum(score.clean for score in scores) / count,
         false_relations=sum(score.false_relations for score in scores)
         / max(1, sum(score.relations for score in scores)),
         unparsed=sum(score.unparsed for score in scores) / count,
@@ -126,17 +131,21 @@ def summarise(scores: Sequence[Score]) -> SceneMeasures:
 
 
 def confidence_intervals(scores: Sequence[Score], resamples: int = 2_000) -> dict[str, tuple[float, float]]:
-    """95 % intervals of `f1` and `exact`, by the percentile bootstrap over scenes (Efron, 1979).
+    """95 % intervals of `f1`, `exact` and `clean`, by the percentile bootstrap over scenes (Efron, 1979).
 
     Scenes are resampled whole, because the shapes of one caption or picture are right or wrong together. Where every
     scene is right, so is every resample, and the interval is [1, 1]: it then gives no bound on the true share.
     """
     picked = np.random.default_rng(0).integers(len(scores), size=(resamples, len(scores)))  # fixed: the same scores
-    right, stated, true, exact = (  # give the same interval
+    right, stated, true, exact, clean = (  # give the same interval
         np.array([getattr(score, name) for score in scores], dtype=float)[picked].sum(1)
-        for name in ("right", "stated", "true", "exact")
+        for name in ("right", "stated", "true", "exact", "clean")
     )
-    values = {"f1": 2 * right / np.maximum(1, stated + true), "exact": exact / len(scores)}
+    values = {
+        "f1": 2 * right / np.maximum(1, stated + true),
+        "exact": exact / len(scores),
+        "clean": clean / len(scores),
+    }
     low_and_high = {name: np.quantile(value, (0.025, 0.975)) for name, value in values.items()}
     return {name: (float(low), float(high)) for name, (low, high) in low_and_high.items()}
 
@@ -163,6 +172,7 @@ def _score(description: Description, scene: Scene) -> Score:
         stated=len(stated),
         true=len(scene.items),
         background=set(description.grounds) == {scene.background},
+        clean=description.clean,
         false_relations=sum(not is_true(relation, scene) for relation in description.relations),
         relations=len(description.relations),
         miscounts=any(count != len(scene.items) for count in description.counts),

@@ -76,15 +76,6 @@ def read_curve(title: str, run: Path, metric: str) -> Curve:
     return Curve(title, [(line["step"], line[metric]) for line in lines if metric in line])
 
 
-def read_joined_curve(title: str, runs: Sequence[Path], metric: str) -> Curve:
-    """A metric over runs that each continued from the last one's end, as one curve."""
-    points: list[tuple[float, float]] = []
-    for run in runs:
-        start = points[-1][0] if points else 0
-        points += [(start + step, value) for step, value in read_curve(title, run, metric).points]
-    return Curve(title, points)
-
-
 def write_report(path: Path, report: Report) -> None:
     """Write the page."""
     from jinja2 import Environment, PackageLoader

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +18,15 @@ from vlv.resources import assets_folder, project_folder, recipes_folder
 
 ROOT = project_folder()
 FAMILY = assets_folder() / "tiny"
-# Stage 1 of the full recipe: steps and peak rate of each phase; each continues from the last one's end.
-PHASES = (
-    (1_500, 5e-4), (3_000, 5e-4), (2_000, 5e-4), (1_800, 5e-4), (3_000, 2e-4), (3_000, 5e-4), (4_000, 3e-4),
-)  # fmt: skip
-SHORT_PHASES = 5  # of them make the stage 1 of most rows of the table, and of the quickstart
 TRAINED = FAMILY / "trained"
-KEPT_PHASES = {SHORT_PHASES: TRAINED / "early", len(PHASES): TRAINED / "stage1"}  # stage 1 after so many phases
 FIRST_PAIR = 100_000  # number of stage 2's first scene: the ones before are stage 1's pictures
-ENCODER_LR = 6e-4  # of stage2_shapes.yaml
 GUIDANCE = 1.5  # at which the tiny Stable Diffusion generates best from true sentences
 Value = str | int | float | Path
 Settings = Mapping[str, Value]
+_STAGE1_PARTS: Settings = {
+    "stable_diffusion_model_path": FAMILY / "stable-diffusion",
+    "florence2_model_path": FAMILY / "florence2",
+}
 
 
 class RunError(RuntimeError):
@@ -51,30 +48,6 @@ class Data:
     test: Path
     unseen: Path
     subset: Path
-
-
-@dataclass(frozen=True)
-class Stage2:
-    """How a stage 2 trains: a warm-up phase with the encoder frozen, then a second phase.
-
-    steps: of the two phases; None is as in their recipes.
-    train: what trains in the second phase, and without the encoder in the warm-up.
-    encoder_waits: False trains the encoder in the warm-up too, at the second phase's rate.
-    diffusion_weight: of the second phase's denoising loss.
-    warmup_lr: peak learning rate of the warm-up's language model; None is its recipe's.
-    warmup_of: folder of another stage 2, whose warm-up is the same and serves both.
-    """
-
-    steps: tuple[int, int] | None = None
-    train: tuple[str, ...] = ("mlp", "llm", "encoder")
-    encoder_waits: bool = True
-    diffusion_weight: float = 0.0
-    warmup_lr: float | None = None
-    warmup_of: Path | None = None
-
-
-# Of the quickstart and of most rows of the table. Fewer steps want a higher rate in the warm-up.
-SHORT_STAGE2 = Stage2(steps=(1_100, 150), warmup_lr=1.5e-3)
 
 
 def make_data(folder: Path, *, pairs: int, test: int, pictures: int = 0, unseen: int = 0, subset: int = 0) -> Data:
@@ -105,44 +78,12 @@ def make_data(folder: Path, *, pairs: int, test: int, pictures: int = 0, unseen:
 
 def train_stage1(output_dir: Path, data: Data, settings: Settings) -> Path:
     """Train stage 1 on the pictures, once; returns the finished model's folder."""
-    paths: Settings = {
-        "train_dataset_path": data.pictures,
-        "val_dataset_path": data.val,
-        "stable_diffusion_model_path": FAMILY / "stable-diffusion",
-        "florence2_model_path": FAMILY / "florence2",
-    }
+    paths: Settings = {"train_dataset_path": data.pictures, "val_dataset_path": data.val, **_STAGE1_PARTS}
     return _train("stage1", "stage1_shapes", output_dir, {**paths, **settings})
 
 
-def train_stage2(output_dir: Path, data: Data, stage1: Path, how: Stage2, settings: Settings | None = None) -> Path:
-    """Train stage 2 on the pairs, warm-up and second phase; returns the finished captioner's folder.
-
-    MLP and language model first learn to read the embeddings; then the encoder trains too.
-
-    Args:
-        settings: more of both phases.
-    """
-    without_encoder = tuple(part for part in how.train if part != "encoder")
-    warmup, second = dict(settings or {}), dict(settings or {})
-    if how.steps is not None:
-        warmup["total_steps"], second["total_steps"] = how.steps
-    if how.warmup_lr is not None:
-        warmup["lr"] = how.warmup_lr
-    if not how.encoder_waits:
-        warmup["encoder_lr"] = ENCODER_LR
-    if how.diffusion_weight:
-        second["diffusion_weight"] = how.diffusion_weight
-    if "encoder" not in how.train:
-        second["encoder_lr"] = "null"  # the recipe's is of an encoder that trains
-    trained = without_encoder if how.encoder_waits else how.train
-    folder = warmup_folder(how.warmup_of or output_dir)
-    begun = train_captioner(folder, data, stage1, "stage2_shapes_warmup", {**warmup, "train": _listed(trained)})
-    second |= {"train": _listed(how.train), "initial_checkpoint": begun}
-    return train_captioner(output_dir, data, stage1, "stage2_shapes", second)
-
-
-def train_captioner(output_dir: Path, data: Data, stage1: Path, recipe: str, settings: Settings) -> Path:
-    """Train one phase of stage 2 on the pairs, once; returns the finished captioner's folder."""
+def train_stage2(output_dir: Path, data: Data, stage1: Path, settings: Settings, recipe: str = "stage2_shapes") -> Path:
+    """Train stage 2 on the pairs, once; returns the finished captioner's folder."""
     paths: Settings = {
         "dataset_path": data.pairs,
         "val_dataset_path": data.val,
@@ -152,13 +93,51 @@ def train_captioner(output_dir: Path, data: Data, stage1: Path, recipe: str, set
     return _train("stage2", recipe, output_dir, {**paths, **settings})
 
 
-def warmup_folder(output_dir: Path) -> Path:
-    """Folder of the warm-up phase of the stage 2 that ends in `output_dir`."""
-    return output_dir.with_name(f"{output_dir.name}_warmup")
+def new_stage1(folder: Path, settings: Settings | None = None) -> Path:
+    """Write, once, the stage-1 model that a training with these settings starts from; returns its folder.
+
+    But for what reads regions, which the training starts from its first pictures.
+    """
+    with one_at_a_time(folder):
+        if not folder.is_dir():
+            import torch
+
+            from vlv.config import Stage1Config, load_config
+            from vlv.recipes.stage1 import build_autoencoder
+
+            config = load_config(Stage1Config, _recipe("stage1_shapes"), _given({**_STAGE1_PARTS, **(settings or {})}))
+            torch.manual_seed(config.seed)
+            build_autoencoder(config, "fp32").save_pretrained(folder)
+    return folder
 
 
-def _listed(names: Sequence[str]) -> str:
-    return f"[{','.join(names)}]"
+def new_captioner(folder: Path, stage1: Path) -> Path:
+    """Write, once, the captioner that a stage 2 starts from, its MLP random; returns its folder."""
+    with one_at_a_time(folder):
+        if not folder.is_dir():
+            import torch
+
+            from vlv.config import Stage2Config, load_config
+            from vlv.recipes.stage2 import build_captioner
+
+            paths: Settings = {"qwen_model": FAMILY / "qwen", "diffusion_model_path": stage1}
+            config = load_config(Stage2Config, _recipe("stage2_shapes"), _given(paths))
+            torch.manual_seed(config.seed)
+            build_captioner(config, torch.float32).save_pretrained(folder)
+    return folder
+
+
+def own_model(stage1: Path, captioner: Path, folder: Path) -> Path:
+    """A stage-1 model with a captioner's own encoder, to generate pictures with; written once."""
+    with one_at_a_time(folder):
+        if not folder.is_dir():
+            from vlv import VLVAutoEncoder
+            from vlv.checkpoints.initial import load_initial
+
+            model = VLVAutoEncoder.from_pretrained(stage1)
+            load_initial(model, str(captioner))
+            model.save_pretrained(folder)
+    return folder
 
 
 def _train(command: str, recipe: str, output_dir: Path, settings: Settings) -> Path:
@@ -175,12 +154,12 @@ def _train(command: str, recipe: str, output_dir: Path, settings: Settings) -> P
     return final
 
 
-def caption(captioner: Path, images: Path, output: Path) -> Path:
+def caption(captioner: Path, images: Path, output: Path, settings: Settings | None = None) -> Path:
     """Caption images, once; returns the caption file."""
     if not output.exists():
         with timed(output):
-            settings: Settings = {"image_path": images, "ckpt_dir": captioner, "output_path": output}
-            run_vlv("caption", "caption_shapes", settings)
+            values: Settings = {"image_path": images, "ckpt_dir": captioner, "output_path": output, **(settings or {})}
+            run_vlv("caption", "caption_shapes", values)
     return output
 
 
@@ -211,13 +190,22 @@ def run_vlv(command: str, recipe: str, settings: Settings) -> None:
     Raises:
         RunError: it failed.
     """
-    config = recipes_folder() / f"{recipe}.yaml"
+    config = _recipe(recipe)
     shown = [f"{name}={relative(value)}" for name, value in settings.items()]
     log(" ".join(["vlv", command, "--config", relative(config), *shown]))
-    given = [f"{name}={value}" for name, value in settings.items()]
-    process = subprocess.run([sys.executable, "-m", "vlv", command, "--config", str(config), *given], check=False)
+    called = [sys.executable, "-m", "vlv", command, "--config", str(config), *_given(settings)]
+    process = subprocess.run(called, check=False)
     if code := process.returncode:
         raise RunError(f"vlv {command} ended with exit code {code}; the same command resumes where it stopped")
+
+
+def _recipe(name: str) -> Path:
+    return recipes_folder() / f"{name}.yaml"
+
+
+def _given(settings: Settings) -> list[str]:
+    """Settings as a command line gives them."""
+    return [f"{name}={value}" for name, value in settings.items()]
 
 
 @contextmanager
@@ -253,11 +241,6 @@ def seconds_of(*results: Path) -> float | None:
 
 def _seconds_file(result: Path) -> Path:
     return result.with_name(f".{result.name}.seconds.json")
-
-
-def pictures_seen(phases: int) -> int:
-    """Pictures that stage 1 has seen after some of the full recipe's phases."""
-    return 64 * sum(steps for steps, _ in PHASES[:phases])  # global_batch_size of stage1_shapes.yaml
 
 
 def relative(value: Value) -> str:

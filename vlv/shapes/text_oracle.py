@@ -59,6 +59,7 @@ class Description:
     grounds: the stated backgrounds, in the text's order. counts: the stated numbers of shapes.
     denials: attributes that no shape is said to have together; {"background": colour} for a background.
     complete: it says that there is nothing else ("no other shapes").
+    clean: of a picture, a scene explains all of it; a caption has no pixels to explain.
     faults: what is wrong whatever the scene is: words that are not read, and what contradicts the text's own words.
     """
 
@@ -68,6 +69,7 @@ class Description:
     counts: tuple[int, ...] = ()
     denials: tuple[Said, ...] = ()
     complete: bool = False
+    clean: bool = True
     faults: tuple[str, ...] = ()
 
     @property
@@ -83,10 +85,10 @@ class Description:
         return Scene(tuple(sorted(items)), self.grounds[0])
 
 
-def as_description(scene: Scene) -> Description:
+def as_description(scene: Scene, clean: bool = True) -> Description:
     """What a picture of a scene shows, in the form of a caption's reading, so that both are measured alike."""
     statements = [Statement(i.size, i.texture, i.color, i.shape, (i.row, i.column)) for i in scene.items]
-    return Description(tuple(statements), (scene.background,))
+    return Description(tuple(statements), (scene.background,), clean=clean)
 
 
 def read_description(text: str) -> Description:
