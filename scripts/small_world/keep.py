@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def keep(out: Path) -> None:
-    """Copy results and logs, and stage 1, the one encoder's captioner and its picture where they are there."""
+    """Copy results and logs, and the full recipe's models and picture where they are there."""
     DOCS.mkdir(parents=True, exist_ok=True)
     for name in ("results.json", "table.md"):
         shutil.copy(out / name, DOCS / name)
@@ -52,12 +52,12 @@ def keep(out: Path) -> None:
     for run in sorted(out.glob("*/stage*")):
         if (run / "metrics.jsonl").is_file():
             shutil.copy(run / "metrics.jsonl", DOCS / f"{run.parent.name}_{run.name}.metrics.jsonl")
-    stage1, captioner = (out / "full" / run / "final" for run in ("stage1", "stage2_one_encoder"))
+    stage1, captioner = (out / "full" / run / "final" for run in ("stage1", "stage2"))
     if stage1.is_dir() and captioner.is_dir():
         keep_checkpoints(stage1, captioner, TRAINED)
     if (panel := out / "measured" / "composition" / "composition.png").is_file():
         shutil.copy(panel, DOCS / "composition.png")
-    measured = out / "measured" / "one_encoder"
+    measured = out / "measured" / "full"
     if (measured / "captions.json").is_file():
         keep_picture(out, measured, DOCS / "pictures.png")
 

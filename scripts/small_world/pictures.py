@@ -13,7 +13,7 @@ from pathlib import Path
 
 from scripts.small_world.composition import SHOWN as SHOWN_PAIRS
 from scripts.small_world.composition import CompositionConfig, compose
-from scripts.small_world.evaluate import FULL_SAMPLING, own_model
+from scripts.small_world.evaluate import FULL_SAMPLING
 from scripts.small_world.keep import DOCS, SHOWN, keep_picture
 from vlv.cli.entry import FAILED_RUN, Call, load_libraries, parse, stop
 from vlv.settings import option
@@ -37,8 +37,12 @@ def main(arguments: list[str] | None = None) -> None:
         measured = out / "measured"
         data = make_data(out / "data", pairs=0, test=len(SHOWN))
         caption(TRAINED / "captioner", data.test, measured / "captions.json")
-        own = own_model(TRAINED / "stage1", TRAINED / "captioner", out / "own")
-        reconstruct(own, data.test, measured / "pictures", {**FULL_SAMPLING.settings, "extractor": "vision_tower"})
+        reconstruct(
+            TRAINED / "stage1",
+            data.test,
+            measured / "pictures",
+            {**FULL_SAMPLING.settings, "extractor": "vision_tower"},
+        )
     except RunError as error:
         stop(str(error), FAILED_RUN)
     keep_picture(out, measured, DOCS / "pictures.png")

@@ -34,11 +34,10 @@ RECIPES = {
     "florence2": Recipe(1500, 64, 8e-3),
     "own_tasks": Recipe(2500, 64, 8e-3),
     "qwen": Recipe(4000, 32, 8e-3),
-    "qwen_refine": Recipe(4000, 32, 4e-3),  # from the first one's end: sizes are looked up last
+    "qwen_refine": Recipe(2500, 32, 4e-3),  # from the first one's end: sizes are looked up last
     "unet": Recipe(2500, 64, 8e-3),
-    "unet_refine": Recipe(3600, 64, 8e-4),  # from the first one's end: colours come last
-    "unet_colors": Recipe(3000, 64, 8e-4),  # from the second's: the text must win over noisy latents
-    "unet_finish": Recipe(2000, 64, 4e-3),  # from the third's, with more weight on the shapes
+    "unet_finish": Recipe(2000, 64, 4e-3),  # from the first one's end: the text must win over noisy latents
+    "unet_longer": Recipe(4000, 64, 4e-3),  # the same again
 }
 LATENT_SCENES = 48_000
 SEED = 42

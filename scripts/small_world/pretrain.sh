@@ -28,5 +28,4 @@ beside() (
 
 python -m scripts.small_world.pretrain tokenizers out="$OUT"
 beside "vae" "text_encoder tower florence2"
-beside "unet" "qwen qwen_refine"
-parts unet_refine unet_colors unet_finish
+beside "unet unet_finish unet_longer" "qwen qwen_refine"

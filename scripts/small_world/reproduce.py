@@ -71,7 +71,7 @@ def reproduce(config: ReproduceConfig) -> None:
     """
     out = Path(config.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    data = make_data(out / "data", pictures=PICTURES, pairs=PAIRS, test=1_000, unseen=1_000, subset=500)
+    data = make_data(out / "data", pictures=PICTURES, pairs=PAIRS, test=1_000, unseen=500, subset=300)
     world = World(out, data, config.kept)
     names = config.only or [name for name in ROWS if name not in OPTIONAL]
     missing = [name for name in names if not row_path(name, world).exists()]

@@ -63,7 +63,7 @@ def _values(row: Result) -> list[tuple[str, str]]:
 def _write_page(out: Path, rows: Mapping[str, Result], titles: Mapping[str, str]) -> None:
     details = [
         Table(titles[name].capitalize(), ("measure", "value"), _values(rows[name]))
-        for name in (*OTHER_MEASURES, "one_encoder", "full")
+        for name in (*OTHER_MEASURES, "full")
         if name in rows
     ]
     full = out / "full"
@@ -87,9 +87,9 @@ def _write_page(out: Path, rows: Mapping[str, Result], titles: Mapping[str, str]
 
 
 def _examples(out: Path, rows: Mapping[str, Result]) -> list[Example]:
-    """The first test pictures with captions and reconstructions of one of the full rows."""
-    shown = next((out / "measured" / name for name in rows if name in ("one_encoder", "full")), None)
-    if shown is None or not (captions := shown / "captions.json").exists():
+    """The first test pictures with captions and reconstructions of the full recipe."""
+    shown = out / "measured" / "full"
+    if "full" not in rows or not (captions := shown / "captions.json").exists():
         return []
     reconstructions, test = shown / "pictures" / "reconstructions", out / "data" / "test"
     return [

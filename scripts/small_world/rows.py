@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from scripts.small_world.evaluate import (
     Result,
     Sampling,
     family,
+    mean_and_range,
     measured_captions,
     measured_pictures,
-    mean_and_range,
     sentences,
     validation_loss,
 )
@@ -34,19 +34,28 @@ from vlv.shapes.runs import (
     train_stage2,
 )
 
-SHORT_SAMPLING = Sampling(
-    steps=25, extractor="vision_tower"
-)  # of most rows; EfficientNet's distances are the full recipe's
+SHORT_SAMPLING = Sampling(steps=25, extractor="vision_tower")  # EfficientNet's distances are the full recipe's
 SENTENCES = 1_000  # true descriptions that the frozen decoder generates pictures from
 WEIGHT = 3.0  # of the denoising loss beside the caption loss
 SEEDS = (42, 43, 44)
-RATES = (1e-3, 2e-3, 4e-3)  # the same search for every arm of stage 2
-# Rates of stage 1 as published, on which it depends more.
-PUBLISHED_RATES = (2e-3, 8e-3)
 NESTED = 0.5  # share of forward passes
+ROWS_KEPT = (1, 2, 3, 4, 6, 8, 10)
+PUBLISHED_RATES = (2e-3, 8e-3)  # of stage 1 with learned queries
+ADAMW_RATES = (3e-3, 6e-3)
 AS_PUBLISHED: Settings = {"num_queries": 32, "region_grid": "null", "train": "language_model", "keep_results": 0}
-# As many samples as both stages of the short recipe see.
-MATCHED_STEPS = 2 * quickstart.STAGE1_STEPS + quickstart.STAGE2_STEPS  # stage 1 sees 64 a step, stage 2 32
+ALL_TRAINS: Settings = {"train": "[mlp,llm,encoder]"}
+# As many samples as both stages of the short recipe see: stage 1 sees 64 a step, stage 2 32.
+MATCHED_STEPS = 2 * quickstart.STAGE1_STEPS + quickstart.STAGE2_STEPS
+
+
+def rates(lr: float, encoder: float | None = None) -> Settings:
+    """Peak rates of stage 2, the MLP's four times the language model's."""
+    return {"lr": lr, "projector_lr": 4 * lr, **({} if encoder is None else {"encoder_lr": encoder})}
+
+
+# The search of every arm of stage 2: two rates, and two shares of them for an encoder that trains.
+FROZEN_SEARCH = (rates(4e-3), rates(8e-3))
+SEARCH = tuple(rates(lr, encoder=share * lr) for lr in (4e-3, 8e-3) for share in (0.25, 1))
 
 
 @dataclass(frozen=True)
@@ -93,50 +102,30 @@ class World:
 
 
 def full(world: World) -> Result:
-    """The full recipe, on held-out scenes and on scenes of held-out pairs of colour and shape."""
+    """The full recipe, one encoder for captions and pictures: held-out scenes, and scenes of held-out pairs."""
     stage1, captioner = world.full_stage1(), world.full_stage2()
     measured, unseen = (world.out / "measured" / name for name in ("full", "full_unseen"))
     on_unseen = {
         **measured_captions(captioner, world.data.unseen, unseen),
         **measured_pictures(stage1, world.data.unseen, unseen, FULL_SAMPLING),
     }
-    own = own_model(stage1, captioner, world.out / "full" / "own")
     return {
         **world.captions("full", captioner),
         **measured_pictures(stage1, world.data.test, measured, FULL_SAMPLING),
-        # On the same scenes as before stage 2.
-        "own_reconstruction_f1": measured_pictures(own, world.data.test, measured / "own", FULL_SAMPLING)[
-            "reconstruction_f1"
-        ],
         **{f"unseen_{name}": value for name, value in on_unseen.items()},
-    }
-
-
-def one_encoder(world: World) -> Result:
-    """The full stage 1, then stage 2 with the denoising loss kept on: one encoder that captions and reconstructs."""
-    stage1, folder = world.full_stage1(), world.out / "measured" / "one_encoder"
-    captioner = train_stage2(
-        world.out / "full" / "stage2_one_encoder", world.data, stage1, {"diffusion_weight": WEIGHT}
-    )
-    own = own_model(stage1, captioner, world.out / "full" / "own_one_encoder")
-    pictures = measured_pictures(own, world.data.test, folder, FULL_SAMPLING)
-    return {
-        **world.captions("one_encoder", captioner),
-        **pictures,
-        "own_reconstruction_f1": pictures["reconstruction_f1"],
     }
 
 
 def guidance(world: World) -> Result:
     """Pictures by guidance, from embeddings and from the true sentence; half of the test scenes."""
-    stage1 = world.full_stage1()
+    stage1, count = world.full_stage1(), len(list(world.data.subset.glob("*.png")))
     result: Result = {}
-    for scale in (1.0, GUIDANCE, 2.0, 3.0, 4.0):
+    for scale in (1.0, GUIDANCE, 2.0, 3.0):
         folder = world.out / "measured" / f"guidance_{scale:g}"
         sampling = Sampling(guidance=scale, extractor="vision_tower")
         measured = measured_pictures(stage1, world.data.subset, folder, sampling)
         result[f"reconstruction_f1_at_{scale:g}"] = measured["reconstruction_f1"]
-        result[f"sentence_f1_at_{scale:g}"] = sentences(world.out, scale, SENTENCES // 2)["f1"]
+        result[f"sentence_f1_at_{scale:g}"] = sentences(world.out, scale, count)["f1"]
     return result
 
 
@@ -149,34 +138,49 @@ def _base(world: World, seed: int) -> Result:
     name = _seeded("base", seed)
     stage1 = world.short_stage1(name, {"seed": seed})
     captioner = world.short_stage2(name, stage1, {"seed": seed})
-    before, after = world.pictures(name, stage1), world.after_stage2(name, stage1, captioner)
-    return {**world.captions(name, captioner), **before, **after}
+    unseen = measured_captions(captioner, world.data.unseen, world.out / "measured" / f"{name}_unseen")
+    pictures = world.pictures(name, stage1)
+    return {**world.captions(name, captioner), **pictures, "unseen_caption_f1": unseen["caption_f1"]}
 
 
 def _seeded(name: str, seed: int) -> str:
     return name if seed == SEEDS[0] else f"{name}_seed{seed}"
 
 
-def _of_stage2(name: str, start: Callable[[World], Path], settings: Settings) -> Callable[[World], Result]:
-    """Stage 2 with other settings: the best of the rates by validation loss with the first seed, then all seeds."""
+@dataclass(frozen=True)
+class Arm:
+    """An arm of stage 2, at the rates that are its best by validation loss with the first seed.
 
-    def row(world: World) -> Result:
-        stage1 = start(world)
+    start: makes the stage-1 model that it starts from. search: the rates that are tried. seeds: of the best one's runs.
+    """
 
-        def trained(rate: float, seed: int) -> Path:
-            run = _seeded(f"{name}_lr{rate:g}", seed)
-            return world.short_stage2(run, stage1, {**settings, "lr": rate, "seed": seed})
+    name: str
+    start: Callable[[World], Path]
+    settings: Settings
+    search: Sequence[Settings] = FROZEN_SEARCH
+    seeds: Sequence[int] = SEEDS[:1]
 
-        losses = {rate: validation_loss(trained(rate, SEEDS[0])) for rate in RATES}
-        best = min(losses, key=lambda rate: losses[rate])
-        measured = mean_and_range(world.captions(_seeded(name, seed), trained(best, seed)) for seed in SEEDS)
-        return {**measured, "lr": best, "validation_loss": losses[best]}
+    def train(self, world: World, tried: Settings, seed: int, more: Settings | None = None) -> Path:
+        """Train with some of the rates."""
+        values = "_".join(f"{key}{value:g}" for key, value in tried.items() if isinstance(value, float))
+        given = {**self.settings, **tried, **(more or {}), "seed": seed}
+        return world.short_stage2(_seeded(f"{self.name}_{values}", seed), self.start(world), given)
 
-    return row
+    def best(self, world: World) -> Settings:
+        """The rates with the least validation loss."""
+        return min(self.search, key=lambda tried: validation_loss(self.train(world, tried, SEEDS[0])))
+
+    def row(self, world: World) -> Result:
+        """Captions of the best one, all seeds."""
+        best = self.best(world)
+        runs = {seed: self.train(world, best, seed) for seed in self.seeds}
+        measured = mean_and_range(world.captions(_seeded(self.name, seed), run) for seed, run in runs.items())
+        numbers = {key: value for key, value in best.items() if isinstance(value, float)}
+        return {**measured, **numbers, "validation_loss": validation_loss(runs[self.seeds[0]])}
 
 
 def _untrained(world: World) -> Path:
-    """A stage 1 that has learned nothing: one step at a rate of nothing, so that what reads regions is whitened."""
+    """A stage 1 that has learned nothing: one step at next to no rate, so that what reads regions is whitened."""
     return world.short_stage1("untrained", {"num_steps": 1, "lr": 1e-12})
 
 
@@ -184,49 +188,52 @@ def _trained(world: World) -> Path:
     return world.short_stage1()
 
 
-def published_stage1(optimizer: str) -> Callable[[World], Result]:
-    """Stage 1 with learned queries and BART, as published, for as many steps, at the better of two rates."""
+def of_stage1(name: str, settings: Settings, rates: tuple[float, ...]) -> Callable[[World], Result]:
+    """Stage 1 of the quickstart with other settings: the best of the rates by validation loss."""
 
     def row(world: World) -> Result:
         def trained(rate: float) -> Path:
-            settings = {**AS_PUBLISHED, "optimizer": optimizer, "lr": rate}
-            return world.short_stage1(f"published_{optimizer}_lr{rate:g}", settings)
+            return world.short_stage1(f"{name}_lr{rate:g}", {**settings, "lr": rate})
 
-        losses = {rate: validation_loss(trained(rate)) for rate in PUBLISHED_RATES}
+        losses = {rate: validation_loss(trained(rate)) for rate in rates}
         best = min(losses, key=lambda rate: losses[rate])
-        name = f"published_{optimizer}"
         return {**world.pictures(name, trained(best)), "lr": best, "validation_loss": losses[best]}
 
     return row
 
 
-def adamw(world: World) -> Result:
-    """Stage 1 of the quickstart by AdamW, at the better of two rates."""
-    losses = {
-        rate: validation_loss(world.short_stage1(f"adamw_lr{rate:g}", {"optimizer": "adamw", "lr": rate}))
-        for rate in (3e-3, 6e-3)
-    }
-    best = min(losses, key=lambda rate: losses[rate])
-    stage1 = world.short_stage1(f"adamw_lr{best:g}", {"optimizer": "adamw", "lr": best})
-    return {**world.pictures("adamw", stage1), "lr": best, "validation_loss": losses[best]}
+def encoder_trains(world: World) -> Result:
+    """Stage 2 trains the encoder too, from its first step: its captions, and what is left of its pictures."""
+    best = ENCODER_TRAINS.best(world)
+    captioner = ENCODER_TRAINS.train(world, best, SEEDS[0])
+    return {**ENCODER_TRAINS.row(world), **world.after_stage2("encoder_trains", world.short_stage1(), captioner)}
 
 
 def denoising_kept(world: World) -> Result:
-    """All of stage 2 trains, and the denoising loss stays on beside the caption loss."""
-    stage1 = world.short_stage1()
-    captioner = world.short_stage2("denoising_kept", stage1, {"diffusion_weight": WEIGHT})
-    result = {**world.captions("denoising_kept", captioner), **world.pictures("base", stage1)}
-    return {**result, **world.after_stage2("denoising_kept", stage1, captioner)}
+    """The same with the denoising loss beside the caption loss."""
+    best, stage1 = ENCODER_TRAINS.best(world), world.short_stage1()
+    captioner = world.short_stage2("denoising_kept", stage1, {**ALL_TRAINS, **best, "diffusion_weight": WEIGHT})
+    return {
+        **world.captions("denoising_kept", captioner),
+        **world.after_stage2("denoising_kept", stage1, captioner),
+    }
+
+
+def without_stage1_matched(world: World) -> Result:
+    """Without stage 1, for as many samples as both stages see, at the rates that are best for stage 2's steps."""
+    more: Settings = {"total_steps": MATCHED_STEPS}
+    arm = Arm("without_stage1_matched", _untrained, {**ALL_TRAINS, **more}, [WITHOUT_STAGE1.best(world)])
+    return arm.row(world)
 
 
 def rows_kept(world: World) -> Result:
     """F1 of captions and of pictures by the number of rows that are read, where both stages had nested dropout."""
     settings: Settings = {"nested_dropout": NESTED}
     stage1 = world.short_stage1("nested", settings)
-    captioner = world.short_stage2("nested", stage1, settings)
+    captioner = world.short_stage2("nested", stage1, {**ALL_TRAINS, **settings, "encoder_lr": 2e-3})
     plain, plain_captioner = world.short_stage1(), world.short_stage2("base", world.short_stage1())
     result: Result = {}
-    for rows in range(1, 11):
+    for rows in ROWS_KEPT:
         for name, model, reader in (("nested", stage1, captioner), ("plain", plain, plain_captioner)):
             folder = world.out / "measured" / f"rows_{name}_{rows}"
             captions = measured_captions(reader, world.data.subset, folder, first_queries=rows)
@@ -267,30 +274,33 @@ def composed(world: World) -> Result:
     return {**compose(CompositionConfig(ckpt_dir=str(world.full_stage1()), out=str(out)))}
 
 
-# In the order of the table: the one encoder that both captions and reconstructs comes first.
+ENCODER_TRAINS = Arm("encoder_trains", _trained, ALL_TRAINS, SEARCH)
+MLP_ALONE = Arm("mlp_alone", _trained, {"train": "[mlp]"})
+RATE_SEARCH = Arm("rate_search", _trained, {}, seeds=SEEDS)
+WITHOUT_STAGE1 = Arm("without_stage1", _untrained, ALL_TRAINS, SEARCH, SEEDS)
+# In the order of the table.
 ROWS: dict[str, tuple[str, Callable[[World], Result]]] = {
-    "one_encoder": ("one encoder: full recipe, denoising loss kept on in stage 2", one_encoder),
-    "full": ("full recipe", full),
+    "full": ("full recipe, one encoder for captions and pictures", full),
     "family": ("the frozen parts", of_the_family),
     "guidance": ("reconstruction by guidance", guidance),
     "composition": ("two pictures' embeddings, joined", composed),
-    "base": ("the quickstart's recipe", base),
-    "at_once": ("the same, rate of stage 2 searched", _of_stage2("at_once", _trained, {})),
-    "encoder_waits": (
-        "the encoder stays as stage 1 left it",
-        _of_stage2("encoder_waits", _trained, {"train": "[mlp,llm]"}),
-    ),
-    "mlp_alone": ("stage 2 trains the MLP alone", _of_stage2("mlp_alone", _trained, {"train": "[mlp]"})),
-    "without_stage1": ("without stage 1, as many steps of stage 2", _of_stage2("without_stage1", _untrained, {})),
-    "without_stage1_matched": (
-        "without stage 1, as many samples as both stages see",
-        _of_stage2("without_stage1_matched", _untrained, {"total_steps": MATCHED_STEPS}),
-    ),
-    "denoising_kept": (f"stage 2 with diffusion_weight={WEIGHT:g}", denoising_kept),
+    "base": ("the quickstart's recipe, three seeds of both stages", base),
+    "rate_search": ("the same on one stage 1, three seeds, rates searched", RATE_SEARCH.row),
+    "mlp_alone": ("stage 2 trains the MLP alone", MLP_ALONE.row),
+    "encoder_trains": ("stage 2 trains the encoder too", encoder_trains),
+    "denoising_kept": (f"the same with diffusion_weight={WEIGHT:g}", denoising_kept),
+    "without_stage1": ("without stage 1, as many steps of stage 2, three seeds", WITHOUT_STAGE1.row),
+    "without_stage1_matched": ("without stage 1, as many samples as both stages see", without_stage1_matched),
     "rows_kept": ("F1 by rows kept", rows_kept),
-    "adamw": ("stage 1 by AdamW", adamw),
-    "published_muon": ("stage 1 with 32 learned queries and BART alone", published_stage1("muon")),
-    "published": ("the same by AdamW", published_stage1("adamw")),
+    "adamw": ("stage 1 by AdamW", of_stage1("adamw", {"optimizer": "adamw"}, ADAMW_RATES)),
+    "published_muon": (
+        "stage 1 with 32 learned queries and BART alone",
+        of_stage1("published_muon", AS_PUBLISHED, PUBLISHED_RATES),
+    ),
+    "published": (
+        "the same by AdamW",
+        of_stage1("published", {**AS_PUBLISHED, "optimizer": "adamw"}, PUBLISHED_RATES),
+    ),
     "own_tasks_tower": ("tower trained by Florence's own tasks alone", own_tasks_tower),
     "smollm2": ("full stage 1, SmolLM2-135M instead of the tiny Qwen2, encoder frozen", smollm2),
 }

@@ -90,7 +90,9 @@ class OptimConfig:
     dropout: float | None = model_option(
         None, "dropout of every trained part; null keeps what the components' configs have"
     )
-
+    keep_results: int = optim_option(
+        0, "images whose latents and image tokens each process keeps in memory; pays where a small set is seen again"
+    )
     nested_dropout: float = optim_option(
         0.0, "share of forward passes in which only the first embeddings are used, a random number of them"
     )
@@ -105,6 +107,7 @@ class OptimConfig:
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "give a decay in [0, 1), as 0.9999")
         if self.lr_schedule_steps is not None:
             require(self.lr_schedule_steps >= 1, "lr_schedule_steps", self.lr_schedule_steps, "give null or at least 1")
+        require(self.keep_results >= 0, "keep_results", self.keep_results, "give 0 or more")
         require(0 <= self.nested_dropout <= 1, "nested_dropout", self.nested_dropout, "give a share from 0 to 1")
         if self.dropout is not None:
             require(0 <= self.dropout < 1, "dropout", self.dropout, "give null or a share in [0, 1)")

@@ -54,9 +54,6 @@ class Stage1Config(RunConfig, OptimConfig, DataConfig):
     noise_draws: int = optim_option(
         1, "noisy versions of each image in a step, which read one encoding; the paper's is 1"
     )
-    keep_results: int = optim_option(
-        0, "images whose latents and image tokens each process keeps in memory; pays where a small set is seen again"
-    )
     conditioning_dropout: float = optim_option(
         0.0, "share of samples trained on the empty prompt instead; not the paper's"
     )
@@ -89,7 +86,6 @@ class Stage1Config(RunConfig, OptimConfig, DataConfig):
         for key in ("num_steps", "global_batch_size", "num_queries", "decoder_resolution", "encoder_resolution"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
         require(self.noise_draws >= 1, "noise_draws", self.noise_draws, "give at least 1")
-        require(self.keep_results >= 0, "keep_results", self.keep_results, "give 0 or more")
         require(
             not self.keep_results or self.train != "all", "keep_results", self.keep_results,
             "the vision tower trains, so its results change: set keep_results=0",

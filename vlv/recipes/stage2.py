@@ -54,6 +54,7 @@ def train(config: Stage2Config) -> Path | None:
     from vlv.data.captions import CaptionTokenizer
     from vlv.data.preparation import SamplePreparation
     from vlv.inference.validation import CaptionSamples
+    from vlv.kept_results import KeptResults
     from vlv.recipes.training_run import StageParts, TrainingRun
     from vlv.training.state import TrainState
 
@@ -63,6 +64,10 @@ def train(config: Stage2Config) -> Path | None:
     # Weights that are there already, of another model or of this run, would be lost.
     if config.projector_init == "whitened" and config.initial_checkpoint is None and run.resumed is None:
         start_projector(model, run.accelerator, run.loader(TrainState(), prepare))
+    if config.keep_results:
+        model.encoder.kept_results = KeptResults(config.keep_results)
+        if decoder is not None:
+            decoder.kept_results = KeptResults(config.keep_results)
     samples = CaptionSamples(run.validation_samples, model)
     weights = run.fit(objective, StageParts(prepare, model.origin, samples, part_lrs=part_lrs(config)))
 

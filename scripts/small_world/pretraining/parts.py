@@ -89,12 +89,9 @@ def build(name: str, out: Path, work: Path, seed: int, latent_scenes: int) -> Pa
     if name == "unet":
         return _unet(architecture.build_unet(), sd, latents, seed)
     unet: Any = UNet2DConditionModel.from_pretrained(sd / "unet", torch_dtype=torch.float32)
-    if name == "unet_refine":  # the same again, from the first one's end
-        return _unet(unet, sd, latents, seed + 1)
-    if name == "unet_colors":
-        return _unet(unet, sd, latents, seed + 2, late_share=0.3, drift_share=0.5)
-    assert name == "unet_finish", name
-    return _unet(unet, sd, latents, seed + 3, late_share=0.3, drift_share=0.5, foreground_weight=4.0)
+    assert name in ("unet_finish", "unet_longer"), name
+    again = 3 if name == "unet_finish" else 4
+    return _unet(unet, sd, latents, seed + again, late_share=0.3, drift_share=0.5, foreground_weight=4.0)
 
 
 def _vae(vae: Any, folder: Path) -> Part:

@@ -92,7 +92,7 @@ class TextSamples:
 
     def __init__(self, tokenizer: Any, split: Split | None = None) -> None:
         self.tokenizer = tokenizer
-        self.split = split
+        self.split: Split | None = split
 
     def __call__(self, number: int) -> Sample:
         scene = scene_of(number, self.split)
@@ -109,7 +109,7 @@ def latent_picture(number: int, recolored: bool = False) -> Image.Image:
     scenes = make_halves(number) if is_of_halves(number) else (make_component_scene(number),)
     if recolored:
         scenes = tuple(recolor(scene, number) for scene in scenes)
-    return render_halves(*scenes, number) if len(scenes) == 2 else render(*scenes, number)
+    return render_halves(scenes[0], scenes[1], number) if len(scenes) == 2 else render(scenes[0], number)
 
 
 class LatentSamples:
@@ -156,7 +156,7 @@ class TaskSamples:
 
     def __init__(self, tokenizer: Any, split: Split | None = None) -> None:
         self.tokenizer = tokenizer
-        self.split = split
+        self.split: Split | None = split
 
     def __call__(self, number: int) -> Sample:
         scene = scene_of(number, self.split)
@@ -191,7 +191,7 @@ class DocumentSamples:
 
     def __init__(self, tokenizer: Any, split: Split | None = None) -> None:
         self.tokenizer = tokenizer
-        self.split = split
+        self.split: Split | None = split
 
     def __call__(self, number: int) -> Sample:
         scene = scene_of(number, self.split)
