@@ -13,7 +13,7 @@ from scripts.small_world.pretraining import architecture, objectives, parts, sam
 from vlv.shapes.describe import PLACES, annotate, describe
 from vlv.shapes.render import render
 from vlv.shapes.runs import FAMILY
-from vlv.shapes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, SPLITS, make_scene
+from vlv.shapes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, SPLITS, make_component_scene, make_scene
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_a_document_tells_one_scene_twice(tokenizers):
         assert ids[-1] == tokenizer.eos_token_id
         end = ids.index(tokenizer.eos_token_id)
         first, second = tokenizer.decode(ids[:end]), tokenizer.decode(ids[end + 1 : -1])
-        scene = make_scene("train", number)
+        scene = make_component_scene(number)
         assert second == annotate(scene, number)
         background, *sentences = first.rstrip(".").split(". ")
         assert background == f"A {scene.background} background"
@@ -120,7 +120,7 @@ def test_each_objective_can_be_learned(tokenizers, name):
     frozen = {key: value.clone() for key, value in objective.named_parameters() if not value.requires_grad}
     optimizer = torch.optim.AdamW(trained, lr=2e-3)
     losses = []
-    for _ in range(12):
+    for _ in range(16):
         loss = objective(batch)["loss"] / 4
         optimizer.zero_grad()
         loss.backward()
@@ -150,8 +150,8 @@ def test_saved_latents_have_unit_variance_and_the_round_trip_is_as_before(tmp_pa
         posterior = vae.encode(pixels).latent_dist
         latents = posterior.mean + posterior.std * noise
         after = vae.decode(latents).sample
-    assert torch.allclose(before, after, atol=1e-2)  # saving rounds to fp16
-    assert torch.allclose(latents.std((0, 2, 3)), torch.ones(16), atol=0.05)
+    assert torch.allclose(before, after, atol=3e-2)  # of a spread of 0.3; saving rounds to fp16
+    assert torch.allclose(latents.std((0, 2, 3)), torch.ones(24), atol=0.05)
     assert latents.mean((0, 2, 3)).abs().max() < 0.1
     assert posterior.mean[:, 0].std() < 0.1  # noise is not blown up into signal
 
@@ -221,10 +221,10 @@ def test_the_foreground_covers_every_shape_and_leaves_empty_places():
         scene = make_scene("train", number)
         pixels = samples.to_pixels(render(scene, number)).float()
         shape = (pixels - torch.tensor(BACKGROUNDS[scene.background])[:, None, None]).abs().amax(0) > 8
-        mask = samples.foreground(scene, 8, 8)[0]
-        covered = mask.repeat_interleave(8, 0).repeat_interleave(8, 1).bool()
+        mask = samples.foreground(scene, 6, 6)[0]
+        covered = mask.repeat_interleave(16, 0).repeat_interleave(16, 1).bool()
         assert (shape & ~covered).sum() <= 0.02 * shape.sum()
-        assert mask.mean() <= 16 / 64 * len(scene.items)  # at most 4x4 of the 8x8 latents for each
+        assert mask.mean() <= 4 / 36 * len(scene.items) + 1e-6  # 2x2 of the 6x6 latents for each
 
 
 def test_a_part_is_written_once(tmp_path, capsys):
