@@ -72,7 +72,10 @@ class ParquetSource:
         image = self._image_of(table.column(self._image)[row])
         if self._caption is None:
             return RawSample(image, None)
-        caption = table.column(self._caption)[row].as_py()
+        try:
+            caption = table.column(self._caption)[row].as_py()
+        except UnicodeDecodeError:  # writers are not held to it, and a reader sees it at the single value
+            raise BadSample("the caption is not UTF-8") from None
         if caption is None:
             raise BadSample("the caption is missing")
         return RawSample(image, caption)

@@ -57,13 +57,24 @@ class SamplePreparation:
         self.max_image_pixels = max_image_pixels
 
     def __call__(self, position: int, name: str, read: Callable[[], RawSample]) -> PreparedSample:
-        """Read and prepare one sample; a BadSample gives an empty one with its reason in `error`."""
+        """Read and prepare one sample; whatever goes wrong with it gives an empty one with the reason in `error`.
+
+        Only a lack of memory is raised: it says nothing about the sample.
+        """
         try:
             sample = read()
             pixels = self._process(decode_image(sample.image, self.max_image_pixels))
             caption_ids = self._tokenize(sample.caption)
         except BadSample as reason:
             return self.empty(position, name, str(reason))
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            # One sample of millions must not end a run, and every resume of it: what no reader foresaw is named as
+            # such. A fault of the code's own shows all the same, as it makes more than max_bad_share bad.
+            return self.empty(
+                position, name, f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            )
         return PreparedSample(
             decoder_pixels=pixels["decoder_pixels"],
             encoder_pixels=pixels["encoder_pixels"],

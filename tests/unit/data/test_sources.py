@@ -67,6 +67,12 @@ def test_folder_with_useless_captions(folder, captions, match):
         pair_folder(folder, captions)
 
 
+def test_folder_with_a_caption_that_is_no_text(folder):
+    """It is a matter of one sample: the others are read, and an odd name is a caption without an image."""
+    source = pair_folder(folder, '{"a.jpg": "\\ud800", "b.png": "fine", "\\ud800.png": "x"}')
+    assert [source.read(index).caption for index in range(len(source))] == ["\ud800", "fine"]
+
+
 def test_folder_with_a_broken_caption_line(folder):
     with pytest.raises(ValueError, match="line 2 is not valid JSON"):
         pair_folder(folder, '{"image": "a.jpg", "caption": "a"}\n{\n', "captions.jsonl")
@@ -248,6 +254,16 @@ def test_parquet_columns(tmp_path, columns, match):
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     with pytest.raises(ValueError, match=match):
         open_source(str(tmp_path), SourceSettings(captions=True))
+
+
+def test_parquet_caption_that_is_not_utf8(tmp_path):
+    captions = pa.array([b"fine", b"\xff\xfe"]).cast(pa.binary())
+    texts = pa.StringArray.from_buffers(2, *captions.buffers()[1:])
+    pq.write_table(pa.table({"image": [b"x"] * 2, "caption": texts}), tmp_path / "x.parquet")
+    source = open_source(str(tmp_path), SourceSettings(captions=True))
+    assert source.read(0).caption == "fine"
+    with pytest.raises(BadSample, match="the caption is not UTF-8"):
+        source.read(1)
 
 
 def test_parquet_that_is_none(tmp_path):
