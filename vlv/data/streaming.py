@@ -7,31 +7,39 @@ reads past n samples. Copy the shards to a disk where there is room.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias
+from itertools import groupby
+from typing import NamedTuple, TypeAlias
 
 from torch.utils.data import DataLoader, IterableDataset
 from webdataset import filters
-from webdataset.pipeline import DataPipeline
-from webdataset.shardlists import SimpleShardList, expand_urls
-from webdataset.tariterators import tarfile_to_samples
+from webdataset.shardlists import expand_urls
+from webdataset.tariterators import tar_file_expander, url_opener
 
 from vlv.batch import Batch
 from vlv.data.dataset import start_worker
-from vlv.data.formats import IMAGE_EXTENSIONS
+from vlv.data.files import display_name
 from vlv.data.order import permutation
+from vlv.data.pairing import is_sample_file, pair_names, webdataset_key
 from vlv.data.preparation import PreparedSample, SamplePreparation
-from vlv.data.sample import BadSample, RawSample
-from vlv.data.tar_shards import caption_field
+from vlv.data.sample import RawSample
+from vlv.data.tar_shards import caption_text
 
 _log = logging.getLogger(__name__)
-_Sample: TypeAlias = dict[str, str | bytes]  # a webdataset sample: members by extension, and "__key__", "__url__"
+_Member: TypeAlias = dict[str, str | bytes]  # webdataset's: "fname", "data" and "__url__", or nothing at a shard's end
+
+
+class _StreamSample(NamedTuple):
+    url: str
+    name: bytes
+    image: bytes
+    caption: bytes
+    caption_kind: int
 
 
 @dataclass(frozen=True)
@@ -89,14 +97,14 @@ class StreamedDataset(IterableDataset[Batch]):
             # One micro-batch is decoded while the next is read: Pillow decodes outside of Python's lock.
             ahead: list[Future[PreparedSample]] = []
             for positions in self._micro_batches:
-                coming = [pool.submit(self._sample, *sample) for sample in _take(samples, positions)]
+                coming = [pool.submit(self._prepared, *sample) for sample in _take(samples, positions)]
                 if ahead:
                     yield self._prepare.collate([sample.result() for sample in ahead])
                 ahead = coming
             if ahead:
                 yield self._prepare.collate([sample.result() for sample in ahead])
 
-    def _endless(self) -> Iterator[_Sample]:
+    def _endless(self) -> Iterator[_StreamSample]:
         epoch = 0
         while True:  # positions count over epochs, as they do in an order; the stream is opened anew for each
             sample = None
@@ -109,34 +117,23 @@ class StreamedDataset(IterableDataset[Batch]):
                 )
             epoch += 1
 
-    def _epoch(self, epoch: int, window: int) -> Iterator[_Sample]:
+    def _epoch(self, epoch: int, window: int) -> Iterator[_StreamSample]:
         urls = [self._urls[n] for n in permutation(len(self._urls), self._settings.seed, epoch, 0)]
-        pipeline = DataPipeline(
-            SimpleShardList(urls),
-            tarfile_to_samples(handler=_warn_and_continue),
-            filters.select(_image_key),
-            # initial: by default it gives samples once 100 are there, the first nearly in their order.
-            filters.shuffle(window, initial=window, rng=random.Random(f"{self._settings.seed} {epoch}")),
-        )
-        yield from pipeline
+        streams = url_opener(({"url": url} for url in urls), handler=_warn_and_continue)
+        samples = _pair(tar_file_expander(streams, handler=_warn_and_continue))
+        # initial: by default it gives samples once 100 are there, the first nearly in their order.
+        shuffle = filters.shuffle(window, initial=window, rng=random.Random(f"{self._settings.seed} {epoch}"))
+        yield from shuffle(samples)
 
-    def _sample(self, position: int, sample: _Sample) -> PreparedSample:
-        shard = re.findall(r"[^/\s?]+\.tar", str(sample["__url__"]))
-        key = _image_key(sample)
-        name = "/".join([*shard[-1:], f"{sample['__key__']}.{key}"])
-        return self._prepare(position, name, lambda: RawSample(_content(sample, key), self._caption(sample)))
+    def _prepared(self, position: int, sample: _StreamSample) -> PreparedSample:
+        shard = re.findall(r"[^/\s?]+\.tar", sample.url)
+        name = "/".join([*shard[-1:], display_name(sample.name)])
+        return self._prepare(position, name, lambda: RawSample(sample.image, self._caption(sample)))
 
-    def _caption(self, sample: _Sample) -> str | None:
+    def _caption(self, sample: _StreamSample) -> str | None:
         if self._prepare.caption_tokenizer is None:
             return None
-        try:
-            if "txt" in sample:
-                return _content(sample, "txt").decode("utf-8-sig").strip()
-            if "json" in sample:
-                return caption_field(json.loads(sample["json"]), self._settings.caption_column)
-        except ValueError as error:
-            raise BadSample(f"the caption is damaged: {error}") from None
-        raise BadSample("no .txt or .json caption has the image's key")
+        return caption_text(sample.caption_kind, sample.caption, self._settings.caption_column)
 
 
 def build_stream_loader(dataset: StreamedDataset, pin_memory: bool) -> DataLoader[Batch]:
@@ -151,7 +148,7 @@ def build_stream_loader(dataset: StreamedDataset, pin_memory: bool) -> DataLoade
     )
 
 
-def _take(samples: Iterator[tuple[int, _Sample]], positions: list[int]) -> Iterator[tuple[int, _Sample]]:
+def _take(samples: Iterator[tuple[int, _StreamSample]], positions: list[int]) -> Iterator[tuple[int, _StreamSample]]:
     """Read on to each of the positions; what lies between belongs to others."""
     wanted = iter(positions)
     position = next(wanted, None)
@@ -162,15 +159,36 @@ def _take(samples: Iterator[tuple[int, _Sample]], positions: list[int]) -> Itera
             position = next(wanted, None)
 
 
-def _content(sample: _Sample, key: str) -> bytes:
-    content = sample[key]
-    assert isinstance(content, bytes)  # webdataset's own entries alone are strings
-    return content
+def _pair(members: Iterable[_Member]) -> Iterator[_StreamSample]:
+    """Pair images with captions, as an index does, among neighbours of one webdataset key."""
+    for (url, _), group in groupby(filter(_is_sample_member, members), _shard_and_key):
+        found = list(group)
+        names = [_name(member) for member in found]
+        pairing = pair_names(names)
+        if pairing.left_out:
+            left_out = ", ".join(display_name(names[place]) for place in pairing.left_out)
+            _log.warning("%s: left out, as another image has the key: %s", url, left_out)
+        for pair in pairing.pairs:
+            caption = b"" if pair.caption is None else _data(found[pair.caption])
+            yield _StreamSample(url, names[pair.image], _data(found[pair.image]), caption, pair.kind)
 
 
-def _image_key(sample: _Sample) -> str:
-    """Return the first key that is an image's extension, or ""."""
-    return next((key for key in sample if key.rpartition(".")[2] in IMAGE_EXTENSIONS), "")
+def _is_sample_member(member: _Member) -> bool:
+    return "fname" in member and is_sample_file(_name(member))  # webdataset marks a shard's end by an empty member
+
+
+def _shard_and_key(member: _Member) -> tuple[str, bytes]:
+    return str(member["__url__"]), webdataset_key(_name(member))
+
+
+def _name(member: _Member) -> bytes:
+    return str(member["fname"]).encode("utf-8", "surrogateescape")
+
+
+def _data(member: _Member) -> bytes:
+    data = member["data"]
+    assert isinstance(data, bytes)  # webdataset's name and URL alone are strings
+    return data
 
 
 def _warn_and_continue(error: Exception) -> bool:

@@ -14,11 +14,12 @@ import pyarrow as pa
 
 from vlv.data.files import display_name
 from vlv.data.formats import DataFiles, SourceSettings, accepted
+from vlv.data.pairing import CAPTION_JSON, CAPTION_NONE, CAPTION_SEVERAL, CAPTION_TEXT
 from vlv.data.sample import BadSample, RawSample
-from vlv.data.tar_index import CAPTION_JSON, CAPTION_NONE, ShardIndex, index_shards
+from vlv.data.tar_index import ShardIndex, index_shards
 
 _OPEN_FILES = 64  # shards kept open by each process; a pool of the order spans fewer
-_NAMED = 5  # damaged shards that a warning names; there may be thousands
+_NAMED = 5  # damaged shards, or images left out, that a warning names; there may be thousands
 _log = logging.getLogger(__name__)
 
 
@@ -68,17 +69,28 @@ class TarSource:
         return data
 
     def _caption(self, path: str, index: int) -> str:
-        kind = self._spans["caption_kind"][index]
-        if kind == CAPTION_NONE:
-            raise BadSample("no .txt or .json caption has the image's key")
-        data = self._member(path, index, "caption")
-        try:
-            text = data.decode("utf-8-sig")
-            return caption_field(json.loads(text), self._caption_field) if kind == CAPTION_JSON else text.strip()
-        except UnicodeDecodeError:
-            raise BadSample("the caption is not UTF-8") from None
-        except json.JSONDecodeError as error:
-            raise BadSample(f"the .json caption is damaged: {error}") from None
+        kind = int(self._spans["caption_kind"][index])
+        data = self._member(path, index, "caption") if kind in (CAPTION_TEXT, CAPTION_JSON) else b""
+        return caption_text(kind, data, self._caption_field)
+
+
+def caption_text(kind: int, data: bytes, field: str) -> str:
+    """Return the caption in a .txt or .json member.
+
+    Raises:
+        BadSample: there is none, or two that may be meant, or it is damaged.
+    """
+    if kind == CAPTION_NONE:
+        raise BadSample("no .txt or .json caption has the image's key")
+    if kind == CAPTION_SEVERAL:
+        raise BadSample("several captions have the image's key")
+    try:
+        text = data.decode("utf-8-sig")
+        return caption_field(json.loads(text), field) if kind == CAPTION_JSON else text.strip()
+    except UnicodeDecodeError:
+        raise BadSample("the caption is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise BadSample(f"the .json caption is damaged: {error}") from None
 
 
 def caption_field(record: object, field: str) -> str:
@@ -174,12 +186,16 @@ def _warn_of_shards(path: str, shards: list[str], indexes: list[ShardIndex], cap
         if index.cut
     ]
     if damaged:
-        more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
-        named = ", ".join(damaged[:_NAMED]) + more
-        _log.warning("%s: %d of %d shards are damaged: %s", path, len(damaged), len(shards), named)
-    shared = sum(index.shared_keys for index in indexes)
-    if shared:
-        _log.warning("%s: %d images share their key (the name up to its first dot) and are left out", path, shared)
+        _log.warning("%s: %d of %d shards are damaged: %s", path, len(damaged), len(shards), _some(damaged))
+    left_out = [f"{shard}/{name}" for shard, index in zip(shards, indexes, strict=True) for name in index.left_out]
+    if left_out:
+        what = "images are left out, as another image has their key"
+        _log.warning("%s: %d %s: %s", path, len(left_out), what, _some(left_out))
     lone = sum(index.lone_captions for index in indexes)
     if lone and captions:
         _log.warning("%s: %d captions in the shards have no image", path, lone)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
