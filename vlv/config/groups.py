@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from vlv.data.formats import DataFormat
+from vlv.data.formats import MAX_IMAGE_PIXELS, DataFormat, DecodeSettings
 from vlv.settings import option, require
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -24,13 +24,24 @@ class ReadingConfig:
     """How images are read and decoded; every command reads images."""
 
     num_workers: int = data_option(4, "loader workers a process; 0 reads in the main process")
-    # Pillow's own limit, as `vlv.data.transforms` has it, whose import would load numpy and Pillow for `--help`.
-    max_image_pixels: int = data_option(178_956_970, "images with more pixels than this are skipped as absurdly large")
+    max_image_pixels: int = data_option(
+        MAX_IMAGE_PIXELS, "images with more pixels than this are skipped as absurdly large"
+    )
+    convert_profiles: bool = data_option(
+        True, "convert images with an ICC profile to sRGB; false takes their values as they are, as published"
+    )
+    read_truncated: bool = data_option(
+        True, "read JPEGs that lack at most their lowest row of blocks, and count them; false skips them"
+    )
     print_config: bool = run_option(False, "print the resolved config, each value with who gave it, and stop")
 
     def __post_init__(self) -> None:
         require(self.num_workers >= 0, "num_workers", self.num_workers, "give 0 or more")
         require(self.max_image_pixels > 0, "max_image_pixels", self.max_image_pixels, "give a positive number")
+
+    def decode_settings(self) -> DecodeSettings:
+        """How images are decoded."""
+        return DecodeSettings(self.max_image_pixels, self.convert_profiles, self.read_truncated)
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,11 @@ class DataConfig(ReadingConfig):
     data_format: DataFormat = data_option("auto", "format of the training data; auto looks at what is there")
     image_column: str = data_option("image", "parquet column, or json field, with the image")
     caption_column: str = data_option("caption", "parquet column, or json field, with the caption")
-    raw_image_size: list[int] = data_option([384, 384], "height and width of images stored as raw uint8 CHW bytes")
+    raw_image_size: list[int] | None = data_option(
+        None,
+        "parquet images that are raw uint8 pixels: [height, width] of channels-first ones, or the whole shape such as "
+        "[384, 384, 3]; null where there are none",
+    )
     shuffle_window: int = data_option(
         8192, "samples: permuted shards are pooled until they hold this many, then shuffled"
     )
@@ -53,7 +68,10 @@ class DataConfig(ReadingConfig):
         super().__post_init__()
         require(self.shuffle_window >= 1, "shuffle_window", self.shuffle_window, "give at least 1 sample")
         require(0 < self.max_bad_share <= 1, "max_bad_share", self.max_bad_share, "give a share above 0, at most 1")
-        require(len(self.raw_image_size) == 2, "raw_image_size", self.raw_image_size, "give [height, width]")
+        raw = self.raw_image_size
+        advice = "give [height, width], [3, height, width], [height, width, 3] or null"
+        is_shape = raw is None or len(raw) == 2 or (len(raw) == 3 and 3 in (raw[0], raw[2]))
+        require(is_shape, "raw_image_size", raw, advice)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,14 +18,15 @@ from vlv.data.sample import BadSample, RawSample
 
 _MIN_CACHE = 1 << 30  # bytes: a small dataset's row groups all stay, whatever the window
 _NOTED_CACHE = 2 << 30  # bytes for each worker from which a user should know
-# Long enough that raw pixels cannot start so by chance; BMP's two letters are not.
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\x93NUMPY", b"GIF89a", b"GIF87a")
-_SHORT_SIGNATURES = (b"BM", b"RIFF", b"II*\0", b"MM\0*")
+# JPEG, PNG, .npy, GIF, WebP, TIFF, AVIF and its kin, JPEG 2000. BMP's two letters alone could be pixels.
+_FILE = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|\x93NUMPY|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|....ftyp|\0\0\0\x0cjP  ", re.DOTALL
+)
 _log = logging.getLogger(__name__)
 
 
 class ParquetSource:
-    """Rows of parquet files. The image is encoded bytes, {bytes, path}, raw uint8 CHW bytes, or .npy bytes.
+    """Rows of parquet files. The image is encoded bytes, {bytes, path}, raw uint8 bytes, or .npy bytes.
 
     A row is read by decoding its row group, which stays in memory while the order is around it: in each
     process, up to the decoded size of `pool_samples` rows.
@@ -39,7 +41,7 @@ class ParquetSource:
         self._files = [os.fsdecode(name) for name in files.names.to_pylist()]
         self._root = files.root
         self._image, self._caption = settings.image_column, caption_column(settings)
-        self._raw_size = settings.raw_image_size
+        self._raw_shape = settings.raw_image_shape
         with ThreadPoolExecutor(settings.num_workers or min(16, os.cpu_count() or 1)) as pool:
             sizes, weights = zip(*pool.map(self._read_footer, self._files), strict=True)
         groups = [len(per_file) for per_file in sizes]
@@ -141,7 +143,7 @@ class ParquetSource:
             raise BadSample(self._broken[group]) from None
 
     def _image_of(self, cell: pa.Scalar) -> bytes | np.ndarray:
-        """Turn an image cell into file bytes, or into uint8 [3, H, W] where its length says that it is raw."""
+        """Turn an image cell into file bytes, or into uint8 CHW or HWC where the settings say that it is raw."""
         if pa.types.is_struct(cell.type):
             if not cell.is_valid or not cell["bytes"].is_valid:
                 raise BadSample("the image bytes are missing (the row has a path at most)")
@@ -149,13 +151,23 @@ class ParquetSource:
         if not cell.is_valid:
             raise BadSample("the image is missing")
         data = cell.as_py()
-        height, width = self._raw_size
-        if len(data) == 3 * height * width and not data.startswith(_SIGNATURES):
-            return np.frombuffer(data, dtype=np.uint8).reshape(3, height, width)
+        if _is_file(data):
+            return data
+        if self._raw_shape is not None and len(data) == math.prod(self._raw_shape):
+            return np.frombuffer(data, dtype=np.uint8).reshape(self._raw_shape)
         side = math.isqrt(len(data) // 3)
-        if data and len(data) == 3 * side * side and not data.startswith(_SIGNATURES + _SHORT_SIGNATURES):
-            raise BadSample(f"no image file; raw pixels of {side} x {side} need raw_image_size=[{side},{side}]")
+        if data and len(data) == 3 * side * side:
+            raise BadSample(
+                f"no image file; raw pixels of {side} x {side} need raw_image_size=[{side},{side}], or "
+                f"[{side},{side},3] where the channels come last"
+            )
         return data
+
+
+def _is_file(data: bytes) -> bool:
+    """Whether the first bytes are those of an image file, or of .npy."""
+    is_bmp = data.startswith(b"BM") and int.from_bytes(data[2:6], "little") == len(data)
+    return is_bmp or _FILE.match(data) is not None
 
 
 def open_files(files: DataFiles, settings: SourceSettings) -> ParquetSource:

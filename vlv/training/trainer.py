@@ -35,6 +35,7 @@ class SampleCount(Protocol):
 
     seen: int
     bad: int
+    truncated: int  # of those that are not bad
     path: Path
 
 
@@ -193,7 +194,7 @@ class Trainer:
         window = self._window
         local_sums, counts = window.totals()
         sums, counts = self._sum_over_processes(local_sums).tolist(), counts.tolist()
-        good, bad = self._count_samples()
+        good, bad, truncated = self._count_samples()
         if not any(counts):
             raise TrainingError(self._nothing_learned())
         means = dict(zip(self._terms, term_means(sums, counts), strict=True))
@@ -213,6 +214,7 @@ class Trainer:
         metrics["train/images_per_second"] = (good - window.good_before) / elapsed
         metrics["train/data_wait_share"] = window.waited / elapsed
         metrics["train/bad_samples"] = bad
+        metrics["train/truncated_samples"] = truncated
         self.parts.logger.log(self.state.step, metrics)
         window.restart(good)
 
@@ -228,19 +230,22 @@ class Trainer:
         if metrics:
             parts.logger.log(self.state.step, metrics)
         parts.logger.message(f"saved {path}")
-        good, bad = self._count_samples()
-        if bad and parts.samples:
-            parts.logger.message(f"{bad} of {good + bad} samples could not be used; {parts.samples.path} lists them")
+        good, bad, truncated = self._count_samples()
+        if bad + truncated and parts.samples:
+            read = f", and {truncated} truncated ones were read" if truncated else ""
+            parts.logger.message(
+                f"{bad} of {good + bad} samples could not be used{read}; {parts.samples.path} lists them"
+            )
         self._window.restart(good)  # so that saving and validating do not count as slow training
 
-    def _count_samples(self) -> tuple[int, int]:
-        """Usable and bad samples over all processes, since the run's start: differences of them count."""
+    def _count_samples(self) -> tuple[int, int, int]:
+        """Usable, bad and truncated samples over all processes, since the run's start: differences of them count."""
         samples = self.parts.samples
         if samples is None:
-            return self.state.samples, 0
-        counted = torch.tensor([samples.seen - samples.bad, samples.bad], device=self.accelerator.device)
-        good, bad = self._sum_over_processes(counted).tolist()
-        return good, bad
+            return self.state.samples, 0, 0
+        own = [samples.seen - samples.bad, samples.bad, samples.truncated]
+        good, bad, truncated = self._sum_over_processes(torch.tensor(own, device=self.accelerator.device)).tolist()
+        return good, bad, truncated
 
     def _nothing_learned(self) -> str:
         samples = self.parts.samples

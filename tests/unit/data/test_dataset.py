@@ -156,7 +156,7 @@ def test_parquet_pixels_reach_the_batch(tmp_path, processor):
 
     raw = np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)
     pq.write_table(pa.table({"image": [raw.tobytes()] * 3}), tmp_path / "x.parquet")
-    source = open_source(str(tmp_path), SourceSettings(raw_image_size=(16, 16)))
+    source = open_source(str(tmp_path), SourceSettings(raw_image_shape=(3, 16, 16)))
     data = OrderedDataset(source, SampleOrder(source.shard_sizes, 0, 1), SamplePreparation(processor))
     batch = next(iter(build_loader(data, [[0, 1]], 2, False)))
     assert np.array_equal(batch["decoder_pixels"][0].numpy(), raw)

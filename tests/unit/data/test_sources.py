@@ -175,7 +175,7 @@ def test_parquet_images(tmp_path, kind):
     text = pa.large_string() if kind == "large" else pa.string()
     table = pa.table({"image": column, "caption": pa.array(["a", "b", "", None], text)})
     pq.write_table(table, tmp_path / "x.parquet", row_group_size=3)
-    source = open_source(str(tmp_path), SourceSettings(captions=True, raw_image_size=(6, 8)))
+    source = open_source(str(tmp_path), SourceSettings(captions=True, raw_image_shape=(3, 6, 8)))
     assert source.shard_sizes.tolist() == [3, 1]
     image, caption = source.read(1)
     assert caption == "b"
@@ -199,7 +199,29 @@ def test_parquet_columns_may_have_a_dot(tmp_path):
 def test_parquet_raw_pixels_of_another_size(tmp_path):
     pq.write_table(pa.table({"image": [bytes(3 * 20 * 20)]}), tmp_path / "x.parquet")
     with pytest.raises(BadSample, match=r"raw pixels of 20 x 20 need raw_image_size=\[20,20\]"):
-        open_source(str(tmp_path), SourceSettings(raw_image_size=(6, 8))).read(0)
+        open_source(str(tmp_path), SourceSettings(raw_image_shape=(3, 6, 8))).read(0)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "TIFF", "BMP", "JPEG", "PNG", "GIF", "AVIF"])
+def test_parquet_files_of_the_length_of_raw_pixels_are_files(tmp_path, kind):
+    data = encode(picture(), kind)
+    pq.write_table(pa.table({"image": [data]}), tmp_path / "x.parquet")
+    shape = (3, 1, len(data) // 3)
+    source = open_source(
+        str(tmp_path), SourceSettings(raw_image_shape=shape if len(data) % 3 == 0 else (1, 1, len(data)))
+    )
+    assert source.read(0).image == data
+
+
+def test_parquet_raw_pixels_are_read_only_as_the_settings_say(tmp_path):
+    """Channels first and channels last have one length: taken for the other, a picture is noise."""
+    last = RAW.transpose(1, 2, 0).copy()
+    pq.write_table(pa.table({"image": [last.tobytes()]}), tmp_path / "x.parquet")
+    assert np.array_equal(open_source(str(tmp_path), SourceSettings(raw_image_shape=(6, 8, 3))).read(0).image, last)
+    square = np.zeros((384, 384, 3), np.uint8)
+    pq.write_table(pa.table({"image": [square.tobytes()]}), tmp_path / "x.parquet")
+    with pytest.raises(BadSample, match=r"raw_image_size=\[384,384\], or \[384,384,3\] where the channels come last"):
+        open_source(str(tmp_path)).read(0)
 
 
 def test_parquet_files_and_nulls(tmp_path):

@@ -261,7 +261,7 @@ class Counted:
     """A loader that counts what it gives, as the data's own log does."""
 
     def __init__(self, loader, path):
-        self.loader, self.path, self.seen, self.bad = loader, path, 0, 0
+        self.loader, self.path, self.seen, self.bad, self.truncated = loader, path, 0, 0, 0
 
     def __iter__(self):
         for batch in self.loader:
@@ -300,3 +300,11 @@ def test_steps_without_a_usable_sample_end_the_run(tmp_path):
     with pytest.raises(TrainingError, match=r"no sample of the 1 steps up to 1 could be used.*bad\.jsonl lists them"):
         run(tmp_path, loader=loader, samples=loader)
     assert not list_checkpoints(tmp_path / "checkpoints")
+
+
+def test_truncated_samples_are_counted_beside_the_bad_ones(tmp_path, capsys):
+    loader = Counted(batches(0, 6, 1, 4), tmp_path / "bad.jsonl")
+    loader.truncated = 2
+    run(tmp_path, loader=loader, samples=loader)
+    assert {line["train/truncated_samples"] for line in lines(tmp_path) if "train/loss" in line} == {2}
+    assert "could not be used, and 2 truncated ones were read;" in capsys.readouterr().err
