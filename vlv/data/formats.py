@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
     from vlv.data.sample import SampleSource
 
-IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"})
+IMAGE_EXTENSIONS = frozenset(
+    {"jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "avif", "bmp", "dib", "gif", "tif", "tiff"}
+    | {"jp2", "j2k", "jpx", "jpf"}
+)
+# What lies beside data and describes it: the only files that are left out without a word.
+DESCRIPTIONS = frozenset({"txt", "json", "jsonl", "csv", "tsv", "md", "yaml", "yml", "html", "log", "xml"})
 
 # Where Pillow by default refuses an image as a decompression bomb.
 MAX_IMAGE_PIXELS = 178_956_970
@@ -119,7 +124,7 @@ FORMATS: dict[str, Format] = {
     "folder": Format(
         IMAGE_EXTENSIONS,
         "image",
-        "a folder of images (.jpg .jpeg .png .webp .bmp .gif .tif .tiff)",
+        "a folder of images (.jpg .png .webp .avif .bmp .gif .tif .jp2)",
         "vlv.data.folder",
     ),
 }

@@ -168,6 +168,8 @@ def _pair(members: Iterable[_Member]) -> Iterator[_StreamSample]:
         if pairing.left_out:
             left_out = ", ".join(display_name(names[place]) for place in pairing.left_out)
             _log.warning("%s: left out, as another image has the key: %s", url, left_out)
+        if pairing.others:
+            _log.warning("%s: left out, as it cannot be read: %s", url, display_name(names[0]))
         for pair in pairing.pairs:
             caption = b"" if pair.caption is None else _data(found[pair.caption])
             yield _StreamSample(url, names[pair.image], _data(found[pair.image]), caption, pair.kind)

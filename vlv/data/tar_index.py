@@ -50,6 +50,7 @@ class ShardIndex(NamedTuple):
     cut: str  # where and why reading ended before the archive's end; "" for a whole one
     left_out: list[str]  # names of images left out because it is not clear which sample they are
     lone_captions: int  # captions whose image is missing
+    others: dict[str, int]  # members of samples without an image, by kind
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -113,7 +114,7 @@ def index_shard(path: str) -> ShardIndex:
     columns = list(zip(*rows, strict=True)) if rows else [[] for _ in _SCHEMA]
     arrays = [pa.array(column, type=field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
     left_out = [display_name(names[place]) for place in found.left_out]
-    return ShardIndex(pa.Table.from_arrays(arrays, schema=_SCHEMA), cut, left_out, found.lone_captions)
+    return ShardIndex(pa.Table.from_arrays(arrays, schema=_SCHEMA), cut, left_out, found.lone_captions, found.others)
 
 
 def _members(path: str) -> Iterator[tuple[bytes, int, int]]:
@@ -227,6 +228,7 @@ def _save(index: ShardIndex, file: Path, identity: dict[str, object]) -> None:
         "cut": index.cut,
         "left_out": index.left_out,
         "lone_captions": index.lone_captions,
+        "others": index.others,
     }
     table = index.table.replace_schema_metadata({"vlv": json.dumps(facts)})
     try:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
 
-from vlv.data.files import display_name
+from vlv.data.files import describe_kinds, display_name
 from vlv.data.formats import DataFiles, SourceSettings, accepted
 from vlv.data.pairing import CAPTION_JSON, CAPTION_NONE, CAPTION_SEVERAL, CAPTION_TEXT
 from vlv.data.sample import BadSample, RawSample
@@ -191,6 +191,9 @@ def _warn_of_shards(path: str, shards: list[str], indexes: list[ShardIndex], cap
     if left_out:
         what = "images are left out, as another image has their key"
         _log.warning("%s: %d %s: %s", path, len(left_out), what, _some(left_out))
+    others = sum((Counter(index.others) for index in indexes), Counter())
+    if others:
+        _log.warning("%s: left out of the shards, as their kinds cannot be read: %s", path, describe_kinds(others))
     lone = sum(index.lone_captions for index in indexes)
     if lone and captions:
         _log.warning("%s: %d captions in the shards have no image", path, lone)

@@ -14,7 +14,7 @@ from vlv.data.formats import DecodeSettings
 from vlv.data.sample import BadSample
 
 # Named, so that Pillow does not try its rarer plug-ins on data from the web: their decoders are the least tested.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "DIB", "GIF", "TIFF", "JPEG2000")
 # What Pillow raises on broken files, as fuzzing shows it. A MemoryError is ours to see, so not in here.
 DECODE_ERRORS = (
     OSError,

@@ -10,6 +10,7 @@ import pytest
 from vlv.data.formats import SourceSettings
 from vlv.data.sample import BadSample
 from vlv.data.sources import open_source
+from vlv.data.transforms import decode_image
 
 from .pictures import encode, picture, write_tar
 
@@ -348,3 +349,32 @@ def test_no_warning_for_sound_data(folder, tmp_path, caplog):
     open_source(str(folder))
     open_source(str(tmp_path / "tars"), SourceSettings(captions=True, cache_dir=str(tmp_path / "cache")))
     assert not caplog.records
+
+
+@pytest.mark.parametrize(("ending", "kind"), [("avif", "AVIF"), ("jfif", "JPEG"), ("JPE", "JPEG"), ("jp2", "JPEG2000")])
+def test_every_extension_of_what_is_read(tmp_path, ending, kind):
+    data = encode(picture(), kind)
+    (tmp_path / f"a.{ending}").write_bytes(data)
+    write_tar(tmp_path / "shards" / "x.tar", [(f"a.{ending}", data)])
+    for path in (tmp_path / f"a.{ending}", tmp_path / "shards"):
+        source = open_source(str(path), SourceSettings(cache_dir=str(tmp_path / "cache")))
+        assert decode_image(source.read(0).image).size == (40, 30)
+
+
+def test_what_is_left_out_is_named_with_counts(folder, tmp_path, caplog):
+    for name in ("x.heic", "y.heic", "README"):
+        (folder / name).write_bytes(b"")
+    open_source(str(folder))
+    assert "left out, as their kinds cannot be read: 2 .heic, 1 without an extension" in caplog.text
+    members = [("a.jpg", b"1"), ("a.cls", b"5"), ("b.heic", b"2"), ("b.txt", b"b"), ("c", b"3")]
+    write_tar(tmp_path / "shards" / "x.tar", members)
+    (tmp_path / "shards" / "y.tar.gz").write_bytes(b"")
+    open_source(str(tmp_path / "shards"), SourceSettings(cache_dir=str(tmp_path / "cache")))
+    assert "left out, as their kinds cannot be read: 1 .tar.gz" in caplog.text
+    assert "left out of the shards, as their kinds cannot be read: 1 .heic, 1 without an extension" in caplog.text
+
+
+def test_a_folder_of_unreadable_kinds_says_so(tmp_path):
+    (tmp_path / "x.heic").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"holds nothing that can be read \(it has 1 \.heic\)"):
+        open_source(str(tmp_path))

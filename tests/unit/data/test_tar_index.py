@@ -41,7 +41,7 @@ def test_spans_are_those_of_tarfile(tmp_path, kind):
     expected.pop("._1.jpg")
     assert spans(index) == expected
     assert index.table["caption_kind"].to_pylist() == [1, 1, 0, 0]
-    assert index[1:] == ("", [], 0)
+    assert index[1:] == ("", [], 0, {"without an extension": 1})
 
 
 def test_ustar_prefix_and_directories(tmp_path):
@@ -195,7 +195,7 @@ def test_a_shard_without_its_end_mark_is_whole(tmp_path):
     write_tar(tmp_path / "x.tar", [("a.jpg", b"A" * 600)])
     for end in (512 + 600, 512 + 1024):  # without padding, and with it
         os.truncate(tmp_path / "x.tar", end)
-        assert index_shard(str(tmp_path / "x.tar"))[1:] == ("", [], 0)
+        assert index_shard(str(tmp_path / "x.tar"))[1:] == ("", [], 0, {})
         write_tar(tmp_path / "x.tar", [("a.jpg", b"A" * 600)])
 
 
