@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vlv.data.damaged_shards import report_damaged
 from vlv.data.formats import DataFiles, SourceSettings, accepted
 from vlv.data.sample import BadSample, RawSample
 
@@ -22,6 +23,7 @@ _NOTED_CACHE = 2 << 30  # bytes for each worker from which a user should know
 _FILE = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|\x93NUMPY|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|....ftyp|\0\0\0\x0cjP  ", re.DOTALL
 )
+_CHECKED = 10  # files that are looked at for a sound one
 _log = logging.getLogger(__name__)
 
 
@@ -36,14 +38,18 @@ class ParquetSource:
         """Read the footers of the files.
 
         Raises:
-            ValueError: a file is no parquet file, or has not the columns or their types.
+            ValueError: too many files are no parquet files, or have not the columns or their types.
         """
         self._files = [os.fsdecode(name) for name in files.names.to_pylist()]
         self._root = files.root
         self._image, self._caption = settings.image_column, caption_column(settings)
         self._raw_shape = settings.raw_image_shape
         with ThreadPoolExecutor(settings.num_workers or min(16, os.cpu_count() or 1)) as pool:
-            sizes, weights = zip(*pool.map(self._read_footer, self._files), strict=True)
+            sizes, weights, faults = zip(*pool.map(self._read_footer, self._files), strict=True)
+        damaged = [fault for fault in faults if fault]
+        if len(damaged) == len(faults):  # nothing is left to read, and the first says what to set
+            raise ValueError(damaged[0])
+        report_damaged(files.path, damaged, len(faults), settings.max_bad_share)
         groups = [len(per_file) for per_file in sizes]
         self.shard_sizes = np.concatenate(sizes)
         self._ends = np.cumsum(self.shard_sizes)
@@ -91,16 +97,19 @@ class ParquetSource:
     def _columns(self) -> list[str]:
         return [self._image] if self._caption is None else [self._image, self._caption]
 
-    def _read_footer(self, file: str) -> tuple[np.ndarray, int]:
-        """Check a file's columns; returns the rows of its row groups (int64) and its decoded bytes."""
-        footer = read_footer(os.path.join(self._root, file), self._image, self._caption)
+    def _read_footer(self, file: str) -> tuple[np.ndarray, int, str]:
+        """Check a file; returns the rows of its row groups (int64), its decoded bytes, and what is wrong with it."""
+        try:
+            footer = read_footer(os.path.join(self._root, file), self._image, self._caption)
+        except ValueError as error:
+            return np.zeros(0, dtype=np.int64), 0, str(error)
         groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
         wanted = [n for n in range(footer.num_columns) if _is_of(footer, n, self._columns())]
         first_rows = groups[0].num_rows if groups else 0
         # The first row group stands for the file: a footer says nothing else of decoded sizes, and rows are alike.
         decoded = sum(groups[0].column(n).total_uncompressed_size for n in wanted) if first_rows else 0
         rows = np.array([group.num_rows for group in groups], dtype=np.int64)
-        return rows, decoded * int(rows.sum()) // max(1, first_rows)
+        return rows, decoded * int(rows.sum()) // max(1, first_rows), ""
 
     def _size_cache(self, total_bytes: int, pool_samples: int) -> int:
         """Return the bytes that a pool of the order may span, whose row groups must all stay in memory."""
@@ -183,22 +192,29 @@ def open_files(files: DataFiles, settings: SourceSettings) -> ParquetSource:
 
 
 def check_files(files: DataFiles, settings: SourceSettings) -> None:
-    """Check the first file's footer.
+    """Check the footers of the first files, up to a sound one.
 
     Raises:
-        ValueError: it is no parquet file, or has not the columns or their types.
+        ValueError: the first is no parquet file, or has not the columns or their types, and those after it no better.
     """
-    first = os.path.join(files.root, os.fsdecode(files.names[0].as_py()))
-    read_footer(first, settings.image_column, caption_column(settings))
+    faults: list[ValueError] = []
+    for name in files.names[:_CHECKED].to_pylist():
+        try:
+            read_footer(os.path.join(files.root, os.fsdecode(name)), settings.image_column, caption_column(settings))
+            return
+        except ValueError as error:
+            faults.append(error)
+    raise faults[0]
 
 
 def has_images(files: DataFiles, settings: SourceSettings) -> bool:
-    """Whether the first file has the image column; metadata of images that lie beside it has none."""
-    try:
-        first = os.path.join(files.root, os.fsdecode(files.names[0].as_py()))
-        return settings.image_column in pq.read_schema(first).names
-    except (OSError, pa.ArrowException):
-        return False
+    """Whether the first sound file has the image column; metadata of images that lie beside it has none."""
+    for name in files.names[:_CHECKED].to_pylist():
+        try:
+            return settings.image_column in pq.read_schema(os.path.join(files.root, os.fsdecode(name))).names
+        except (OSError, pa.ArrowException):
+            continue
+    return False
 
 
 def caption_column(settings: SourceSettings) -> str | None:

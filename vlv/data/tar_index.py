@@ -68,8 +68,7 @@ class DamagedTarError(ValueError):
 def index_shards(paths: Sequence[str], cache_dir: str | None, num_workers: int) -> list[ShardIndex]:
     """Index tar shards in parallel, with a cache under `cache_dir` (default: see `default_cache_dir`).
 
-    Raises:
-        ValueError: a shard cannot be opened.
+    A shard that cannot be read has an empty index that says why.
     """
     folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     cached = [(path, folder, _identify(path)) for path in map(os.path.abspath, paths)]
@@ -96,14 +95,13 @@ def index_shard(path: str) -> ShardIndex:
     """Read a shard's headers. A damaged or cut shard gives the samples before the damage.
 
     Raises:
-        ValueError: it cannot be opened.
+        OSError: it cannot be read.
     """
     members: list[tuple[bytes, int, int]] = []
     cut = ""
-    _require_readable(path)
     try:
         members.extend(_members(path))
-    except (DamagedTarError, OSError) as error:
+    except DamagedTarError as error:
         cut = str(error)
     names = [name for name, _, _ in members]
     found = pair_names(names)
@@ -179,19 +177,11 @@ def _require_end_mark(path: str, offset: int) -> None:
     raise DamagedTarError(f"damaged header at byte {offset}")
 
 
-def _require_readable(path: str) -> None:
-    try:
-        with open(path, "rb"):
-            return
-    except OSError as error:
-        raise ValueError(f"{path} cannot be opened: {error.strerror}") from None
-
-
 def _identify(path: str) -> dict[str, object]:
     try:
         status = os.stat(path)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be opened: {error.strerror}") from None
+    except OSError:
+        return {}  # that of no cached index: the shard is tried, and its error becomes its index's
     return {"version": _VERSION, "path": path, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
@@ -216,7 +206,10 @@ def _load(shard: _Shard) -> ShardIndex | None:
 
 def _build(shard: _Shard) -> ShardIndex:
     path, folder, identity = shard
-    index = index_shard(path)
+    try:
+        index = index_shard(path)
+    except OSError as error:  # not cached: the next start may be able to read it
+        return ShardIndex(_SCHEMA.empty_table(), f"it cannot be read: {error.strerror}", [], 0, {})
     if folder is not None:
         _save(index, _cache_file(folder, path), identity)
     return index

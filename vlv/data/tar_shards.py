@@ -12,6 +12,7 @@ from typing import TypedDict
 import numpy as np
 import pyarrow as pa
 
+from vlv.data.damaged_shards import report_damaged, some_of
 from vlv.data.files import describe_kinds, display_name
 from vlv.data.formats import DataFiles, SourceSettings, accepted
 from vlv.data.pairing import CAPTION_JSON, CAPTION_NONE, CAPTION_SEVERAL, CAPTION_TEXT
@@ -19,7 +20,6 @@ from vlv.data.sample import BadSample, RawSample
 from vlv.data.tar_index import ShardIndex, index_shards
 
 _OPEN_FILES = 64  # shards kept open by each process; a pool of the order spans fewer
-_NAMED = 5  # damaged shards, or images left out, that a warning names; there may be thousands
 _log = logging.getLogger(__name__)
 
 
@@ -149,14 +149,21 @@ def open_files(files: DataFiles, settings: SourceSettings) -> TarSource:
     """Open the shards, with an index of each that is built once and cached.
 
     Raises:
-        ValueError: a shard cannot be opened, or none holds an image.
+        ValueError: no shard holds an image, or too many are damaged.
     """
     shards = [os.fsdecode(name) for name in files.names.to_pylist()]
     workers = settings.num_workers or min(16, os.cpu_count() or 1)
     indexes = index_shards([os.path.join(files.root, shard) for shard in shards], settings.cache_dir, workers)
-    _warn_of_shards(files.path, shards, indexes, settings.captions)
+    damaged = [
+        f"{shard} ({index.cut}; {len(index)} samples before it are used)"
+        for shard, index in zip(shards, indexes, strict=True)
+        if index.cut
+    ]
     if not sum(map(len, indexes)):
-        raise ValueError(f"{files.path} has no image in its {len(shards)} .tar shards; {accepted()}")
+        why = f": {some_of(damaged)}" if damaged else ""
+        raise ValueError(f"{files.path} has no image in its {len(shards)} .tar shards{why}; {accepted()}")
+    report_damaged(files.path, damaged, len(shards), settings.max_bad_share)
+    _warn_of_members(files.path, shards, indexes, settings.captions)
     return TarSource(files.root, shards, indexes, settings.captions, settings.caption_column)
 
 
@@ -164,7 +171,7 @@ def check_files(files: DataFiles, settings: SourceSettings) -> None:
     """Check that the first shard has captions, where they are wanted.
 
     Raises:
-        ValueError: it has none, or cannot be opened.
+        ValueError: it has none.
     """
     if not settings.captions:
         return
@@ -179,26 +186,14 @@ def has_images(files: DataFiles, settings: SourceSettings) -> bool:
     return True
 
 
-def _warn_of_shards(path: str, shards: list[str], indexes: list[ShardIndex], captions: bool) -> None:
-    damaged = [
-        f"{shard} ({index.cut}; {len(index)} samples before it are used)"
-        for shard, index in zip(shards, indexes, strict=True)
-        if index.cut
-    ]
-    if damaged:
-        _log.warning("%s: %d of %d shards are damaged: %s", path, len(damaged), len(shards), _some(damaged))
+def _warn_of_members(path: str, shards: list[str], indexes: list[ShardIndex], captions: bool) -> None:
     left_out = [f"{shard}/{name}" for shard, index in zip(shards, indexes, strict=True) for name in index.left_out]
     if left_out:
         what = "images are left out, as another image has their key"
-        _log.warning("%s: %d %s: %s", path, len(left_out), what, _some(left_out))
+        _log.warning("%s: %d %s: %s", path, len(left_out), what, some_of(left_out))
     others = sum((Counter(index.others) for index in indexes), Counter())
     if others:
         _log.warning("%s: left out of the shards, as their kinds cannot be read: %s", path, describe_kinds(others))
     lone = sum(index.lone_captions for index in indexes)
     if lone and captions:
         _log.warning("%s: %d captions in the shards have no image", path, lone)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
+import numpy as np
+import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
@@ -55,7 +59,8 @@ def open_training_data(config: TrainingConfig, accelerator: Accelerator, sizes: 
     """Open the data; the first process of each machine builds an index that the others then read.
 
     Raises:
-        ValueError: nothing to read, or epochs of a stream, whose length is not known.
+        ValueError: nothing to read, too many damaged shards, other shards than another process sees, or epochs of a
+            stream, whose length is not known.
     """
     if not accelerator.is_local_main_process:
         logging.getLogger("vlv").setLevel(logging.ERROR)  # one process of a machine reports what it finds
@@ -65,7 +70,9 @@ def open_training_data(config: TrainingConfig, accelerator: Accelerator, sizes: 
         return Data(path, None, num_steps, None)
     with accelerator.local_main_process_first():
         settings = _source_settings(config)
-        source = open_source(path, replace(settings, data_format=config.data_format, captions=config.reads_captions))
+        settings = replace(settings, data_format=config.data_format, captions=config.reads_captions)
+        source = open_source(path, replace(settings, max_bad_share=config.max_bad_share))
+    _require_agreement(path, source, accelerator)
     if config.epoch_limit is None:
         return Data(path, source, num_steps, None)
     num_samples = math.ceil(config.epoch_limit * len(source))
@@ -118,6 +125,20 @@ def validation_batches(
         return log.watch(build_loader(dataset, positions, min(config.num_workers, 2), False))
 
     return batches
+
+
+def _require_agreement(path: str, source: SampleSource, accelerator: Accelerator) -> None:
+    """Check that all processes see the same shards: a shard that one of them cannot read shifts its order.
+
+    Raises:
+        ValueError: they do not; on every process.
+    """
+    digest = hashlib.sha256(np.ascontiguousarray(source.shard_sizes).tobytes()).digest()
+    own = torch.tensor([int.from_bytes(digest[:7], "big")], device=accelerator.device)  # 56 bits, in a signed 64
+    if len(cast("torch.Tensor", accelerator.gather(own)).unique()) > 1:
+        raise ValueError(
+            f"{path} does not hold the same samples for every process: give each machine the same files, readable"
+        )
 
 
 def _source_settings(config: TrainingConfig) -> SourceSettings:
