@@ -208,8 +208,7 @@ def _check_data(option: str, config: TrainingConfig, data_format: DataFormat = "
     from vlv.data.sources import check_source
 
     path = getattr(config, option)
-    # Nothing of a stream is known before it is read. Validation reads by index, so there it is refused below.
-    if is_stream(path) and option != "val_dataset_path":
+    if is_stream(path):  # nothing of it is known before it is read
         return
     try:
         check_source(

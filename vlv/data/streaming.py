@@ -13,13 +13,14 @@ import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
 from torch.utils.data import DataLoader, IterableDataset
 from webdataset import filters
 from webdataset.shardlists import expand_urls
-from webdataset.tariterators import tar_file_expander, url_opener
+from webdataset.tariterators import tar_file_expander
 
 from vlv.batch import Batch
 from vlv.data.dataset import start_worker
@@ -29,6 +30,7 @@ from vlv.data.pairing import is_sample_file, pair_names, webdataset_key
 from vlv.data.preparation import PreparedSample, SamplePreparation
 from vlv.data.sample import RawSample
 from vlv.data.tar_shards import caption_text
+from vlv.data.transport import Patience, StreamBrokenError, open_bytes
 
 _log = logging.getLogger(__name__)
 _Member: TypeAlias = dict[str, str | bytes]  # webdataset's: "fname", "data" and "__url__", or nothing at a shard's end
@@ -36,10 +38,20 @@ _Member: TypeAlias = dict[str, str | bytes]  # webdataset's: "fname", "data" and
 
 class _StreamSample(NamedTuple):
     url: str
-    name: bytes
+    member: bytes
     image: bytes
     caption: bytes
     caption_kind: int
+
+    @property
+    def name(self) -> str:
+        shard = re.findall(r"[^/\s?]+\.tar", self.url)
+        return "/".join([*shard[-1:], display_name(self.member)])
+
+    def read(self, caption_field: str | None) -> RawSample:
+        if caption_field is None:
+            return RawSample(self.image, None)
+        return RawSample(self.image, caption_text(self.caption_kind, self.caption, caption_field))
 
 
 @dataclass(frozen=True)
@@ -50,12 +62,14 @@ class StreamSettings:
     window: encoded samples that are kept in memory and shuffled.
     num_threads: threads that decode.
     caption_column: key in .json captions.
+    patience: how long a server or command is waited for.
     """
 
     seed: int
     window: int = 1000
     num_threads: int = 1
     caption_column: str = "caption"
+    patience: Patience = Patience()
 
 
 def expand_stream(path: str) -> list[str]:
@@ -119,21 +133,41 @@ class StreamedDataset(IterableDataset[Batch]):
 
     def _epoch(self, epoch: int, window: int) -> Iterator[_StreamSample]:
         urls = [self._urls[n] for n in permutation(len(self._urls), self._settings.seed, epoch, 0)]
-        streams = url_opener(({"url": url} for url in urls), handler=_warn_and_continue)
-        samples = _pair(tar_file_expander(streams, handler=_warn_and_continue))
         # initial: by default it gives samples once 100 are there, the first nearly in their order.
         shuffle = filters.shuffle(window, initial=window, rng=random.Random(f"{self._settings.seed} {epoch}"))
-        yield from shuffle(samples)
+        yield from shuffle(_read_samples(urls, self._settings.patience))
 
     def _prepared(self, position: int, sample: _StreamSample) -> PreparedSample:
-        shard = re.findall(r"[^/\s?]+\.tar", sample.url)
-        name = "/".join([*shard[-1:], display_name(sample.name)])
-        return self._prepare(position, name, lambda: RawSample(sample.image, self._caption(sample)))
+        field = None if self._prepare.caption_tokenizer is None else self._settings.caption_column
+        return self._prepare(position, sample.name, lambda: sample.read(field))
 
-    def _caption(self, sample: _StreamSample) -> str | None:
-        if self._prepare.caption_tokenizer is None:
-            return None
-        return caption_text(sample.caption_kind, sample.caption, self._settings.caption_column)
+
+class HeldStream:
+    """The first samples of a stream in memory, read by index like any other source: enough for validation."""
+
+    def __init__(self, path: str, limit: int, captions: bool, settings: StreamSettings) -> None:
+        """Read up to `limit` samples, as they lie.
+
+        Raises:
+            ValueError: there are none, or the stream breaks.
+        """
+        self._field = settings.caption_column if captions else None
+        self._samples = list(islice(_read_samples(expand_stream(path), settings.patience), limit))
+        if not self._samples:
+            raise ValueError(f"{path}: no shard of the stream gives an image; check the URL or the command by hand")
+        self.shard_sizes = np.array([len(self._samples)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        """Return the number of samples held."""
+        return len(self._samples)
+
+    def name(self, index: int) -> str:
+        """Return shard/member."""
+        return self._samples[index].name
+
+    def read(self, index: int) -> RawSample:
+        """Return a sample; raises BadSample where its caption is missing or damaged."""
+        return self._samples[index].read(self._field)
 
 
 def build_stream_loader(dataset: StreamedDataset, pin_memory: bool) -> DataLoader[Batch]:
@@ -157,6 +191,16 @@ def _take(samples: Iterator[tuple[int, _StreamSample]], positions: list[int]) ->
         if number == position:
             yield number, sample
             position = next(wanted, None)
+
+
+def _read_samples(urls: Iterable[str], patience: Patience) -> Iterator[_StreamSample]:
+    return _pair(tar_file_expander(_open(urls, patience), handler=_warn_and_continue))
+
+
+def _open(urls: Iterable[str], patience: Patience) -> Iterator[dict[str, object]]:
+    for url in urls:
+        with open_bytes(url, patience) as stream:
+            yield {"url": url, "stream": stream}
 
 
 def _pair(members: Iterable[_Member]) -> Iterator[_StreamSample]:
@@ -194,5 +238,8 @@ def _data(member: _Member) -> bytes:
 
 
 def _warn_and_continue(error: Exception) -> bool:
-    _log.warning("a shard of the stream is damaged or cannot be opened; what came before is used: %s", error)
+    """Pass over a damaged shard, which is the same for every process; a broken connection is not."""
+    if isinstance(error, StreamBrokenError):
+        raise error
+    _log.warning("a shard of the stream is damaged; what came before is used: %s", error)
     return True

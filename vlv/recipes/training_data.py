@@ -30,7 +30,7 @@ from vlv.data.order import (
 from vlv.data.preparation import SamplePreparation
 from vlv.data.sample import SampleSource
 from vlv.data.sources import open_source
-from vlv.data.streaming import StreamedDataset, StreamSettings, build_stream_loader
+from vlv.data.streaming import HeldStream, StreamedDataset, StreamSettings, build_stream_loader
 from vlv.recipes.batch_sizes import BatchSizes, require_countable_epochs
 from vlv.training.state import TrainState
 
@@ -95,7 +95,9 @@ def training_loader(
     positions = training_positions(plan, state.samples, data.num_steps - state.step)
     pin_memory = accelerator.device.type == "cuda"
     if data.source is None:
-        settings = StreamSettings(config.seed, num_threads=config.num_workers, caption_column=config.caption_column)
+        settings = StreamSettings(
+            config.seed, config.shuffle_window, num_threads=config.num_workers, caption_column=config.caption_column
+        )
         return build_stream_loader(StreamedDataset(data.path, positions, prepare, settings), pin_memory)
     order = SampleOrder(data.source.shard_sizes, config.seed, config.shuffle_window)
     dataset = OrderedDataset(data.source, order, prepare, data.num_samples)
@@ -109,8 +111,13 @@ def validation_batches(
     prepare: SamplePreparation,
 ) -> Callable[[], Iterable[Batch]]:
     """A function that gives the validation batches of this process anew, each sample once over all processes."""
-    settings = replace(_source_settings(config), captions=prepare.caption_tokenizer is not None)
-    source = open_source(config.val_dataset_path, settings)
+    path, captions = config.val_dataset_path, prepare.caption_tokenizer is not None
+    if is_stream(path):
+        held = StreamSettings(config.seed, caption_column=config.caption_column)
+        source: SampleSource = HeldStream(path, config.val_max_samples, captions, held)
+    else:
+        source = open_source(path, replace(_source_settings(config), captions=captions))
+    _require_agreement(path, source, accelerator)
     num_samples = min(len(source), config.val_max_samples)
     # As they lie, whatever the seed: the losses of two runs are over the same images.
     order = SampleOrder(source.shard_sizes, 0, 1, shuffle=False)
