@@ -54,6 +54,7 @@ class SourceSettings:
     cache_dir: where tar indexes are kept; None is $VLV_CACHE_DIR or ~/.cache/vlv/index.
     num_workers: shards indexed at once; None goes by the cores.
     pool_samples: the order's shuffle window, which the parquet cache has to hold.
+    readers: processes of this machine that read together, which share the row groups that parquet decodes.
     max_bad_share: of the shards, above which damaged ones are an error and no longer a warning.
     """
 
@@ -65,6 +66,7 @@ class SourceSettings:
     cache_dir: str | None = None
     num_workers: int | None = None
     pool_samples: int = 8192
+    readers: int = 1
     max_bad_share: float = 1.0
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
 import re
+import tempfile
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,9 +18,10 @@ import pyarrow.parquet as pq
 from vlv.data.damaged_shards import report_damaged
 from vlv.data.formats import DataFiles, SourceSettings, accepted
 from vlv.data.sample import BadSample, RawSample
+from vlv.data.shared_tables import SharedTables
 
 _MIN_CACHE = 1 << 30  # bytes: a small dataset's row groups all stay, whatever the window
-_NOTED_CACHE = 2 << 30  # bytes for each worker from which a user should know
+_NOTED_CACHE = 2 << 30  # bytes from which a user should know
 # JPEG, PNG, .npy, GIF, WebP, TIFF, AVIF and its kin, JPEG 2000. BMP's two letters alone could be pixels.
 _FILE = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|\x93NUMPY|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|....ftyp|\0\0\0\x0cjP  ", re.DOTALL
@@ -30,8 +33,8 @@ _log = logging.getLogger(__name__)
 class ParquetSource:
     """Rows of parquet files. The image is encoded bytes, {bytes, path}, raw uint8 bytes, or .npy bytes.
 
-    A row is read by decoding its row group, which stays in memory while the order is around it: in each
-    process, up to the decoded size of `pool_samples` rows.
+    A row is read by decoding its row group, which stays in memory while the order is around it, up to the decoded size
+    of `pool_samples` rows: in the process, or, with several readers, in one file for all of them.
     """
 
     def __init__(self, files: DataFiles, settings: SourceSettings) -> None:
@@ -57,7 +60,9 @@ class ParquetSource:
         self._group_of = np.concatenate([np.arange(count) for count in groups])
         file_starts = np.cumsum([per_file.sum() for per_file in sizes])
         self._file_starts = file_starts - [per_file.sum() for per_file in sizes]
-        self._cache_bytes = self._size_cache(int(np.sum(weights)), settings.pool_samples)
+        self._cache_bytes = self._size_cache(int(np.sum(weights)), settings.pool_samples, settings.readers)
+        identity = f"{os.path.abspath(self._root)} {self._columns()} {len(self)}"
+        self._shared = SharedTables(identity, self._cache_bytes) if settings.readers > 1 else None
         self._process = os.getpid()
         self._groups: OrderedDict[int, pa.Table] = OrderedDict()
         self._broken: dict[int, str] = {}
@@ -111,7 +116,7 @@ class ParquetSource:
         rows = np.array([group.num_rows for group in groups], dtype=np.int64)
         return rows, decoded * int(rows.sum()) // max(1, first_rows), ""
 
-    def _size_cache(self, total_bytes: int, pool_samples: int) -> int:
+    def _size_cache(self, total_bytes: int, pool_samples: int, readers: int) -> int:
         """Return the bytes that a pool of the order may span, whose row groups must all stay in memory."""
         # A pool holds whole shards, here row groups, so it may exceed its window by almost one; and while a worker
         # crosses to the next pool, it reads of that one too.
@@ -119,10 +124,11 @@ class ParquetSource:
         # A quarter more: Arrow's buffers are padded, and rows of other row groups may be larger than the first's.
         needed = int(1.25 * total_bytes / max(1, len(self)) * min(samples, len(self)))
         if needed > _NOTED_CACHE:
+            place = f"in {tempfile.gettempdir()}, for all workers" if readers > 1 else "in memory"
             _log.warning(
-                "%s: each loader worker keeps up to %.1f GiB of decoded row groups (a shuffle window of %d samples); "
-                "lower shuffle_window or num_workers if memory is short",
-                self._root, needed / 2**30, pool_samples,
+                "%s: up to %.1f GiB of decoded row groups are kept %s (a shuffle window of %d samples); lower "
+                "shuffle_window if there is less room",
+                self._root, needed / 2**30, place, pool_samples,
             )  # fmt: skip
         return max(_MIN_CACHE, needed)
 
@@ -144,12 +150,19 @@ class ParquetSource:
     def _read_group(self, group: int) -> pa.Table:
         path, number = self._path(int(self._file_of[group])), int(self._group_of[group])
         try:
-            with pq.ParquetFile(path) as file:
-                # Each worker is a process of its own; Arrow's threads would compete with theirs for the same cores.
-                return file.read_row_group(number, columns=self._columns(), use_threads=False)
+            if self._shared is None:
+                return self._decode(path, number)
+            # The time of writing: a file that was replaced under the run must not give the former one's rows.
+            key = hashlib.sha256(f"{path} {number} {os.stat(path).st_mtime_ns}".encode("utf-8", "backslashreplace"))
+            return self._shared.get(key.hexdigest()[:32], lambda: self._decode(path, number))
         except (OSError, pa.ArrowException) as error:
             self._broken[group] = f"row group {number} cannot be read: {' '.join(str(error).split())[:200]}"
             raise BadSample(self._broken[group]) from None
+
+    def _decode(self, path: str, number: int) -> pa.Table:
+        with pq.ParquetFile(path) as file:
+            # Each worker is a process of its own; Arrow's threads would compete with theirs for the same cores.
+            return file.read_row_group(number, columns=self._columns(), use_threads=False)
 
     def _image_of(self, cell: pa.Scalar) -> bytes | np.ndarray:
         """Turn an image cell into file bytes, or into uint8 CHW or HWC where the settings say that it is raw."""

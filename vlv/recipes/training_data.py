@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,7 +72,8 @@ def open_training_data(config: TrainingConfig, accelerator: Accelerator, sizes: 
     with accelerator.local_main_process_first():
         settings = _source_settings(config)
         settings = replace(settings, data_format=config.data_format, captions=config.reads_captions)
-        source = open_source(path, replace(settings, max_bad_share=config.max_bad_share))
+        readers = max(1, config.num_workers) * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        source = open_source(path, replace(settings, max_bad_share=config.max_bad_share, readers=readers))
     _require_agreement(path, source, accelerator)
     if config.epoch_limit is None:
         return Data(path, source, num_steps, None)
