@@ -59,14 +59,17 @@ class DataConfig(ReadingConfig):
         "parquet images that are raw uint8 pixels: [height, width] of channels-first ones, or the whole shape such as "
         "[384, 384, 3]; null where there are none",
     )
-    shuffle_window: int = data_option(
-        8192, "samples: permuted shards are pooled until they hold this many, then shuffled"
+    shuffle_window: int | None = data_option(
+        None,
+        "samples: permuted shards are pooled until they hold this many, then shuffled; null is 8192, and for .tar "
+        "shards as many as 64 of them hold",
     )
     max_bad_share: float = data_option(0.1, "training stops when more than this share of samples is unreadable")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.shuffle_window >= 1, "shuffle_window", self.shuffle_window, "give at least 1 sample")
+        window = self.shuffle_window
+        require(window is None or window >= 1, "shuffle_window", window, "give at least 1 sample, or null")
         require(0 < self.max_bad_share <= 1, "max_bad_share", self.max_bad_share, "give a share above 0, at most 1")
         raw = self.raw_image_size
         advice = "give [height, width], [3, height, width], [height, width, 3] or null"

@@ -20,6 +20,8 @@ _SHARD_SAMPLES = 1_000_000
 class FolderSource:
     """Image files under a folder, with captions where given."""
 
+    pool_shards = 1  # its shards bound the order's memory, no more
+
     def __init__(
         self, root: str, names: Sequence[str] | pa.LargeBinaryArray, captions: pa.LargeBinaryArray | None = None
     ) -> None:

@@ -37,6 +37,8 @@ class ParquetSource:
     of `pool_samples` rows: in the process, or, with several readers, in one file for all of them.
     """
 
+    pool_shards = 1
+
     def __init__(self, files: DataFiles, settings: SourceSettings) -> None:
         """Read the footers of the files.
 

@@ -145,6 +145,8 @@ class StreamedDataset(IterableDataset[Batch]):
 class HeldStream:
     """The first samples of a stream in memory, read by index like any other source: enough for validation."""
 
+    pool_shards = 1
+
     def __init__(self, path: str, limit: int, captions: bool, settings: StreamSettings) -> None:
         """Read up to `limit` samples, as they lie.
 

@@ -19,12 +19,15 @@ from vlv.data.pairing import CAPTION_JSON, CAPTION_NONE, CAPTION_SEVERAL, CAPTIO
 from vlv.data.sample import BadSample, RawSample
 from vlv.data.tar_index import ShardIndex, index_shards
 
-_OPEN_FILES = 64  # shards kept open by each process; a pool of the order spans fewer
+_POOL_SHARDS = 64  # a sample is read by offset, so that a pool of many shards costs no more than one of few
+_OPEN_FILES = 2 * _POOL_SHARDS  # kept open by each process, which reads of two pools where one ends
 _log = logging.getLogger(__name__)
 
 
 class TarSource:
     """Samples of indexed tar shards, read in place."""
+
+    pool_shards = _POOL_SHARDS
 
     def __init__(
         self, root: str, shards: Sequence[str], indexes: Sequence[ShardIndex], captions: bool, caption_field: str

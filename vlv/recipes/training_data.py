@@ -23,8 +23,10 @@ from vlv.data.dataset import OrderedDataset, build_loader
 from vlv.data.files import is_stream
 from vlv.data.formats import SourceSettings
 from vlv.data.order import (
+    DEFAULT_WINDOW,
     BatchPlan,
     SampleOrder,
+    default_window,
     training_positions,
     validation_positions,
 )
@@ -97,11 +99,11 @@ def training_loader(
     positions = training_positions(plan, state.samples, data.num_steps - state.step)
     pin_memory = accelerator.device.type == "cuda"
     if data.source is None:
-        settings = StreamSettings(
-            config.seed, config.shuffle_window, num_threads=config.num_workers, caption_column=config.caption_column
-        )
+        window = config.shuffle_window or DEFAULT_WINDOW
+        settings = StreamSettings(config.seed, window, config.num_workers, config.caption_column)
         return build_stream_loader(StreamedDataset(data.path, positions, prepare, settings), pin_memory)
-    order = SampleOrder(data.source.shard_sizes, config.seed, config.shuffle_window)
+    window = config.shuffle_window or default_window(data.source)
+    order = SampleOrder(data.source.shard_sizes, config.seed, window)
     dataset = OrderedDataset(data.source, order, prepare, data.num_samples)
     return build_loader(dataset, positions, config.num_workers, pin_memory)
 
@@ -156,5 +158,5 @@ def _source_settings(config: TrainingConfig) -> SourceSettings:
         image_column=config.image_column,
         caption_column=config.caption_column,
         raw_image_shape=None if raw is None else (raw[0], raw[1], raw[2]) if len(raw) == 3 else (3, raw[0], raw[1]),
-        pool_samples=config.shuffle_window,
+        pool_samples=config.shuffle_window or DEFAULT_WINDOW,
     )
