@@ -21,9 +21,11 @@ from pathlib import Path
 from vlv.cli.checks import check_call
 from vlv.cli.devices import check_devices, require_deepspeed
 from vlv.cli.entry import BAD_CALL, FAILED_RUN, INTERRUPTED, Call, parse, stop
+from vlv.cli.lock import output_locks
 from vlv.cli.worker import ERROR_FILE_VARIABLE, attempt, write_resolved
 from vlv.config import (
     CaptionConfig,
+    ConfigError,
     InferenceConfig,
     ReconstructConfig,
     RunConfig,
@@ -92,7 +94,7 @@ def main(arguments: list[str]) -> None:
             code = attempt(partial(command.run, config))
         else:
             write_resolved(config, config_file)
-            code = _start([name, str(config_file)], config, on_cpu)
+            code = _start_alone([name, str(config_file)], config, on_cpu)
         _finish(code, error_file, _trace_path(config))
 
 
@@ -113,6 +115,15 @@ def _warn_of_unused(config: LaunchConfig, call: list[str]) -> None:
     sampling = [item for item in call if item.startswith(("guidance_scale=", "num_inference_steps="))]
     if isinstance(config, CaptionConfig) and not config.preview_dir and sampling:
         print(f"{' '.join(sampling)}: no effect, as no previews are generated without preview_dir", file=sys.stderr)
+
+
+def _start_alone(call: list[str], config: LaunchConfig, on_cpu: bool) -> int:
+    """As `_start`, while no other run writes into the same place."""
+    try:
+        with output_locks(config):
+            return _start(call, config, on_cpu)
+    except ConfigError as error:
+        stop(str(error), BAD_CALL)
 
 
 def _start(call: list[str], config: LaunchConfig, on_cpu: bool) -> int:
