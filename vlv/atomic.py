@@ -18,8 +18,14 @@ from pathlib import Path
 def whole_file(path: Path) -> Iterator[Path]:
     """A file to write, beside the final one, which it replaces when the block ends without an error.
 
-    Several processes may write the same file at once: the last one to end wins, and none sees a mixture.
+    Several processes may write the same file at once: the last one to end wins, and none sees a mixture. A link
+    stays one: what it leads to is replaced.
+
+    Raises:
+        ValueError: there is something else than a file, which would be lost: a device, a pipe, a folder.
     """
+    path = path.resolve()
+    _require_replaceable(path, path.is_file(), "a regular file")
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # not longer than a name that the file system takes
     try:
         # Made here, so that its mode is the umask's: what a library makes has a mode of its own.
@@ -40,7 +46,11 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextmanager
 def whole_folder(final: Path) -> Iterator[Path]:
-    """A folder to write into, beside the final one, which it replaces when the block ends without an error."""
+    """A folder to write into, beside the final one, which it replaces when the block ends without an error.
+
+    Raises:
+        ValueError: there is something else than a folder.
+    """
     temporary = start_folder(final)
     try:
         yield temporary
@@ -50,7 +60,12 @@ def whole_folder(final: Path) -> Iterator[Path]:
 
 
 def start_folder(final: Path) -> Path:
-    """Make the empty temporary folder of `final`; what a killed run left in it is removed."""
+    """Make the empty temporary folder of `final`; what a killed run left in it is removed.
+
+    Raises:
+        ValueError: `final` is there and is no folder.
+    """
+    _require_replaceable(final, final.is_dir(), "a folder")
     temporary = temporary_folder(final)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -73,6 +88,11 @@ def finish_folder(final: Path) -> None:
             path.chmod(mode)  # safetensors makes files for their owner alone, and clusters share folders
     shutil.rmtree(final, ignore_errors=True)
     _publish(temporary, final.resolve())
+
+
+def _require_replaceable(path: Path, fits: bool, kind: str) -> None:
+    if path.exists() and not fits:
+        raise ValueError(f"{path} is there and is not {kind}, so it is not replaced: give another path")
 
 
 def _publish(temporary: Path, final: Path) -> None:
