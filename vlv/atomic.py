@@ -1,11 +1,13 @@
 """Files and folders that appear under their name only when all of their content is written.
 
 Every writer of the project that must never leave a half-written result goes through `_publish`: a temporary place
-beside the final one, on the same file system, then one rename. Standard library alone, so that each part may use it.
+beside the final one, on the same file system, brought to the disk, then one rename. Standard library alone, so that
+each part may use it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -86,7 +88,6 @@ def finish_folder(final: Path) -> None:
     for path in temporary.rglob("*"):
         if path.is_file():
             path.chmod(mode)  # safetensors makes files for their owner alone, and clusters share folders
-    shutil.rmtree(final, ignore_errors=True)
     _publish(temporary, final.resolve())
 
 
@@ -96,5 +97,27 @@ def _require_replaceable(path: Path, fits: bool, kind: str) -> None:
 
 
 def _publish(temporary: Path, final: Path) -> None:
-    """Rename: the one step that makes content visible, and the place for whatever must be on disk before it."""
+    """Rename: the one step that makes content visible.
+
+    Content and names are on disk before it. Without that, a power loss may leave the new name with nothing behind it.
+    """
+    if temporary.is_dir():
+        for path in temporary.rglob("*"):
+            _to_disk(path)
+    _to_disk(temporary)
+    if final.is_dir():  # a rename replaces none but an empty one
+        shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
+    _to_disk(final.parent)
+
+
+def _to_disk(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        # Some network file systems cannot do it for a folder; for a file that is a failed write.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(file)

@@ -97,6 +97,32 @@ def test_what_a_killed_run_left_does_not_get_into_the_next(tmp_path):
     assert os.listdir(final) == ["new"]
 
 
+def test_content_is_on_disk_before_its_name_is(tmp_path, monkeypatch):
+    """What a power loss needs: fsync of every file and folder, the rename, then fsync of the folder that names it."""
+    calls = []
+    fsync, replace = os.fsync, os.replace
+
+    def recorded(file):
+        calls.append(os.path.relpath(os.readlink(f"/proc/self/fd/{file}"), tmp_path))
+        fsync(file)
+
+    def renamed(source, target):
+        calls.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    monkeypatch.setattr(os, "replace", renamed)
+    write_whole(tmp_path / "file", b"new")
+    assert [name.rpartition(".")[2] for name in calls] == ["tmp", "rename", ""]  # "." is the folder
+    calls.clear()
+    with whole_folder(tmp_path / "final") as folder:
+        (folder / "part").mkdir()
+        (folder / "part" / "weights").write_bytes(b"1")
+    before, after = calls[: calls.index("rename")], calls[calls.index("rename") + 1 :]
+    assert set(before) == {".writing-final", ".writing-final/part", ".writing-final/part/weights"}
+    assert after == ["."]
+
+
 @pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
 def test_modes_are_those_of_the_umask(tmp_path, mask):
     """safetensors makes its files readable for their owner alone."""
