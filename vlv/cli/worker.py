@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import signal
 import sys
@@ -15,9 +16,10 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from vlv.cli.entry import FAILED_RUN, INTERRUPTED, error_line, load_libraries
+from vlv.redaction import redact
 
 ERROR_FILE_VARIABLE = "VLV_ERROR_FILE"  # set by the launcher, which then prints the one line itself
 Config = TypeVar("Config")
@@ -48,6 +50,7 @@ def read_resolved(kind: type[Config], path: Path) -> Config:
 
 def attempt(work: Callable[[], object]) -> int:
     """Do the work of one process; returns its exit code. A failure leaves its one line and its trace in a file."""
+    logging.setLogRecordFactory(_redacted_record)  # a library may log the URL that it reads
     try:
         load_libraries()
         work()
@@ -59,6 +62,12 @@ def attempt(work: Callable[[], object]) -> int:
     return 0
 
 
+def _redacted_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    record = logging.LogRecord(*args, **kwargs)
+    record.msg, record.args = redact(record.getMessage()), ()
+    return record
+
+
 def _exit_at_once(code: int) -> NoReturn:
     """Exit without waiting: other threads and process groups may be stuck in a collective."""
     sys.stdout.flush()
@@ -67,7 +76,7 @@ def _exit_at_once(code: int) -> NoReturn:
 
 
 def _report(error: Exception) -> None:
-    line, trace = error_line(error), traceback.format_exc()
+    line, trace = redact(error_line(error)), redact(traceback.format_exc())
     path = os.environ.get(ERROR_FILE_VARIABLE)
     if path is None:
         print(f"error: {line}", file=sys.stderr)

@@ -30,6 +30,7 @@ from vlv.inference.validation import ValidationSamples
 from vlv.planning.size import parameter_counts
 from vlv.recipes.batch_sizes import BatchSizes
 from vlv.recipes.training_data import BAD_SAMPLES, Data, open_training_data, training_loader, validation_batches
+from vlv.redaction import redact_values
 from vlv.training.average import WeightAverage
 from vlv.training.checkpoint import Checkpointer
 from vlv.training.metrics import MetricLogger
@@ -205,7 +206,7 @@ class TrainingRun:
         config = self.config
         wandb = None
         if config.wandb_mode != "off":
-            settings = dataclasses.asdict(config)
+            settings = redact_values(dataclasses.asdict(config))
             wandb = WandbSettings(config.wandb_mode, config.wandb_project, config.run_name, settings)
         return MetricLogger(
             Path(config.output_dir),

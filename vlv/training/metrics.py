@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vlv.atomic import write_whole
+from vlv.redaction import redact
 from vlv.training.tracker import WandbSettings, WandbTracker
 
 
@@ -93,7 +94,7 @@ class MetricLogger:
     def message(self, text: str) -> None:
         """Print a line without breaking the progress bar."""
         if self.enabled:
-            tqdm.write(text, file=sys.stderr)
+            tqdm.write(redact(text), file=sys.stderr)
 
     def close(self) -> None:
         """End the bar and the W&B run."""
