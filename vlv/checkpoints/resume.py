@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from vlv.checkpoints.identity import TRAINER_STATE_NAME, CheckpointError, JsonObject
-from vlv.checkpoints.schema import AVERAGE_NAME, SCHEMAS, read_description
+from vlv.checkpoints.identity import TRAINER_STATE_NAME, CheckpointError, JsonObject, read_json
+from vlv.checkpoints.schema import AVERAGE_NAME, SCHEMAS, VALIDATION_NAME, read_description
 
 # The option that decides a value of an identity, where it has another name.
 _BEFORE = {"optimizer": "adamw"}  # what goes unsaid in identities that were written before there was a choice
@@ -31,8 +31,7 @@ def find_checkpoint(resume: str | None, folder: Path) -> Path | None:
     if resume is None:
         return None
     if resume == "latest":
-        # Names have the step in eight digits, so that the last by name is the newest.
-        return next(iter(reversed(list_checkpoints(folder))), None)
+        return next(reversed(sound_checkpoints(folder)), None)
     path = Path(resume)
     if not (path / TRAINER_STATE_NAME).is_file():
         raise CheckpointError(f"resume={resume} is no checkpoint of a run; {SCHEMAS['training'].source}")
@@ -41,7 +40,23 @@ def find_checkpoint(resume: str | None, folder: Path) -> Path | None:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints in a folder, oldest first: their description is written last."""
+    # Names have the step in eight digits, so that the last by name is the newest.
     return sorted(path.parent for path in folder.glob(f"step_*/{TRAINER_STATE_NAME}"))
+
+
+def sound_checkpoints(folder: Path) -> list[Path]:
+    """Those that validation did not find ruined, oldest first: what `resume=latest` chooses from."""
+    return [path for path in list_checkpoints(folder) if not is_ruined(path)]
+
+
+def is_ruined(path: Path) -> bool:
+    """Whether the validation of a checkpoint gave numbers that are not finite: its weights are of no use."""
+    return is_validated(path) and not read_json(path / VALIDATION_NAME).get("finite", True)
+
+
+def is_validated(path: Path) -> bool:
+    """Whether a checkpoint's validation came to its end; a run may have been killed before."""
+    return (path / VALIDATION_NAME).is_file()
 
 
 def require_same_run(path: Path, ours: Mapping[str, object], *, average: bool, partly: bool = False) -> JsonObject:

@@ -33,7 +33,7 @@ from vlv.recipes.training_data import BAD_SAMPLES, Data, open_training_data, tra
 from vlv.redaction import redact_values
 from vlv.training.average import WeightAverage
 from vlv.training.checkpoint import Checkpointer
-from vlv.training.metrics import MetricLogger
+from vlv.training.metrics import SKIPPED_STEPS, MetricLogger
 from vlv.training.optim import build_optimizer, lr_at
 from vlv.training.processes import has_whole_weights, is_sharded, start_processes
 from vlv.training.sharding import distribute
@@ -224,6 +224,7 @@ class TrainingRun:
             accumulation=sizes.accumulation,
             micro_batch_size=sizes.micro_batch_size,
             max_grad_norm=config.max_grad_norm,
+            max_skipped_steps=config.max_skipped_steps,
             save_step=config.save_step,
             log_every=config.log_every,
             seed=config.seed,
@@ -266,7 +267,7 @@ def _start_folder(config: TrainingConfig, accelerator: Accelerator) -> None:
         if config.overwrite and config.resume is None:
             for name in (CHECKPOINTS, FINAL, VALIDATION):
                 shutil.rmtree(output_dir / name, ignore_errors=True)
-            for name in ("metrics.jsonl", BAD_SAMPLES):
+            for name in ("metrics.jsonl", SKIPPED_STEPS, BAD_SAMPLES):
                 (output_dir / name).unlink(missing_ok=True)
         output_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, output_dir / CONFIG)

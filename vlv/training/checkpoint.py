@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -23,11 +24,12 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from vlv.atomic import finish_folder, start_folder, temporary_folder
+from vlv.atomic import finish_folder, start_folder, temporary_folder, write_whole
 from vlv.checkpoints.identity import TRAINER_STATE_NAME, WEIGHTS_NAME, JsonObject
-from vlv.checkpoints.resume import list_checkpoints, require_same_run
-from vlv.checkpoints.schema import AVERAGE_NAME, describe
+from vlv.checkpoints.resume import list_checkpoints, require_same_run, sound_checkpoints
+from vlv.checkpoints.schema import AVERAGE_NAME, VALIDATION_NAME, describe
 from vlv.training.average import WeightAverage
+from vlv.training.metrics import finite_or_none
 from vlv.training.state import TrainState
 
 _OPTIMIZER = "optimizer.safetensors"
@@ -103,6 +105,25 @@ class Checkpointer:
         self.accelerator.wait_for_everyone()
         return target
 
+    def judge(self, path: Path, metrics: Mapping[str, float]) -> bool:
+        """Keep what validation said of a checkpoint beside it, and drop what is older than the newest few.
+
+        A ruined one does not count for these: else a run that goes on with ruined weights would push out the good.
+
+        Returns:
+            Whether every number is finite. If not, `resume=latest` passes over the checkpoint.
+        """
+        finite = all(math.isfinite(value) for value in metrics.values())
+        if self.accelerator.is_main_process:
+            content = {"finite": finite, **finite_or_none(metrics)}
+            write_whole(path / VALIDATION_NAME, (json.dumps(content, indent=2) + "\n").encode())
+            sound = sound_checkpoints(self.folder)
+            if self.keep and len(sound) > self.keep:
+                for old in list_checkpoints(self.folder):
+                    if old.name < sound[-self.keep].name:
+                        shutil.rmtree(old)
+        return finite
+
     def load(
         self, path: Path, objective: nn.Module, optimizer: AcceleratedOptimizer, average: WeightAverage | None = None
     ) -> TrainState:
@@ -127,7 +148,7 @@ class Checkpointer:
             average.load(load_file(path / AVERAGE_NAME))
         if saved.get("scaler") and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
-        return TrainState(step=saved["step"], samples=saved["samples"])
+        return TrainState(step=saved["step"], samples=saved["samples"], skipped=saved.get("skipped", 0))
 
     def _optimizer_state(self, objective: nn.Module, optimizer: AcceleratedOptimizer) -> dict[str, Tensor]:
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
@@ -160,6 +181,3 @@ class Checkpointer:
         # Last: a folder without it is no checkpoint, whatever else was written.
         (temporary / TRAINER_STATE_NAME).write_text(json.dumps(describe("training", values), indent=2) + "\n")
         finish_folder(target)
-        if self.keep:
-            for old in list_checkpoints(self.folder)[: -self.keep]:
-                shutil.rmtree(old)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ from tqdm import tqdm
 from vlv.atomic import write_whole
 from vlv.redaction import redact
 from vlv.training.tracker import WandbSettings, WandbTracker
+
+SKIPPED_STEPS = "skipped_steps.jsonl"
 
 
 class MetricLogger:
@@ -38,26 +41,19 @@ class MetricLogger:
         """
         self.enabled = enabled
         self.num_steps = num_steps
-        self.path = folder / "metrics.jsonl"
+        self.path, self.skipped_path = folder / "metrics.jsonl", folder / SKIPPED_STEPS
         self._tracker: WandbTracker | None = None
         self._started, self._first_step = time.monotonic(), first_step
         self._bar: tqdm | None = None
         if not enabled:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        self._remove_lines_after(first_step)
+        for path in (self.path, self.skipped_path):
+            _remove_lines_after(path, first_step)
         if sys.stderr.isatty():  # in a log file a bar is one endless line
             self._bar = tqdm(total=num_steps, initial=first_step, dynamic_ncols=True, unit="step")
         if wandb is not None:
             self._tracker = WandbTracker(wandb, folder, self.message)
-
-    def _remove_lines_after(self, step: int) -> None:
-        if not self.path.is_file():
-            return
-        lines = self.path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if (found := _step_of(line)) is not None and found <= step]
-        if kept != lines:
-            write_whole(self.path, "".join(kept).encode())
 
     def advance(self, step: int) -> None:
         """Move the bar to `step`."""
@@ -69,7 +65,7 @@ class MetricLogger:
         if not self.enabled:
             return
         with self.path.open("a") as handle:  # opened for each line: a killed run leaves whole lines
-            handle.write(json.dumps({"step": step, **metrics}) + "\n")
+            handle.write(json.dumps({"step": step, **finite_or_none(metrics)}) + "\n")
         if self._tracker is not None:
             self._tracker.metrics(step, metrics)
         # A count of 0 bad samples is the normal case, and not worth a reader's time.
@@ -80,6 +76,14 @@ class MetricLogger:
         else:
             remaining = f"  ETA {self._remaining(step)}" if step < self.num_steps else ""
             self.message(f"step {step}/{self.num_steps}  {text}{remaining}")
+
+    def skipped(self, step: int, metrics: Mapping[str, float], samples: Sequence[object]) -> None:
+        """Write down a step whose loss or gradient was not finite, with what it was made of."""
+        if self.enabled:
+            with self.skipped_path.open("a") as handle:
+                handle.write(json.dumps({"step": step, **finite_or_none(metrics), "samples": samples}) + "\n")
+            text = "  ".join(f"{key} {value}" for key, value in metrics.items())
+            self.message(f"step {step} is skipped: {text}; {self.skipped_path} names its samples")
 
     def pictures(self, step: int, name: str, paths: Sequence[Path]) -> None:
         """Send images to W&B; the files themselves are in the run folder."""
@@ -110,12 +114,26 @@ class MetricLogger:
         return tqdm.format_interval((time.monotonic() - self._started) / done * (self.num_steps - step))
 
 
+def finite_or_none(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Numbers as JSON can hold them: it has neither NaN nor infinity, so these become null."""
+    return {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+
+
 def _step_of(line: str) -> int | None:
     """The step of a line of metrics; None for one that was cut when a run was killed."""
     try:
         return json.loads(line)["step"]
     except ValueError:
         return None
+
+
+def _remove_lines_after(path: Path, step: int) -> None:
+    if not path.is_file():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if (found := _step_of(line)) is not None and found <= step]
+    if kept != lines:
+        write_whole(path, "".join(kept).encode())
 
 
 def _short(key: str) -> str:

@@ -74,6 +74,7 @@ def run(folder, *, num_steps=6, accumulation=1, micro=4, state=None, resume=None
         max_grad_norm=changes.pop("max_grad_norm", 0.0),
         save_step=changes.pop("save_step", 3),
         log_every=changes.pop("log_every", 1),
+        max_skipped_steps=changes.pop("max_skipped_steps", 10),
         seed=5,
     )
     loader = changes.pop("loader", None) or batches(state.samples, num_steps - state.step, accumulation, micro)
@@ -93,7 +94,9 @@ def run(folder, *, num_steps=6, accumulation=1, micro=4, state=None, resume=None
         settings,
         state=state,
         lr_at=lambda step: lr * (1 - step / num_steps),
-        validate=lambda state: {"val/loss": float(state.step), "val/weight": float(objective.model.weight[0])},
+        validate=changes.pop(
+            "validate", lambda state: {"val/loss": float(state.step), "val/weight": float(objective.model.weight[0])}
+        ),
     )
     trainer.fit()
     return objective, trainer
@@ -193,18 +196,74 @@ def test_clipping_limits_the_step_and_reports_the_norm_before(tmp_path):
     assert lines(tmp_path)[0]["train/grad_norm"] > 1e-3
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_with_advice(tmp_path):
-    broken = [{"x": torch.full((4, 2), float("nan")), "weights": torch.ones(4), "positions": [0]}]
-    with pytest.raises(TrainingError, match="the loss is nan at step 1"):
-        run(tmp_path, loader=broken)
+def ruined(numbers, steps, value=float("nan")):
+    """The usual batches, where the samples of some steps are not finite."""
+    for number, batch in enumerate(batches(0, steps, 1)):
+        batch["names"] = [f"{position}.jpg" for position in batch["positions"]]
+        if number in numbers:
+            batch["x"] = torch.full((4, 2), value)
+        yield batch
 
 
-def test_weights_of_a_loss_that_is_not_finite_are_never_saved(tmp_path):
-    """Where the save does not fall on a logged step."""
-    broken = [{"x": torch.full((4, 2), float("nan")), "weights": torch.ones(4), "positions": [0]}]
-    with pytest.raises(TrainingError, match="the loss is nan at step 1"):
-        run(tmp_path, loader=broken, save_step=1, log_every=100)
+def never(constant):
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def strict_lines(path):
+    return [json.loads(line, parse_constant=never) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])  # 1e30: its square is not finite
+def test_a_ruined_step_changes_no_weight_and_is_named(tmp_path, value):
+    _, trainer = run(tmp_path, num_steps=3, loader=ruined([2], 3, value), save_step=2)
+    before, after = (
+        load_file(tmp_path / "checkpoints" / name / "model.safetensors") for name in ("step_00000002", "step_00000003")
+    )
+    assert torch.equal(before["weight"], after["weight"])
+    assert (trainer.state.skipped, trainer.state.step, trainer.state.samples) == (1, 3, 12)
+    (row,) = strict_lines(tmp_path / "skipped_steps.jsonl")
+    assert row["step"] == 3
+    assert row["samples"] == [[position, f"{position}.jpg"] for position in range(8, 12)]
+    rows = strict_lines(tmp_path / "metrics.jsonl")
+    assert {"step": 3, "train/skipped_steps": 1} in rows
+
+
+def test_a_resumed_run_after_a_ruined_step_is_bit_exact(tmp_path):
+    whole, _ = run(tmp_path / "whole", num_steps=6, loader=ruined([1, 4], 6))
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "step_00000006")
+    rest = list(ruined([1, 4], 6))[3:]
+    resumed, trainer = run(tmp_path / "cut", num_steps=6, loader=rest, resume="latest")
+    assert torch.equal(whole.model.weight, resumed.model.weight)
+    assert trainer.state.skipped == 2
+
+
+def test_too_many_ruined_steps_in_a_row_stop_at_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(TrainingError, match=r"of the 3 steps up to 6 was finite; .*continues from step_00000003"):
+        run(tmp_path, num_steps=9, loader=ruined([3, 4, 5], 9), max_skipped_steps=3)
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["step_00000003"]
+    run(tmp_path / "apart", num_steps=9, loader=ruined([1, 2, 4, 5], 9), max_skipped_steps=3)
+
+
+def test_a_run_of_ruined_steps_alone_is_not_finished(tmp_path):
+    with pytest.raises(TrainingError, match=r"steps up to 2 was finite.*no good checkpoint"):
+        run(tmp_path, num_steps=2, loader=ruined([0, 1], 2))
     assert list_checkpoints(tmp_path / "checkpoints") == []
+
+
+def test_a_checkpoint_of_ruined_weights_is_passed_over_and_pushes_no_good_one_out(tmp_path):
+    """A rate far too large: loss and gradient of its steps are finite, and the weights they leave are not."""
+
+    def validate(state):
+        return {"val/loss": float("nan") if state.step >= 4 else 1.0}
+
+    with pytest.raises(TrainingError, match=r"step_00000006 is not finite, so its weights are ruined"):
+        run(tmp_path, num_steps=6, save_step=1, validate=validate)
+    folder = tmp_path / "checkpoints"
+    assert [path.name[-1] for path in list_checkpoints(folder)] == ["2", "3", "4", "5", "6"]
+    assert find_checkpoint("latest", folder).name == "step_00000003"
+    rows = strict_lines(tmp_path / "metrics.jsonl")
+    assert [row["val/loss"] for row in rows if "val/loss" in row] == [1, 1, 1, None, None, None]
 
 
 def test_out_of_memory_names_the_micro_batch(tmp_path, monkeypatch):
