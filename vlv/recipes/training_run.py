@@ -21,7 +21,7 @@ from vlv.atomic import whole_folder
 from vlv.batch import Batch
 from vlv.checkpoints.card import public_place, write_card
 from vlv.checkpoints.pretrained import no_progress_bars
-from vlv.checkpoints.resume import find_checkpoint
+from vlv.checkpoints.resume import find_checkpoint, is_validated
 from vlv.config import TrainingConfig, save_config
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.preparation import SamplePreparation
@@ -119,7 +119,7 @@ class TrainingRun:
         # The average after the distribution, which moves the weights: it is kept on their device.
         checkpointer, average, found = self._checkpointer(parts), self._average(objective), self.resumed
         state = checkpointer.load(found, objective, optimizer, average) if found else TrainState()
-        logger = self._logger(state)
+        logger = self._logger(state, validated=found is None or is_validated(found))
         self._announce(logger, objective, state, found)
         samples = self._sample_log()
         Trainer(
@@ -137,6 +137,7 @@ class TrainingRun:
             state=state,
             lr_at=self._lr_at,
             validate=self._validation(objective, parts, logger),
+            resumed=found,
         ).fit()
         logger.close()
         if average is not None:  # it is the finished model, and its names are those inside the objective
@@ -202,7 +203,7 @@ class TrainingRun:
         path = Path(self.config.output_dir) / BAD_SAMPLES
         return BadSampleLog(path, "train", self.accelerator.num_processes, self.config.max_bad_share)
 
-    def _logger(self, state: TrainState) -> MetricLogger:
+    def _logger(self, state: TrainState, validated: bool) -> MetricLogger:
         config = self.config
         wandb = None
         if config.wandb_mode != "off":
@@ -213,6 +214,7 @@ class TrainingRun:
             enabled=self.accelerator.is_main_process,
             num_steps=self.data.num_steps,
             first_step=state.step,
+            validated=validated,
             wandb=wandb,
         )
 

@@ -28,6 +28,7 @@ class MetricLogger:
         enabled: bool,
         num_steps: int,
         first_step: int = 0,
+        validated: bool = True,
         wandb: WandbSettings | None = None,
     ) -> None:
         """Open metrics.jsonl for appending and start the progress bar.
@@ -37,6 +38,7 @@ class MetricLogger:
             num_steps: optimizer step at which the run ends, for the bar and the remaining time.
             first_step: where the run starts; lines after it are of a run that was killed, and are removed, so that
                 the file reads as that of one run.
+            validated: whether the validation of that step came to its end; if not, its line is removed too.
             wandb: where in W&B the run goes; None is nowhere.
         """
         self.enabled = enabled
@@ -49,7 +51,7 @@ class MetricLogger:
             return
         folder.mkdir(parents=True, exist_ok=True)
         for path in (self.path, self.skipped_path):
-            _remove_lines_after(path, first_step)
+            _remove_lines_after(path, first_step, validated)
         if sys.stderr.isatty():  # in a log file a bar is one endless line
             self._bar = tqdm(total=num_steps, initial=first_step, dynamic_ncols=True, unit="step")
         if wandb is not None:
@@ -127,11 +129,17 @@ def _step_of(line: str) -> int | None:
         return None
 
 
-def _remove_lines_after(path: Path, step: int) -> None:
+def _remove_lines_after(path: Path, step: int, validated: bool) -> None:
     if not path.is_file():
         return
     lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if (found := _step_of(line)) is not None and found <= step]
+    kept = []
+    for line in lines:
+        found = _step_of(line)
+        # Not validated: the run was killed between the line of the validation and the mark of its end.
+        again = not validated and found == step and '"val/' in line
+        if found is not None and found <= step and not again:
+            kept.append(line)
     if kept != lines:
         write_whole(path, "".join(kept).encode())
 

@@ -16,7 +16,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import gather_object, send_to_device
 from torch import Tensor, nn
 
-from vlv.checkpoints.resume import sound_checkpoints
+from vlv.checkpoints.resume import is_validated, sound_checkpoints
 from vlv.memory import is_out_of_memory
 from vlv.training.average import WeightAverage
 from vlv.training.checkpoint import Checkpointer
@@ -99,6 +99,7 @@ class Trainer:
         state: TrainState,
         lr_at: Callable[[int], float],
         validate: Callable[[TrainState], dict[str, float]],
+        resumed: Path | None = None,
     ) -> None:
         """Hold the parts.
 
@@ -106,9 +107,11 @@ class Trainer:
             state: where the run stands; advanced in place.
             lr_at: learning rate of an optimizer step.
             validate: called on every process at each save; its numbers are logged.
+            resumed: the checkpoint that `state` is of, if any. A run that was killed between a save and its validation
+                makes up for that.
         """
         self.parts, self.settings, self.state = parts, settings, state
-        self.lr_at, self.validate = lr_at, validate
+        self.lr_at, self.validate, self.resumed = lr_at, validate, resumed
         self.accelerator, self.objective, self.optimizer = parts.accelerator, parts.objective, parts.optimizer
         self._bare = cast("Objective", parts.accelerator.unwrap_model(parts.objective))
         self._terms = list(self._bare.loss_weights)
@@ -121,6 +124,8 @@ class Trainer:
         settings, state = self.settings, self.state
         batches = iter(self.parts.loader)
         self.objective.train()
+        if self.resumed is not None and not is_validated(self.resumed):
+            self._judge(self.resumed)
         self._window.restart(self._count_samples()[0])
         try:
             while state.step < settings.num_steps:

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from vlv.checkpoints.resume import find_checkpoint, list_checkpoints
+from vlv.checkpoints.resume import find_checkpoint, is_validated, list_checkpoints
 from vlv.training.average import WeightAverage
 from vlv.training.checkpoint import Checkpointer
 from vlv.training.metrics import MetricLogger
@@ -78,7 +78,8 @@ def run(folder, *, num_steps=6, accumulation=1, micro=4, state=None, resume=None
         seed=5,
     )
     loader = changes.pop("loader", None) or batches(state.samples, num_steps - state.step, accumulation, micro)
-    logger = MetricLogger(folder, enabled=True, num_steps=num_steps)
+    validated = found is None or is_validated(found)
+    logger = MetricLogger(folder, enabled=True, num_steps=num_steps, first_step=state.step, validated=validated)
     parts = TrainingParts(
         accelerator=accelerator,
         objective=objective,
@@ -97,6 +98,7 @@ def run(folder, *, num_steps=6, accumulation=1, micro=4, state=None, resume=None
         validate=changes.pop(
             "validate", lambda state: {"val/loss": float(state.step), "val/weight": float(objective.model.weight[0])}
         ),
+        resumed=found,
     )
     trainer.fit()
     return objective, trainer
@@ -264,6 +266,38 @@ def test_a_checkpoint_of_ruined_weights_is_passed_over_and_pushes_no_good_one_ou
     assert find_checkpoint("latest", folder).name == "step_00000003"
     rows = strict_lines(tmp_path / "metrics.jsonl")
     assert [row["val/loss"] for row in rows if "val/loss" in row] == [1, 1, 1, None, None, None]
+
+
+@pytest.mark.parametrize("after_the_line", [False, True])
+@pytest.mark.parametrize("step", [3, 6])
+def test_a_validation_that_a_kill_cost_is_made_up_for(tmp_path, step, after_the_line, monkeypatch):
+    """Killed after a save and before the end of its validation, in the middle of a run and at its last step."""
+    whole, _ = run(tmp_path / "whole")
+
+    class Killed(BaseException):
+        pass
+
+    def kill(self, path, metrics):
+        raise Killed
+
+    def validate(state):
+        if state.step == step:
+            raise Killed
+        return {"val/loss": float(state.step), "val/weight": 0.0}
+
+    with monkeypatch.context() as patch:
+        if after_the_line:
+            patch.setattr(Checkpointer, "judge", kill)
+        changes = {"save_step": step} if after_the_line else {"validate": validate}
+        with pytest.raises(Killed):
+            run(tmp_path / "cut", **changes)
+    resumed, _ = run(tmp_path / "cut", resume="latest", save_step=step if after_the_line else 3)
+    assert torch.equal(whole.model.weight, resumed.model.weight)
+    rows = [row for row in lines(tmp_path / "cut") if "val/loss" in row and row["step"] == step]
+    assert rows == [{"step": step, "val/loss": step, "val/weight": rows[0]["val/weight"]}]
+    expected = [row for row in lines(tmp_path / "whole") if row["step"] == step and "val/loss" in row]
+    assert rows == expected
+    assert is_validated(tmp_path / "cut" / "checkpoints" / f"step_0000000{step}")
 
 
 def test_out_of_memory_names_the_micro_batch(tmp_path, monkeypatch):
