@@ -1,6 +1,9 @@
 """Faults that really happen to a run, through the launchers."""
 
 import io
+import shutil
+import subprocess
+import sys
 import tarfile
 
 import pytest
@@ -27,6 +30,24 @@ def tiny(launch, components, sample_photos):
         return launch("train_stage1.sh", *call, **{**settings, **variables})
 
     return run
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(tiny, tmp_path):
+    tiny(tmp_path)
+    weights = tmp_path / "checkpoints" / "step_00000004" / "model.safetensors"
+    before = weights.read_bytes()
+    shutil.rmtree(tmp_path / "final")
+    weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    call = [sys.executable, "-m", "vlv", "inspect", str(weights.parent), "verify=true"]
+    said = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 2
+    assert f"{weights} is damaged: its sha256 is another" in said.stderr
+    done = tiny(tmp_path, "resume=latest")
+    assert done.returncode == 0, done.stderr
+    assert f"{weights} is damaged: its sha256 is another; the checkpoint before it is taken" in done.stderr
+    assert f"resuming from {tmp_path}/checkpoints/step_00000002: step 2, sample 8" in done.stderr
+    assert weights.read_bytes() == before  # trained again, to the same bit
+    assert "6 files are as they were written" in subprocess.run(call, cwd=ROOT, capture_output=True, text=True).stdout
 
 
 CANARIES = [f"CANARY{number}" for number in range(5)]

@@ -112,7 +112,7 @@ SCHEMAS: dict[Kind, Schema] = {
         description=TRAINER_STATE_NAME,
         model_type=None,
         required=("step", "samples", "identity"),
-        optional=("scaler", "skipped"),
+        optional=("scaler", "skipped", "files"),
         files=(TRAINER_STATE_NAME, WEIGHTS_NAME, _RECIPE, "optimizer.safetensors|deepspeed"),
         more_files=(AVERAGE_NAME, VALIDATION_NAME, CONFIG_NAME, _PIXELS),
     ),

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
@@ -72,12 +73,16 @@ class StageParts:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A run's settings, processes, batch sizes and data; the same object on every process."""
+    """A run's settings, processes, batch sizes and data; the same object on every process.
+
+    resumed: the checkpoint that it resumes from; None where it starts anew.
+    """
 
     config: TrainingConfig
     accelerator: Accelerator
     sizes: BatchSizes
     data: Data
+    resumed: Path | None
 
     @classmethod
     def start(cls, config: TrainingConfig, precision: str) -> TrainingRun:
@@ -92,12 +97,8 @@ class TrainingRun:
         if config.optimizer == "muon" and not has_whole_weights(accelerator):
             raise ValueError("optimizer=muon needs whole matrices on each process: use DDP, or set optimizer=adamw")
         _start_folder(config, accelerator)
-        return cls(config, accelerator, sizes, open_training_data(config, accelerator, sizes))
-
-    @property
-    def resumed(self) -> Path | None:
-        """The checkpoint that the run resumes from; None where it starts anew."""
-        return find_checkpoint(self.config.resume, Path(self.config.output_dir) / CHECKPOINTS)
+        resumed = _checkpoint(config, accelerator)
+        return cls(config, accelerator, sizes, open_training_data(config, accelerator, sizes), resumed)
 
     @property
     def validation_samples(self) -> ValidationSamples:
@@ -259,6 +260,21 @@ def save_final(config: TrainingConfig, data: Data, save: Callable[[Path], None])
 def _build_optimizer(config: TrainingConfig, part_lrs: Mapping[str, float], objective: torch.nn.Module) -> AdamW:
     betas = (config.betas[0], config.betas[1])
     return build_optimizer(objective, config.lr, betas, config.weight_decay, part_lrs, config.optimizer)
+
+
+def _checkpoint(config: TrainingConfig, accelerator: Accelerator) -> Path | None:
+    """The newest good checkpoint that `resume` may mean: the first process reads and compares, and tells the others.
+
+    Raises:
+        ValueError: none is good.
+    """
+    if config.resume is None:
+        return None
+    found: list[Path | None] = [None]
+    if accelerator.is_main_process:
+        folder = Path(config.output_dir) / CHECKPOINTS
+        found = [find_checkpoint(config.resume, folder, whole=True, report=partial(print, file=sys.stderr))]
+    return broadcast_object_list(found)[0]
 
 
 def _start_folder(config: TrainingConfig, accelerator: Accelerator) -> None:

@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from vlv.atomic import finish_folder, start_folder, temporary_folder, write_whole
+from vlv.checkpoints.digests import sealed
 from vlv.checkpoints.identity import TRAINER_STATE_NAME, WEIGHTS_NAME, JsonObject
 from vlv.checkpoints.resume import list_checkpoints, require_same_run, sound_checkpoints
 from vlv.checkpoints.schema import AVERAGE_NAME, VALIDATION_NAME, describe
@@ -178,6 +179,7 @@ class Checkpointer:
     def _finish(self, temporary: Path, target: Path, state: TrainState) -> None:
         scaler = self.accelerator.scaler
         values = {**state.to_dict(), "identity": self.identity, "scaler": scaler.state_dict() if scaler else None}
+        content = sealed(temporary, json.loads(json.dumps(describe("training", values))))  # as it is read back
         # Last: a folder without it is no checkpoint, whatever else was written.
-        (temporary / TRAINER_STATE_NAME).write_text(json.dumps(describe("training", values), indent=2) + "\n")
+        (temporary / TRAINER_STATE_NAME).write_text(json.dumps(content, indent=2) + "\n")
         finish_folder(target)
