@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TypeVar
 
 from vlv.cli.entry import FAILED_RUN, INTERRUPTED, error_line, load_libraries
 from vlv.redaction import redact
+from vlv.training.stopping import STOPPED, TrainingStopped
 
 ERROR_FILE_VARIABLE = "VLV_ERROR_FILE"  # set by the launcher, which then prints the one line itself
 Config = TypeVar("Config")
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     _end_with_parent()
     command = LAUNCHED[name]
     code = attempt(partial(command.run, read_resolved(command.kind, Path(path))))
-    if code == FAILED_RUN:
+    if code in (FAILED_RUN, STOPPED):
         _exit_at_once(code)
     raise SystemExit(code)
 
@@ -56,6 +57,9 @@ def attempt(work: Callable[[], object]) -> int:
         work()
     except KeyboardInterrupt:
         return INTERRUPTED
+    except TrainingStopped as stopped:
+        _write_first(str(stopped), "")
+        return STOPPED
     except Exception as error:  # noqa: BLE001 - the last line of defence: any failure becomes one line and a file
         _report(error)
         return FAILED_RUN
@@ -76,7 +80,10 @@ def _exit_at_once(code: int) -> NoReturn:
 
 
 def _report(error: Exception) -> None:
-    line, trace = redact(error_line(error)), redact(traceback.format_exc())
+    _write_first(redact(error_line(error)), redact(traceback.format_exc()))
+
+
+def _write_first(line: str, trace: str) -> None:
     path = os.environ.get(ERROR_FILE_VARIABLE)
     if path is None:
         print(f"error: {line}", file=sys.stderr)

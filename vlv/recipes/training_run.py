@@ -36,11 +36,13 @@ from vlv.training.average import WeightAverage
 from vlv.training.checkpoint import Checkpointer
 from vlv.training.metrics import SKIPPED_STEPS, MetricLogger
 from vlv.training.optim import build_optimizer, lr_at
+from vlv.training.parts import TrainerSettings, TrainingParts
 from vlv.training.processes import has_whole_weights, is_sharded, start_processes
 from vlv.training.sharding import distribute
 from vlv.training.state import TrainState
+from vlv.training.stopping import StopRequest
 from vlv.training.tracker import WandbSettings
-from vlv.training.trainer import Trainer, TrainerSettings, TrainingParts
+from vlv.training.trainer import Trainer
 from vlv.training.validation import validation_loss
 
 CHECKPOINTS, FINAL, CONFIG = "checkpoints", "final", "config.yaml"
@@ -122,8 +124,8 @@ class TrainingRun:
         state = checkpointer.load(found, objective, optimizer, average) if found else TrainState()
         logger = self._logger(state, validated=found is None or is_validated(found))
         self._announce(logger, objective, state, found)
-        samples = self._sample_log()
-        Trainer(
+        samples, stop = self._sample_log(), StopRequest()
+        trainer = Trainer(
             TrainingParts(
                 accelerator=accelerator,
                 objective=objective,
@@ -133,14 +135,20 @@ class TrainingRun:
                 logger=logger,
                 samples=samples,
                 average=average,
+                stop=stop,
             ),
             self._settings(),
             state=state,
             lr_at=self._lr_at,
             validate=self._validation(objective, parts, logger),
             resumed=found,
-        ).fit()
-        logger.close()
+        )
+        restore = stop.listen()
+        try:
+            trainer.fit()
+        finally:
+            restore()
+            logger.close()
         if average is not None:  # it is the finished model, and its names are those inside the objective
             return {name.removeprefix("model."): value for name, value in average.state().items()}
         return checkpointer.trained_state(objective)

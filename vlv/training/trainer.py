@@ -4,83 +4,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 import torch
-from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import gather_object, send_to_device
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlv.checkpoints.resume import is_validated, sound_checkpoints
 from vlv.memory import is_out_of_memory
-from vlv.training.average import WeightAverage
-from vlv.training.checkpoint import Checkpointer
-from vlv.training.metrics import MetricLogger
 from vlv.training.objective import Batch, Objective
+from vlv.training.parts import TrainerSettings, TrainingParts
 from vlv.training.processes import seed_step
 from vlv.training.state import TrainState
+from vlv.training.stopping import TrainingStopped
 from vlv.training.window import Window, term_means
 
 
 class TrainingError(RuntimeError):
     """A run that cannot continue; the message says what to set."""
-
-
-class SampleCount(Protocol):
-    """Samples that this process has been given so far, without padding; `path` lists the bad ones of them."""
-
-    seen: int
-    bad: int
-    path: Path
-
-
-@dataclass(frozen=True)
-class TrainerSettings:
-    """Numbers of the loop.
-
-    num_steps: optimizer step at which the run ends.
-    global_batch_size: samples of one optimizer step over all processes.
-    accumulation: micro-batches of one process in one optimizer step.
-    micro_batch_size: samples of one of them.
-    max_grad_norm: clipping norm; 0 switches clipping off.
-    max_skipped_steps: steps in a row whose loss or gradient is not finite, until the run stops.
-    """
-
-    num_steps: int
-    global_batch_size: int
-    accumulation: int
-    micro_batch_size: int
-    max_grad_norm: float
-    save_step: int
-    log_every: int
-    seed: int
-    max_skipped_steps: int = 10
-
-
-@dataclass(frozen=True)
-class TrainingParts:
-    """What the loop drives.
-
-    objective: an `Objective`, prepared by the accelerator.
-    optimizer: prepared; each group has its share of the learning rate as `lr_scale` (`build_optimizer`).
-    loader: micro-batches of this process, `accumulation` for each step, from the state's `samples` on.
-    samples: counts what the loader gives; None where every sample is usable.
-    average: moving average of the trained weights, which is validated and saved beside them; None for none.
-    """
-
-    accelerator: Accelerator
-    objective: nn.Module
-    optimizer: AcceleratedOptimizer
-    loader: Iterable[Batch]
-    checkpointer: Checkpointer
-    logger: MetricLogger
-    samples: SampleCount | None = None
-    average: WeightAverage | None = None
 
 
 class Trainer:
@@ -118,9 +62,15 @@ class Trainer:
         self._trained = [parameter for parameter in parts.objective.parameters() if parameter.requires_grad]
         self._window = Window()
         self._skipped_in_a_row = 0
+        self._stops = False
 
     def fit(self) -> TrainState:
-        """Train to `num_steps`, saving and validating on the way and at the end."""
+        """Train to `num_steps`, saving and validating on the way and at the end.
+
+        Raises:
+            TrainingError: the run cannot continue.
+            TrainingStopped: it was asked to stop, and has saved.
+        """
         settings, state = self.settings, self.state
         batches = iter(self.parts.loader)
         self.objective.train()
@@ -143,6 +93,8 @@ class Trainer:
                     self._log()
                 if saves:
                     self._save()
+                if self._stops and state.step < settings.num_steps:
+                    self._stop(saved=saves)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -201,7 +153,7 @@ class Trainer:
         return True
 
     def _is_sound(self, sums: Tensor, norm: Tensor | float | None) -> bool:
-        """Whether loss and gradient norm are finite, on every process.
+        """Whether loss and gradient norm are finite, on every process; asks in the same message who is to stop.
 
         Here a step waits for the device: what is not known to be finite must not touch the weights.
         """
@@ -209,7 +161,10 @@ class Trainer:
         # An fp16 scaler tries factors that are too large, sees that itself, and takes a smaller one.
         if norm is not None and self.accelerator.scaler is None:
             ruined |= not math.isfinite(float(norm))
-        return not self._sum_over_processes(torch.tensor(float(ruined), device=self.accelerator.device)).item()
+        own = torch.tensor([ruined, self.parts.stop.asked], dtype=torch.float32, device=self.accelerator.device)
+        ruined, stops = self._sum_over_processes(own).tolist()
+        self._stops = stops > 0  # on all of them, at the same step: a save is a collective
+        return not ruined
 
     def _skip(self, micro_batches: list[Batch], sums: Tensor, counts: Tensor, norm: Tensor | float | None) -> None:
         """Drop the gradient, and write down which samples it was of."""
@@ -288,11 +243,22 @@ class Trainer:
             parts.logger.message(f"{bad} of {good + bad} samples could not be used; {parts.samples.path} lists them")
         self._window.restart(good)  # so that saving and validating do not count as slow training
 
+    def _stop(self, saved: bool) -> None:
+        """Save where the step has not been saved already, and end.
+
+        Without a validation, for which a scheduler may leave no time: the run that resumes makes up for it.
+        """
+        parts = self.parts
+        if not saved:
+            parts.checkpointer.save(self.objective, self.optimizer, self.state, parts.average)
+        raise TrainingStopped(f"stopped after step {self.state.step} of {self.settings.num_steps}, which is saved")
+
     def _judge(self, path: Path) -> None:
         """Validate the weights of a checkpoint, which are those at hand.
 
         Raises:
-            TrainingError: at the run's last step, where the result is not finite: such weights are no finished model.
+            TrainingError: the result is not finite, at the run's last step or where a resume begins: such weights are
+                no finished model, and nothing to go on from.
         """
         parts = self.parts
         self.objective.eval()
@@ -304,7 +270,7 @@ class Trainer:
         if parts.checkpointer.judge(path, metrics):
             return
         ruined = f"the validation of {path} is not finite, so its weights are ruined and resume=latest passes over it"
-        if self.state.step == self.settings.num_steps:
+        if path == self.resumed or self.state.step == self.settings.num_steps:
             raise TrainingError(f"{ruined}: lower lr, or set precision=fp32")
         parts.logger.message(ruined)
 

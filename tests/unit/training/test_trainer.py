@@ -13,8 +13,9 @@ from vlv.training.average import WeightAverage
 from vlv.training.checkpoint import Checkpointer
 from vlv.training.metrics import MetricLogger
 from vlv.training.optim import build_optimizer
+from vlv.training.parts import TrainerSettings, TrainingParts
 from vlv.training.state import TrainState
-from vlv.training.trainer import Trainer, TrainerSettings, TrainingError, TrainingParts
+from vlv.training.trainer import Trainer, TrainingError
 from vlv.training.validation import validation_loss
 
 
