@@ -165,3 +165,27 @@ def test_the_batch_script_queues_again_after_a_stop_alone(tmp_path, code, requeu
     assert done.returncode == code
     assert (tmp_path / "called").read_text() == "0 16 resume=latest\n"
     assert ("requeue 7" in (tmp_path / "scontrol.log").read_text()) == requeued
+
+
+def test_changed_settings_are_listed_and_need_a_word(tiny, tmp_path):
+    tiny(tmp_path, lr=1e-4)
+    shutil.rmtree(tmp_path / "final")
+    shutil.rmtree(tmp_path / "checkpoints" / "step_00000004")
+    refused = tiny(tmp_path, "resume=latest", lr=2e-4, num_steps=6)
+    assert refused.returncode == 2
+    assert "lr was 0.0001 and is 0.0002, num_steps was 4 and is 6: give the former values" in refused.stderr
+    done = tiny(tmp_path, "resume=latest", "allow_changes=true", lr=2e-4, num_steps=6)
+    assert done.returncode == 0, done.stderr
+    assert "allow_changes=true: lr was 0.0001 and is 0.0002\n" in done.stderr
+    assert "step 6/6" in done.stderr
+
+
+def test_a_finished_run_is_left_as_it_is(tiny, tmp_path):
+    tiny(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    again = tiny(tmp_path, "resume=latest", "num_workers=1", save_step=1)
+    assert again.returncode == 0
+    assert again.stderr.strip() == f"the run is finished, there is nothing to do: {tmp_path / 'final'}"
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    longer = tiny(tmp_path, "resume=latest", "allow_changes=true", num_steps=6)
+    assert "step 6/6" in longer.stderr

@@ -20,7 +20,7 @@ RULES = {
     "resources": (set(), {"torch", "transformers", "diffusers", "omegaconf"}),
     "redaction": (set(), {"torch", "transformers", "diffusers"}),
     "settings": ({"settings", "redaction", "resources"}, {"torch", "transformers", "diffusers"}),
-    "config": ({"config", "settings", "data"}, {"torch", "transformers", "diffusers"}),
+    "config": ({"config", "settings", "data", "redaction"}, {"torch", "transformers", "diffusers"}),
     "limits": (set(), {"torch", "transformers", "diffusers"}),
     "batch": (set(), {"torch", "transformers", "diffusers"}),
     "memory": (set(), {"torch", "transformers", "diffusers"}),

@@ -24,6 +24,7 @@ from vlv.cli.checks import check_call
 from vlv.cli.devices import check_devices, require_deepspeed
 from vlv.cli.entry import BAD_CALL, FAILED_RUN, INTERRUPTED, Call, parse, stop
 from vlv.cli.lock import output_locks
+from vlv.cli.resume_check import finished_model
 from vlv.cli.worker import ERROR_FILE_VARIABLE, attempt, write_resolved
 from vlv.config import (
     CaptionConfig,
@@ -88,6 +89,9 @@ def main(arguments: list[str]) -> None:
         require_deepspeed(config.accelerate_config)
     except (ValueError, OSError) as error:
         stop(str(error), BAD_CALL)
+    if isinstance(config, (Stage1Config, Stage2Config)) and (final := finished_model(config)) and not dry_run:
+        print(f"the run is finished, there is nothing to do: {final}", file=sys.stderr)
+        return
     _warn_of_unused(config, arguments)
     with tempfile.TemporaryDirectory() as folder:
         # In a folder of this call: the first process to fail is the one that finds no error file (`_report`).

@@ -129,6 +129,9 @@ class RunConfig:
     resume: str | None = run_option(
         None, "latest, or the path of a checkpoint, to resume from; null starts anew", frequent=True, path="source"
     )
+    allow_changes: bool = run_option(
+        False, "resume although settings that decide the model have changed; they are listed"
+    )
     overwrite: bool = run_option(False, "allow a new run in a folder that holds checkpoints, which are then removed")
     initial_checkpoint: str | None = run_option(
         None,
