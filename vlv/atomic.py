@@ -91,6 +91,15 @@ def finish_folder(final: Path) -> None:
     _publish(temporary, final.resolve())
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a write failed for want of space: a full disk, a quota, a limit on a file's size."""
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if isinstance(error, OSError):
+        return error.errno in codes
+    # safetensors has an error of its own, with the system's in its text.
+    return any(f"code: {code}," in str(error) for code in codes)
+
+
 def _require_replaceable(path: Path, fits: bool, kind: str) -> None:
     if path.exists() and not fits:
         raise ValueError(f"{path} is there and is not {kind}, so it is not replaced: give another path")

@@ -34,6 +34,7 @@ HARMLESS = frozenset(
         "resume",
         "run_name",
         "save_step",
+        "stop_on_full_disk",
         "val_dataset_path",
         "val_guidance_scale",
         "val_inference_steps",
@@ -60,14 +61,17 @@ def changed_settings(saved: Path, config: Stage1Config | Stage2Config) -> list[s
         return []
     kept = HARMLESS | _COMPONENTS | (_FACTORS if isinstance(config, Stage2Config) else set())
     pairs = {key: (getattr(before, key), getattr(config, key)) for key in settings_of(type(config)) if key not in kept}
-    sizes = (each.total_batch_size(each.num_gpus) for each in (before, config))
     if isinstance(config, Stage2Config):
-        pairs["batch_size x accumulation x num_gpus"] = tuple(sizes)
+        pairs["batch_size x accumulation x num_gpus"] = (_global_batch(before), _global_batch(config))
     return [
         f"{key} was {shown(old)} and is {shown(_written(new))}"
         for key, (old, new) in pairs.items()
         if _comparable(old) != _comparable(_written(new))
     ]
+
+
+def _global_batch(config: Stage1Config | Stage2Config) -> int:
+    return config.total_batch_size(config.num_gpus)
 
 
 def _written(value: object) -> object:

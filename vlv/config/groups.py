@@ -124,6 +124,10 @@ class RunConfig:
     )
     save_step: int = run_option(1000, "optimizer steps between checkpoints; each save validates too", frequent=True)
     keep_checkpoints: int = run_option(3, "how many of the newest checkpoints stay on disk; 0 keeps all")
+    stop_on_full_disk: bool = run_option(
+        False,
+        "stop where a checkpoint does not fit on the disk; else training goes on, and tries again at the next save",
+    )
     log_every: int = logging_option(10, "optimizer steps between two lines of metrics")
     seed: int = run_option(42, "seed of the data order, of the noise and of new weights")
     resume: str | None = run_option(

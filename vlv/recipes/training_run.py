@@ -237,6 +237,7 @@ class TrainingRun:
             max_grad_norm=config.max_grad_norm,
             max_skipped_steps=config.max_skipped_steps,
             save_step=config.save_step,
+            stop_on_full_disk=config.stop_on_full_disk,
             log_every=config.log_every,
             seed=config.seed,
         )

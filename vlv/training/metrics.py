@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vlv.atomic import write_whole
+from vlv.atomic import is_disk_full, write_whole
 from vlv.redaction import redact
 from vlv.training.tracker import WandbSettings, WandbTracker
 
@@ -47,6 +48,7 @@ class MetricLogger:
         self._tracker: WandbTracker | None = None
         self._started, self._first_step = time.monotonic(), first_step
         self._bar: tqdm | None = None
+        self._unwritten: dict[Path, bytes] = {}
         if not enabled:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,8 +68,7 @@ class MetricLogger:
         """Write one line of metrics, and show the main ones."""
         if not self.enabled:
             return
-        with self.path.open("a") as handle:  # opened for each line: a killed run leaves whole lines
-            handle.write(json.dumps({"step": step, **finite_or_none(metrics)}) + "\n")
+        self._append(self.path, {"step": step, **finite_or_none(metrics)})
         if self._tracker is not None:
             self._tracker.metrics(step, metrics)
         # A count of 0 bad samples is the normal case, and not worth a reader's time.
@@ -82,8 +83,7 @@ class MetricLogger:
     def skipped(self, step: int, metrics: Mapping[str, float], samples: Sequence[object]) -> None:
         """Write down a step whose loss or gradient was not finite, with what it was made of."""
         if self.enabled:
-            with self.skipped_path.open("a") as handle:
-                handle.write(json.dumps({"step": step, **finite_or_none(metrics), "samples": samples}) + "\n")
+            self._append(self.skipped_path, {"step": step, **finite_or_none(metrics), "samples": samples})
             text = "  ".join(f"{key} {value}" for key, value in metrics.items())
             self.message(f"step {step} is skipped: {text}; {self.skipped_path} names its samples")
 
@@ -108,6 +108,19 @@ class MetricLogger:
             self._bar.close()
         if self._tracker is not None:
             self._tracker.finish()
+
+    def _append(self, path: Path, record: Mapping[str, object]) -> None:
+        """Add a line to a file; where the disk is full, with the next one that it takes."""
+        text = self._unwritten.pop(path, b"") + json.dumps(record).encode() + b"\n"
+        size = path.stat().st_size if path.is_file() else 0
+        try:
+            with path.open("ab") as handle:  # opened for each line: a killed run leaves whole lines
+                handle.write(text)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            os.truncate(path, size)  # a part of the line may be there
+            self._unwritten[path] = text
 
     def _remaining(self, step: int) -> str:
         done = step - self._first_step

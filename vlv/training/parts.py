@@ -36,6 +36,7 @@ class TrainerSettings:
     micro_batch_size: samples of one of them.
     max_grad_norm: clipping norm; 0 switches clipping off.
     max_skipped_steps: steps in a row whose loss or gradient is not finite, until the run stops.
+    stop_on_full_disk: stop where a checkpoint does not fit, instead of trying again at the next save.
     """
 
     num_steps: int
@@ -47,6 +48,7 @@ class TrainerSettings:
     log_every: int
     seed: int
     max_skipped_steps: int = 10
+    stop_on_full_disk: bool = False
 
 
 @dataclass(frozen=True)

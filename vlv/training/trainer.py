@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vlv.checkpoints.resume import is_validated, sound_checkpoints
 from vlv.memory import is_out_of_memory
+from vlv.training.checkpoint import DiskFull
 from vlv.training.objective import Batch, Objective
 from vlv.training.parts import TrainerSettings, TrainingParts
 from vlv.training.processes import seed_step
@@ -233,8 +234,14 @@ class Trainer:
 
     def _save(self) -> None:
         parts = self.parts
-        # The checkpoint holds the raw weights, which training resumes from, with the average beside them.
-        path = parts.checkpointer.save(self.objective, self.optimizer, self.state, parts.average)
+        try:
+            # The checkpoint holds the raw weights, which training resumes from, with the average beside them.
+            path = parts.checkpointer.save(self.objective, self.optimizer, self.state, parts.average)
+        except DiskFull as error:
+            if self.settings.stop_on_full_disk:
+                raise TrainingError(f"{error}; resume=latest continues from the last checkpoint") from None
+            parts.logger.message(f"{error}; training goes on, and the next save tries again")
+            return
         parts.logger.message(f"saved {path}")
         # After the save: a validation that fails must not cost the checkpoint.
         self._judge(path)
@@ -250,7 +257,10 @@ class Trainer:
         """
         parts = self.parts
         if not saved:
-            parts.checkpointer.save(self.objective, self.optimizer, self.state, parts.average)
+            try:
+                parts.checkpointer.save(self.objective, self.optimizer, self.state, parts.average)
+            except DiskFull as error:
+                raise TrainingError(f"{error}; resume=latest continues from the last checkpoint") from None
         raise TrainingStopped(f"stopped after step {self.state.step} of {self.settings.num_steps}, which is saved")
 
     def _judge(self, path: Path) -> None:

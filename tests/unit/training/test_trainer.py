@@ -1,7 +1,9 @@
 """The loop on a toy objective: a linear model whose exact gradients are known."""
 
 import json
+import resource
 import shutil
+import types
 
 import pytest
 import torch
@@ -60,8 +62,9 @@ def run(folder, *, num_steps=6, accumulation=1, micro=4, state=None, resume=None
     objective = Toy(dropout)
     optimizer = build_optimizer(objective, lr, weight_decay=0.0)
     objective, optimizer = accelerator.prepare(objective, optimizer)
+    write_extras = changes.pop("write_extras", lambda path: None)
     checkpointer = Checkpointer(
-        folder / "checkpoints", accelerator, keep=2, identity={"kind": "toy"}, write_extras=lambda path: None
+        folder / "checkpoints", accelerator, keep=2, identity={"kind": "toy"}, write_extras=write_extras
     )
     found = find_checkpoint(resume, folder / "checkpoints")
     decay = changes.pop("ema_decay", 0.0)
@@ -76,6 +79,7 @@ def run(folder, *, num_steps=6, accumulation=1, micro=4, state=None, resume=None
         save_step=changes.pop("save_step", 3),
         log_every=changes.pop("log_every", 1),
         max_skipped_steps=changes.pop("max_skipped_steps", 10),
+        stop_on_full_disk=changes.pop("stop_on_full_disk", False),
         seed=5,
     )
     loader = changes.pop("loader", None) or batches(state.samples, num_steps - state.step, accumulation, micro)
@@ -299,6 +303,61 @@ def test_a_validation_that_a_kill_cost_is_made_up_for(tmp_path, step, after_the_
     expected = [row for row in lines(tmp_path / "whole") if row["step"] == step and "val/loss" in row]
     assert rows == expected
     assert is_validated(tmp_path / "cut" / "checkpoints" / f"step_0000000{step}")
+
+
+@pytest.fixture
+def full_disk():
+    """Switches a full disk on and off: by the limit on a file's size that a process can set for itself."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def switch(full):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300 if full else most, most))
+
+    yield switch
+    switch(False)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_full_disk_costs_a_save_and_not_the_run(tmp_path, full_disk, stops, capsys):
+    """It fills up in the middle of the save at step 4, and has room again in step 6."""
+    saves = []
+
+    def write_extras(path):
+        saves.append(path)
+        full_disk(len(saves) == 2)
+
+    def emptied():
+        for number, batch in enumerate(batches(0, 6, 1)):
+            if number == 5:
+                full_disk(False)
+            yield batch
+
+    changes = {"save_step": 2, "write_extras": write_extras, "loader": emptied(), "stop_on_full_disk": stops}
+    whole, _ = run(tmp_path / "whole")
+    if stops:
+        with pytest.raises(TrainingError, match=r"no room for step_00000004 .*resume=latest continues"):
+            run(tmp_path / "full", **changes)
+        full_disk(False)
+        assert [path.name for path in (tmp_path / "full" / "checkpoints").iterdir()] == ["step_00000002"]
+        return
+    objective, _ = run(tmp_path / "full", **changes)
+    assert torch.equal(whole.model.weight, objective.model.weight)
+    assert "no room for step_00000004 ([Errno 27] File too large); training goes on" in capsys.readouterr().err
+    names = sorted(path.name for path in (tmp_path / "full" / "checkpoints").iterdir())
+    assert names == ["step_00000002", "step_00000006"]
+    losses = [
+        [row["train/loss"] for row in lines(tmp_path / name) if "train/loss" in row] for name in ("whole", "full")
+    ]
+    assert losses[0] == losses[1]  # lines that did not fit came later
+
+
+def test_free_space_is_looked_at_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=3))
+    written = []
+    run(tmp_path, num_steps=1, write_extras=written.append)
+    assert "bytes are needed and 3 are free); training goes on" in capsys.readouterr().err
+    assert not written
+    assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 def test_out_of_memory_names_the_micro_batch(tmp_path, monkeypatch):
