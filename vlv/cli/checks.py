@@ -127,6 +127,8 @@ def _check_captioning(config: CaptionConfig) -> None:
         raise ConfigError(
             f"output_path={config.output_path} is a folder: give the JSON file, say {output / 'captions.json'}"
         )
+    if output.exists() and not output.is_file():
+        raise ConfigError(f"output_path={config.output_path} is a device or a pipe: give a file, which is replaced")
     check_writable("output_path", output.parent)
     if config.preview_dir:
         check_writable("preview_dir", Path(config.preview_dir))

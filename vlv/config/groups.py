@@ -90,6 +90,9 @@ class OptimConfig:
     betas: list[float] = optim_option([0.9, 0.99], "AdamW betas")
     weight_decay: float = optim_option(0.01, "AdamW weight decay")
     max_grad_norm: float = optim_option(1.0, "gradients are clipped to this global norm; 0 switches clipping off")
+    max_skipped_steps: int = optim_option(
+        10, "steps in a row with a loss or gradient that is not finite, each of which is skipped, until the run stops"
+    )
     lr_schedule: Literal["cosine", "linear", "constant"] = optim_option(
         "cosine", "lr falls to 0 at the last optimizer step"
     )
@@ -121,6 +124,7 @@ class OptimConfig:
         require(len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "betas", self.betas, "give two in [0, 1)")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "give 0 or more")
         require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "give 0 or more")
+        require(self.max_skipped_steps >= 1, "max_skipped_steps", self.max_skipped_steps, "give at least 1")
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "give 0 or more")
         require(self.max_micro_batch >= 1, "max_micro_batch", self.max_micro_batch, "give at least 1")
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "give a decay in [0, 1), as 0.9999")
@@ -141,10 +145,17 @@ class RunConfig:
     )
     save_step: int = run_option(1000, "optimizer steps between checkpoints; each save validates too", frequent=True)
     keep_checkpoints: int = run_option(3, "how many of the newest checkpoints stay on disk; 0 keeps all")
+    stop_on_full_disk: bool = run_option(
+        False,
+        "stop where a checkpoint does not fit on the disk; else training goes on, and tries again at the next save",
+    )
     log_every: int = logging_option(10, "optimizer steps between two lines of metrics")
     seed: int = run_option(42, "seed of the data order, of the noise and of new weights")
     resume: str | None = run_option(
         None, "latest, or the path of a checkpoint, to resume from; null starts anew", frequent=True, path="source"
+    )
+    allow_changes: bool = run_option(
+        False, "resume although settings that decide the model have changed; they are listed"
     )
     overwrite: bool = run_option(False, "allow a new run in a folder that holds checkpoints, which are then removed")
     initial_checkpoint: str | None = run_option(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -299,6 +300,11 @@ def test_bases_that_have_moved(calls, checkpoints, command):
 def test_captions_go_into_a_file(calls, tmp_path, output):
     path = f"{tmp_path}/{output}"
     refuse(calls["caption"], f"is a folder: give the JSON file, say {path.rstrip('/')}/captions.json", output_path=path)
+
+
+def test_captions_replace_no_device(calls, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    refuse(calls["caption"], "is a device or a pipe: give a file", output_path=str(tmp_path / "pipe"))
 
 
 def write_state(folder, identity):

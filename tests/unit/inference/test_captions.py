@@ -80,6 +80,20 @@ def test_an_interrupted_run_resumes_and_recomputes_nothing(images, tmp_path):
     assert not lines.exists()
 
 
+def test_records_of_another_run_are_passed_over(images, tmp_path):
+    """As two runs without a lock left them: in one folder, under the identity of one of them."""
+    output = tmp_path / "captions.json"
+    for stop, beams in ((4, 1), (2, 2)):
+        with pytest.raises(KeyboardInterrupt):
+            run(FakeCaptioner(stop_after=stop), images, output, search=CaptionSearch(num_beams=beams))
+    mine, other = tmp_path / "captions.json.partial", tmp_path / "captions.json.partial.1"
+    lines = (other / "process_0.jsonl").read_text().replace("colour", "of the other run")
+    (mine / "process_1.jsonl").write_text(lines)
+    report = run(FakeCaptioner(), images, output, search=CaptionSearch(num_beams=2))
+    assert report.num_reused == 2
+    assert "other run" not in output.read_text()
+
+
 def test_an_image_that_was_replaced_is_captioned_anew(images, tmp_path):
     output = tmp_path / "captions.json"
     with pytest.raises(KeyboardInterrupt):
