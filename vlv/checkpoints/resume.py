@@ -9,8 +9,8 @@ from vlv.checkpoints.digests import damage
 from vlv.checkpoints.identity import TRAINER_STATE_NAME, CheckpointError, JsonObject, read_json
 from vlv.checkpoints.schema import AVERAGE_NAME, SCHEMAS, VALIDATION_NAME, read_description
 
-# The option that decides a value of an identity, where it has another name.
 _BEFORE = {"optimizer": "adamw"}  # what goes unsaid in identities that were written before there was a choice
+# The option that decides a value of an identity, where it has another name.
 _OPTIONS = {
     "trained": "train",
     "draws_with_own_weights": "diffusion_weight",

@@ -114,7 +114,6 @@ class OptimConfig:
     dropout: float | None = model_option(
         None, "dropout of every trained part; null keeps what the components' configs have"
     )
-
     nested_dropout: float = optim_option(
         0.0, "share of forward passes in which only the first embeddings are used, a random number of them"
     )
