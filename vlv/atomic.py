@@ -17,11 +17,11 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
     """A file to write, beside the final one, which it replaces when the block ends without an error.
 
     Several processes may write the same file at once: the last one to end wins, and none sees a mixture. A link
-    stays one: what it leads to is replaced.
+    stays one: what it leads to is replaced. Not durable is what a power loss may take: it does not wait for the disk.
 
     Raises:
         ValueError: there is something else than a file, which would be lost: a device, a pipe, a folder.
@@ -35,7 +35,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         mode = temporary.stat().st_mode & 0o666
         yield temporary
         temporary.chmod(mode)  # safetensors and tempfile make files for their owner alone
-        _publish(temporary, path)
+        _publish(temporary, path, durable)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -88,7 +88,7 @@ def finish_folder(final: Path) -> None:
     for path in temporary.rglob("*"):
         if path.is_file():
             path.chmod(mode)  # safetensors makes files for their owner alone, and clusters share folders
-    _publish(temporary, final.resolve())
+    _publish(temporary, final.resolve(), durable=True)
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -105,19 +105,19 @@ def _require_replaceable(path: Path, fits: bool, kind: str) -> None:
         raise ValueError(f"{path} is there and is not {kind}, so it is not replaced: give another path")
 
 
-def _publish(temporary: Path, final: Path) -> None:
+def _publish(temporary: Path, final: Path, durable: bool) -> None:
     """Rename: the one step that makes content visible.
 
-    Content and names are on disk before it. Without that, a power loss may leave the new name with nothing behind it.
+    Durable content and its names are on disk before it: a power loss may leave a new name with nothing behind it.
     """
-    if temporary.is_dir():
-        for path in temporary.rglob("*"):
+    if durable:
+        for path in (*temporary.rglob("*"), temporary):
             _to_disk(path)
-    _to_disk(temporary)
     if final.is_dir():  # a rename replaces none but an empty one
         shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
-    _to_disk(final.parent)
+    if durable:
+        _to_disk(final.parent)
 
 
 def _to_disk(path: Path) -> None:

@@ -55,7 +55,10 @@ class SharedTables:
                 return table
             decoded = decode()
             try:
-                with whole_file(path) as temporary, pa.ipc.new_file(str(temporary), decoded.schema) as writer:
+                with (
+                    whole_file(path, durable=False) as temporary,
+                    pa.ipc.new_file(str(temporary), decoded.schema) as writer,
+                ):
                     writer.write_table(decoded)
                 self._trim(path)
             except OSError:
