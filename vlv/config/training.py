@@ -21,8 +21,8 @@ class Stage1Config(RunConfig, OptimConfig, DataConfig):
         "the training images: folder, .tar shards or parquet",
         frequent=True,
         path="local",
-        source="vlv download pairs fetches 6 million images with captions into ./data/Image_384_VL_Captions, raw pixels that "
-        "need raw_image_size=[384,384]",
+        source="vlv download pairs fetches 6 million images with captions into ./data/Image_384_VL_Captions, raw "
+        "pixels that need raw_image_size=[384,384]",
     )
     num_steps: int = optim_option(10000, "optimizer steps of the run", frequent=True)
     global_batch_size: int = optim_option(
