@@ -1,11 +1,13 @@
 """Files and folders that appear under their name only when all of their content is written.
 
 Every writer of the project that must never leave a half-written result goes through `_publish`: a temporary place
-beside the final one, on the same file system, then one rename. Standard library alone, so that each part may use it.
+beside the final one, on the same file system, brought to the disk, then one rename. Standard library alone, so that
+each part may use it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -15,11 +17,17 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
     """A file to write, beside the final one, which it replaces when the block ends without an error.
 
-    Several processes may write the same file at once: the last one to end wins, and none sees a mixture.
+    Several processes may write the same file at once: the last one to end wins, and none sees a mixture. A link
+    stays one: what it leads to is replaced. Not durable is what a power loss may take: it does not wait for the disk.
+
+    Raises:
+        ValueError: there is something else than a file, which would be lost: a device, a pipe, a folder.
     """
+    path = path.resolve()
+    _require_replaceable(path, path.is_file(), "a regular file")
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # not longer than a name that the file system takes
     try:
         # Made here, so that its mode is the umask's: what a library makes has a mode of its own.
@@ -27,7 +35,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         mode = temporary.stat().st_mode & 0o666
         yield temporary
         temporary.chmod(mode)  # safetensors and tempfile make files for their owner alone
-        _publish(temporary, path)
+        _publish(temporary, path, durable)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -40,7 +48,11 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextmanager
 def whole_folder(final: Path) -> Iterator[Path]:
-    """A folder to write into, beside the final one, which it replaces when the block ends without an error."""
+    """A folder to write into, beside the final one, which it replaces when the block ends without an error.
+
+    Raises:
+        ValueError: there is something else than a folder.
+    """
     temporary = start_folder(final)
     try:
         yield temporary
@@ -50,7 +62,12 @@ def whole_folder(final: Path) -> Iterator[Path]:
 
 
 def start_folder(final: Path) -> Path:
-    """Make the empty temporary folder of `final`; what a killed run left in it is removed."""
+    """Make the empty temporary folder of `final`; what a killed run left in it is removed.
+
+    Raises:
+        ValueError: `final` is there and is no folder.
+    """
+    _require_replaceable(final, final.is_dir(), "a folder")
     temporary = temporary_folder(final)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -71,10 +88,45 @@ def finish_folder(final: Path) -> None:
     for path in temporary.rglob("*"):
         if path.is_file():
             path.chmod(mode)  # safetensors makes files for their owner alone, and clusters share folders
-    shutil.rmtree(final, ignore_errors=True)
-    _publish(temporary, final.resolve())
+    _publish(temporary, final.resolve(), durable=True)
 
 
-def _publish(temporary: Path, final: Path) -> None:
-    """Rename: the one step that makes content visible, and the place for whatever must be on disk before it."""
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a write failed for want of space: a full disk, a quota, a limit on a file's size."""
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if isinstance(error, OSError):
+        return error.errno in codes
+    # safetensors has an error of its own, with the system's in its text.
+    return any(f"code: {code}," in str(error) for code in codes)
+
+
+def _require_replaceable(path: Path, fits: bool, kind: str) -> None:
+    if path.exists() and not fits:
+        raise ValueError(f"{path} is there and is not {kind}, so it is not replaced: give another path")
+
+
+def _publish(temporary: Path, final: Path, durable: bool) -> None:
+    """Rename: the one step that makes content visible.
+
+    Durable content and its names are on disk before it: a power loss may leave a new name with nothing behind it.
+    """
+    if durable:
+        for path in (*temporary.rglob("*"), temporary):
+            _to_disk(path)
+    if final.is_dir():  # a rename replaces none but an empty one
+        shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
+    if durable:
+        _to_disk(final.parent)
+
+
+def _to_disk(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        # Some network file systems cannot do it for a folder; for a file that is a failed write.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(file)

@@ -17,6 +17,7 @@ class Batch(TypedDict):
     positions: [B], each sample's number in the data order, of which its noise is a function.
     names: [B], "" for padding.
     errors: [B], why a sample could not be used, or None.
+    truncated: [B], whether a sample is used although its file lacks its end.
     """
 
     encoder_pixels: Tensor
@@ -26,6 +27,7 @@ class Batch(TypedDict):
     positions: list[int]
     names: list[str]
     errors: list[str | None]
+    truncated: list[bool]
 
 
 class CaptionTensors(TypedDict):

@@ -108,9 +108,10 @@ def fit(folder: Path, config: PretrainConfig, part: Part) -> None:
     from vlv.training.checkpoint import Checkpointer
     from vlv.training.metrics import MetricLogger
     from vlv.training.optim import build_optimizer, lr_at
+    from vlv.training.parts import TrainerSettings, TrainingParts
     from vlv.training.processes import fastest_precision, resolve_precision, start_processes
     from vlv.training.state import TrainState
-    from vlv.training.trainer import Trainer, TrainerSettings, TrainingParts
+    from vlv.training.trainer import Trainer
 
     recipe = RECIPES[config.part]
     steps = config.steps or recipe.steps

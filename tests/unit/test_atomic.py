@@ -1,6 +1,7 @@
 """What appears under its name is whole, and what fails leaves nothing behind."""
 
 import os
+import resource
 
 import pytest
 from safetensors.torch import save_file
@@ -24,6 +25,47 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert path.read_bytes() == b"old"
     write_whole(path, b"new")
     assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_what_is_no_file_is_never_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "link", "folder"):
+        with pytest.raises(ValueError, match="is not a regular file, so it is not replaced"):
+            write_whole(tmp_path / name, b"new")
+    (tmp_path / "file").touch()
+    for name in ("pipe", "file"):
+        with pytest.raises(ValueError, match="is not a folder, so it is not replaced"), whole_folder(tmp_path / name):
+            pass
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder", "link", "pipe"]
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("there", "not_yet"):
+        (tmp_path / name).symlink_to(f"elsewhere/{name}")
+    (tmp_path / "elsewhere" / "there").touch()
+    for name in ("there", "not_yet"):
+        write_whole(tmp_path / name, b"new")
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / "elsewhere" / name).read_bytes() == b"new"
+
+
+def test_a_write_that_fails_is_an_error_and_leaves_the_old_file(tmp_path):
+    """A disk that is full, by the limit on a file's size that a process can set for itself."""
+    path = tmp_path / "a.json"
+    write_whole(path, b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_whole(path, bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a.json"]
 
 
@@ -53,6 +95,32 @@ def test_what_a_killed_run_left_does_not_get_into_the_next(tmp_path):
     assert (temporary_folder(final) / "new").exists()
     finish_folder(final)
     assert os.listdir(final) == ["new"]
+
+
+def test_content_is_on_disk_before_its_name_is(tmp_path, monkeypatch):
+    """What a power loss needs: fsync of every file and folder, the rename, then fsync of the folder that names it."""
+    calls = []
+    fsync, replace = os.fsync, os.replace
+
+    def recorded(file):
+        calls.append(os.path.relpath(os.readlink(f"/proc/self/fd/{file}"), tmp_path))
+        fsync(file)
+
+    def renamed(source, target):
+        calls.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    monkeypatch.setattr(os, "replace", renamed)
+    write_whole(tmp_path / "file", b"new")
+    assert [name.rpartition(".")[2] for name in calls] == ["tmp", "rename", ""]  # "." is the folder
+    calls.clear()
+    with whole_folder(tmp_path / "final") as folder:
+        (folder / "part").mkdir()
+        (folder / "part" / "weights").write_bytes(b"1")
+    before, after = calls[: calls.index("rename")], calls[calls.index("rename") + 1 :]
+    assert set(before) == {".writing-final", ".writing-final/part", ".writing-final/part/weights"}
+    assert after == ["."]
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])

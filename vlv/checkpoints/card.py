@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vlv.checkpoints.identity import CONFIG_NAME, OWN_BASES, STAGE1_TYPE, is_hub_id, read_json
 from vlv.checkpoints.inspection import describe_checkpoint
+from vlv.redaction import redact
 
 CARD_NAME = "README.md"
 # Licences of the components that the recipes use, by a part of their name; a base's own card comes first.
@@ -75,9 +76,14 @@ def model_card(folder: Path, training: Mapping[str, object] | None = None, impor
 
 
 def public_place(value: object) -> object:
-    """A place as others may see it: of a path on this machine the end alone, with the run's name before `final`."""
-    if not isinstance(value, str) or not Path(value).is_absolute():
+    """A place as others may see it: of a path on this machine the end alone, with the run's name before `final`.
+
+    Credentials of a URL or a command are left out.
+    """
+    if not isinstance(value, str):
         return value
+    if not Path(value).is_absolute():
+        return redact(value)
     path = Path(value)
     return f"{path.parent.name}/{path.name}" if path.name == "final" else path.name
 

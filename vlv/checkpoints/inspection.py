@@ -121,5 +121,5 @@ def _metrics(folder: Path, step: int | None) -> JsonObject:
     for line in path.read_text().splitlines() if path else []:
         row = json.loads(line)
         if step is None or row["step"] <= step:
-            last.update(row)
+            last |= {key: value for key, value in row.items() if value is not None}  # null is what was not finite
     return {f"last {key}": f"{value:.4g}" for key, value in last.items() if key in ("train/loss", "val/loss")}

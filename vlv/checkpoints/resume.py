@@ -1,15 +1,16 @@
-"""Whether a run may resume from a checkpoint, from its JSON alone: the command asks early, and loading asks again."""
+"""Which checkpoint a run resumes from, and whether it may: the command asks early, and loading asks again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from vlv.checkpoints.identity import TRAINER_STATE_NAME, CheckpointError, JsonObject
-from vlv.checkpoints.schema import AVERAGE_NAME, SCHEMAS, read_description
+from vlv.checkpoints.digests import damage
+from vlv.checkpoints.identity import TRAINER_STATE_NAME, CheckpointError, JsonObject, read_json
+from vlv.checkpoints.schema import AVERAGE_NAME, SCHEMAS, VALIDATION_NAME, read_description
 
-# The option that decides a value of an identity, where it has another name.
 _BEFORE = {"optimizer": "adamw"}  # what goes unsaid in identities that were written before there was a choice
+# The option that decides a value of an identity, where it has another name.
 _OPTIONS = {
     "trained": "train",
     "draws_with_own_weights": "diffusion_weight",
@@ -22,26 +23,70 @@ _PLACES = ("source", "revision")  # of a component, which may have moved; its ha
 _HASHES = {"config_sha256": "configs", "weights_fingerprint": "weights", "weights_sha256": "weights"}
 
 
-def find_checkpoint(resume: str | None, folder: Path) -> Path | None:
-    """The checkpoint that `resume` means: None, the newest in `folder` for `latest`, or the path itself.
+def find_checkpoint(
+    resume: str | None, folder: Path, *, whole: bool = False, report: Callable[[str], object] = lambda text: None
+) -> Path | None:
+    """The checkpoint that `resume` means: None, the newest good one in `folder` for `latest`, or the path itself.
+
+    Args:
+        whole: compare the digests of its files, which reads all of them; else their sizes alone.
+        report: told of each newer one that is damaged or ruined, and so passed over.
 
     Raises:
-        CheckpointError: a path that holds no checkpoint.
+        CheckpointError: a path that holds no checkpoint, or a damaged one; or no one in `folder` is whole.
     """
     if resume is None:
         return None
     if resume == "latest":
-        # Names have the step in eight digits, so that the last by name is the newest.
-        return next(iter(reversed(list_checkpoints(folder))), None)
+        return _newest_good(folder, whole, report)
     path = Path(resume)
     if not (path / TRAINER_STATE_NAME).is_file():
         raise CheckpointError(f"resume={resume} is no checkpoint of a run; {SCHEMAS['training'].source}")
+    if found := damage(path, whole=whole):
+        raise CheckpointError(f"{found}: give resume=latest, or another checkpoint")
     return path
+
+
+def _newest_good(folder: Path, whole: bool, report: Callable[[str], object]) -> Path | None:
+    last = None
+    for path in reversed(list_checkpoints(folder)):
+        found = damage(path, whole=whole)
+        if found is None and not is_ruined(path):
+            return path
+        last = found or f"{path} is ruined: its validation is not finite"
+        report(f"{last}; the checkpoint before it is taken")
+    if last is None:
+        return None
+    raise CheckpointError(f"{last}, and no good checkpoint is before it: overwrite=true with resume=null starts anew")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints in a folder, oldest first: their description is written last."""
+    # Names have the step in eight digits, so that the last by name is the newest.
     return sorted(path.parent for path in folder.glob(f"step_*/{TRAINER_STATE_NAME}"))
+
+
+def sound_checkpoints(folder: Path) -> list[Path]:
+    """Those that validation did not find ruined, oldest first: what `resume=latest` chooses from."""
+    return [path for path in list_checkpoints(folder) if not is_ruined(path)]
+
+
+def is_ruined(path: Path) -> bool:
+    """Whether the validation of a checkpoint gave numbers that are not finite: its weights are of no use."""
+    return not _validation(path).get("finite", True)
+
+
+def is_validated(path: Path) -> bool:
+    """Whether a checkpoint's validation came to its end; a run may have been killed before."""
+    return bool(_validation(path))
+
+
+def _validation(path: Path) -> JsonObject:
+    """What validation said of a checkpoint; {} where it said nothing that can be read."""
+    try:
+        return read_json(path / VALIDATION_NAME)
+    except CheckpointError:
+        return {}
 
 
 def require_same_run(path: Path, ours: Mapping[str, object], *, average: bool, partly: bool = False) -> JsonObject:

@@ -27,6 +27,7 @@ Kind = Literal["stage1", "stage2", "encoder", "training"]
 
 INDEX_NAME = f"{WEIGHTS_NAME}.index.json"
 AVERAGE_NAME = "average.safetensors"
+VALIDATION_NAME = "validation.json"  # what validation said of a checkpoint for resuming; written after it
 _SHARDED = f"{WEIGHTS_NAME}|{INDEX_NAME}"  # one file, or several and their index
 _RECIPE, _CARD, _PIXELS = "config.yaml", "README.md", "preprocessor_config.json"
 
@@ -111,9 +112,9 @@ SCHEMAS: dict[Kind, Schema] = {
         description=TRAINER_STATE_NAME,
         model_type=None,
         required=("step", "samples", "identity"),
-        optional=("scaler",),
+        optional=("scaler", "skipped", "files"),
         files=(TRAINER_STATE_NAME, WEIGHTS_NAME, _RECIPE, "optimizer.safetensors|deepspeed"),
-        more_files=(AVERAGE_NAME, CONFIG_NAME, _PIXELS),
+        more_files=(AVERAGE_NAME, VALIDATION_NAME, CONFIG_NAME, _PIXELS),
     ),
 }
 MODEL_KINDS: dict[str, ModelKind] = {STAGE1_TYPE: "stage1", STAGE2_TYPE: "stage2", ENCODER_TYPE: "encoder"}

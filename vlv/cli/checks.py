@@ -127,6 +127,8 @@ def _check_captioning(config: CaptionConfig) -> None:
         raise ConfigError(
             f"output_path={config.output_path} is a folder: give the JSON file, say {output / 'captions.json'}"
         )
+    if output.exists() and not output.is_file():
+        raise ConfigError(f"output_path={config.output_path} is a device or a pipe: give a file, which is replaced")
     check_writable("output_path", output.parent)
     if config.preview_dir:
         check_writable("preview_dir", Path(config.preview_dir))
@@ -208,8 +210,7 @@ def _check_data(option: str, config: TrainingConfig, data_format: DataFormat = "
     from vlv.data.sources import check_source
 
     path = getattr(config, option)
-    # Nothing of a stream is known before it is read. Validation reads by index, so there it is refused below.
-    if is_stream(path) and option != "val_dataset_path":
+    if is_stream(path):  # nothing of it is known before it is read
         return
     try:
         check_source(

@@ -1,6 +1,7 @@
 """Checks a call in its own process, then starts the processes and turns their failure into one line.
 
-Exit codes: 0 done, 1 a failed run, 2 a call that cannot work, 130 interrupted.
+Exit codes: 0 done, 1 a failed run, 2 a call that cannot work, 75 a training that was stopped by a signal and has
+saved, 130 interrupted at once.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 
 from vlv.cli.checks import check_call
 from vlv.cli.devices import check_devices, require_deepspeed
 from vlv.cli.entry import BAD_CALL, FAILED_RUN, INTERRUPTED, Call, parse, stop
+from vlv.cli.lock import output_locks
+from vlv.cli.resume_check import finished_model
 from vlv.cli.worker import ERROR_FILE_VARIABLE, attempt, write_resolved
 from vlv.config import (
     CaptionConfig,
+    ConfigError,
     InferenceConfig,
     ReconstructConfig,
     RunConfig,
@@ -32,6 +37,7 @@ from vlv.config import (
 )
 from vlv.recipes.accelerate_config import read_accelerate_config
 from vlv.resources import recipes_folder
+from vlv.training.stopping import SIGNALS, STOP_FILE_VARIABLE, STOPPED
 
 WORKER = "vlv.cli.worker"
 
@@ -83,16 +89,20 @@ def main(arguments: list[str]) -> None:
         require_deepspeed(config.accelerate_config)
     except (ValueError, OSError) as error:
         stop(str(error), BAD_CALL)
+    if isinstance(config, (Stage1Config, Stage2Config)) and (final := finished_model(config)) and not dry_run:
+        print(f"the run is finished, there is nothing to do: {final}", file=sys.stderr)
+        return
     _warn_of_unused(config, arguments)
     with tempfile.TemporaryDirectory() as folder:
         # In a folder of this call: the first process to fail is the one that finds no error file (`_report`).
         error_file, config_file = Path(folder) / "error.txt", Path(folder) / "config.json"
         os.environ[ERROR_FILE_VARIABLE] = str(error_file)
+        os.environ[STOP_FILE_VARIABLE] = str(Path(folder) / "stop")
         if dry_run:  # here: a process of its own would read the settings and load Python once more
             code = attempt(partial(command.run, config))
         else:
             write_resolved(config, config_file)
-            code = _start([name, str(config_file)], config, on_cpu)
+            code = _start_alone([name, str(config_file)], config, on_cpu)
         _finish(code, error_file, _trace_path(config))
 
 
@@ -115,6 +125,43 @@ def _warn_of_unused(config: LaunchConfig, call: list[str]) -> None:
         print(f"{' '.join(sampling)}: no effect, as no previews are generated without preview_dir", file=sys.stderr)
 
 
+def _start_alone(call: list[str], config: LaunchConfig, on_cpu: bool) -> int:
+    """As `_start`, while no other run writes into the same place."""
+    try:
+        with output_locks(config):
+            _take_signals(finish=isinstance(config, RunConfig))
+            return _start(call, config, on_cpu)
+    except ConfigError as error:
+        stop(str(error), BAD_CALL)
+
+
+def _take_signals(finish: bool) -> None:
+    """From here on the first signal asks the processes of a training to save and end, a second one ends them at once.
+
+    They are asked by a file that each looks for after its step: they sit in sessions of their own, so that no signal
+    reaches them twice, once from a terminal or a scheduler and once from here.
+
+    Args:
+        finish: whether the work is a training; captions and pictures are kept as they come, and end at the first.
+    """
+    stop_file = Path(os.environ[STOP_FILE_VARIABLE])
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if finish and not stop_file.exists():
+            stop_file.touch()
+            name = signal.Signals(number).name
+            print(f"{name}: the step is finished and saved; a second signal ends the run at once", file=sys.stderr)
+            return
+        for other in SIGNALS:
+            signal.signal(other, signal.SIG_IGN)  # the end must not be interrupted
+        raise KeyboardInterrupt
+
+    for number in SIGNALS:
+        signal.signal(number, handle)
+    # torch's agent would take SIGTERM and SIGINT for itself, and kill its processes after 30 seconds.
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"
+
+
 def _start(call: list[str], config: LaunchConfig, on_cpu: bool) -> int:
     """Run the processes to their end; returns an exit code, negative for a signal."""
     if config.num_gpus == 1 and not read_accelerate_config(config.accelerate_config):
@@ -126,14 +173,13 @@ def _start(call: list[str], config: LaunchConfig, on_cpu: bool) -> int:
 
 def _run_one(call: list[str]) -> int:
     # One process needs no rendezvous, and Accelerate's launcher takes seconds to load.
-    process = subprocess.Popen([sys.executable, "-m", WORKER, *call])
-    # A job that is cancelled gets it in this process alone; the worker ends by it, and its exit code tells.
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:  # the terminal sent it to the child as well, which ends by itself
-            continue
+    process = subprocess.Popen([sys.executable, "-m", WORKER, *call], start_new_session=True)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGKILL)  # its loader workers too
+        process.wait()
+        return INTERRUPTED
 
 
 def _run_on_cpu(call: list[str], num_processes: int) -> int:
@@ -201,13 +247,18 @@ def _finish(code: int, error_file: Path, trace_path: Path) -> None:
     """Print the one line of a failure, keep its trace in the run's folder, and exit."""
     if code == 0:
         return
+    if code == STOPPED:
+        line = error_file.read_text().strip() if error_file.exists() else "stopped and saved"
+        print(f"{line}; resume=latest continues", file=sys.stderr)
+        raise SystemExit(STOPPED)
+    # By a second signal, from here or to a process itself; whatever a process said meanwhile is of no interest.
+    if code in (INTERRUPTED, *(-number for number in SIGNALS), *(128 + number for number in SIGNALS)):
+        stop("interrupted; training resumes with resume=latest, captioning with the same command", INTERRUPTED)
     # The process's own words first: an exit code alone says little.
     if error_file.exists():
         line, _, trace = error_file.read_text().partition("\n")
         kept = _keep_trace(trace, trace_path)
         stop(f"{line}{f' (trace: {trace_path})' if kept else ''}", FAILED_RUN)
-    if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
-        stop("interrupted; training resumes with resume=latest, captioning with the same command", INTERRUPTED)
     if code == -signal.SIGKILL:
         stop("a process was killed, most likely for memory: set a smaller max_micro_batch or batch_size", FAILED_RUN)
     stop(f"a process ended with exit code {code}", FAILED_RUN)

@@ -20,7 +20,8 @@ Trains and runs VLV, an image captioner that learns from a frozen text-to-image 
 
 vlv COMMAND --help lists a command's settings. --config reads settings from a YAML file, or from a shipped recipe by
 name (--config stage1_sdxl); what is given as key=value wins over it. --version prints the version.
-Exit codes: 0 done, 1 a failed run, 2 a call that cannot work, 130 interrupted."""
+Exit codes: 0 done, 1 a failed run, 2 a call that cannot work, 75 a training that a signal stopped and that has saved,
+130 interrupted at once."""
 
 
 @dataclass(frozen=True)

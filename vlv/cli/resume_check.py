@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from vlv.checkpoints.identity import component_hashes
+from vlv.checkpoints.identity import CONFIG_NAME, component_hashes
 from vlv.checkpoints.resume import find_checkpoint, require_same_run
-from vlv.config import Stage1Config, Stage2Config
+from vlv.config import ConfigError, Stage1Config, Stage2Config
+from vlv.config.changes import changed_settings
 
 
 def check_resume(config: Stage1Config | Stage2Config) -> None:
@@ -20,6 +22,26 @@ def check_resume(config: Stage1Config | Stage2Config) -> None:
         identity = _of_stage1(config) if isinstance(config, Stage1Config) else _of_stage2(config)
         identity["optimizer"] = config.optimizer
         require_same_run(path, identity, average=bool(config.ema_decay), partly=True)
+        _check_changes(path, config)
+
+
+def finished_model(config: Stage1Config | Stage2Config) -> Path | None:
+    """The model of a run that a call would continue, where it is finished: by these settings nothing is left to do."""
+    final = Path(config.output_dir) / "final"
+    if config.resume != "latest" or not (final / CONFIG_NAME).is_file() or not (final / "config.yaml").is_file():
+        return None
+    return None if changed_settings(final / "config.yaml", config) else final
+
+
+def _check_changes(path: Path, config: Stage1Config | Stage2Config) -> None:
+    changes = changed_settings(path / "config.yaml", config)
+    if changes and not config.allow_changes:
+        raise ConfigError(
+            f"resume={path}: {', '.join(changes)}: give the former values, or another run_name, or allow_changes=true "
+            "to go on with the new ones"
+        )
+    for change in changes:
+        print(f"allow_changes=true: {change}", file=sys.stderr)
 
 
 def _of_stage1(config: Stage1Config) -> dict[str, object]:

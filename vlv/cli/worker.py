@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import signal
 import sys
@@ -15,9 +16,11 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from vlv.cli.entry import FAILED_RUN, INTERRUPTED, error_line, load_libraries
+from vlv.redaction import redact
+from vlv.training.stopping import STOPPED, TrainingStopped
 
 ERROR_FILE_VARIABLE = "VLV_ERROR_FILE"  # set by the launcher, which then prints the one line itself
 Config = TypeVar("Config")
@@ -31,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     _end_with_parent()
     command = LAUNCHED[name]
     code = attempt(partial(command.run, read_resolved(command.kind, Path(path))))
-    if code == FAILED_RUN:
+    if code in (FAILED_RUN, STOPPED):
         _exit_at_once(code)
     raise SystemExit(code)
 
@@ -48,15 +51,25 @@ def read_resolved(kind: type[Config], path: Path) -> Config:
 
 def attempt(work: Callable[[], object]) -> int:
     """Do the work of one process; returns its exit code. A failure leaves its one line and its trace in a file."""
+    logging.setLogRecordFactory(_redacted_record)  # a library may log the URL that it reads
     try:
         load_libraries()
         work()
     except KeyboardInterrupt:
         return INTERRUPTED
+    except TrainingStopped as stopped:
+        _write_first(str(stopped), "")
+        return STOPPED
     except Exception as error:  # noqa: BLE001 - the last line of defence: any failure becomes one line and a file
         _report(error)
         return FAILED_RUN
     return 0
+
+
+def _redacted_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    record = logging.LogRecord(*args, **kwargs)
+    record.msg, record.args = redact(record.getMessage()), ()
+    return record
 
 
 def _exit_at_once(code: int) -> NoReturn:
@@ -67,7 +80,10 @@ def _exit_at_once(code: int) -> NoReturn:
 
 
 def _report(error: Exception) -> None:
-    line, trace = error_line(error), traceback.format_exc()
+    _write_first(redact(error_line(error)), redact(traceback.format_exc()))
+
+
+def _write_first(line: str, trace: str) -> None:
     path = os.environ.get(ERROR_FILE_VARIABLE)
     if path is None:
         print(f"error: {line}", file=sys.stderr)

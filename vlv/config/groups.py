@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from vlv.data.formats import DataFormat
+from vlv.data.formats import MAX_IMAGE_PIXELS, DataFormat, DecodeSettings
 from vlv.settings import option, require
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -24,13 +24,24 @@ class ReadingConfig:
     """How images are read and decoded; every command reads images."""
 
     num_workers: int = data_option(4, "loader workers a process; 0 reads in the main process")
-    # Pillow's own limit, as `vlv.data.transforms` has it, whose import would load numpy and Pillow for `--help`.
-    max_image_pixels: int = data_option(178_956_970, "images with more pixels than this are skipped as absurdly large")
+    max_image_pixels: int = data_option(
+        MAX_IMAGE_PIXELS, "images with more pixels than this are skipped as absurdly large"
+    )
+    convert_profiles: bool = data_option(
+        True, "convert images with an ICC profile to sRGB; false takes their values as they are, as published"
+    )
+    read_truncated: bool = data_option(
+        True, "read JPEGs that lack at most their lowest row of blocks, and count them; false skips them"
+    )
     print_config: bool = run_option(False, "print the resolved config, each value with who gave it, and stop")
 
     def __post_init__(self) -> None:
         require(self.num_workers >= 0, "num_workers", self.num_workers, "give 0 or more")
         require(self.max_image_pixels > 0, "max_image_pixels", self.max_image_pixels, "give a positive number")
+
+    def decode_settings(self) -> DecodeSettings:
+        """How images are decoded."""
+        return DecodeSettings(self.max_image_pixels, self.convert_profiles, self.read_truncated)
 
 
 @dataclass(frozen=True)
@@ -43,17 +54,27 @@ class DataConfig(ReadingConfig):
     data_format: DataFormat = data_option("auto", "format of the training data; auto looks at what is there")
     image_column: str = data_option("image", "parquet column, or json field, with the image")
     caption_column: str = data_option("caption", "parquet column, or json field, with the caption")
-    raw_image_size: list[int] = data_option([384, 384], "height and width of images stored as raw uint8 CHW bytes")
-    shuffle_window: int = data_option(
-        8192, "samples: permuted shards are pooled until they hold this many, then shuffled"
+    raw_image_size: list[int] | None = data_option(
+        None,
+        "parquet images that are raw uint8 pixels: [height, width] of channels-first ones, or the whole shape such as "
+        "[384, 384, 3]; null where there are none",
+    )
+    shuffle_window: int | None = data_option(
+        None,
+        "samples: permuted shards are pooled until they hold this many, then shuffled; null is 8192, and for .tar "
+        "shards as many as 64 of them hold",
     )
     max_bad_share: float = data_option(0.1, "training stops when more than this share of samples is unreadable")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.shuffle_window >= 1, "shuffle_window", self.shuffle_window, "give at least 1 sample")
+        window = self.shuffle_window
+        require(window is None or window >= 1, "shuffle_window", window, "give at least 1 sample, or null")
         require(0 < self.max_bad_share <= 1, "max_bad_share", self.max_bad_share, "give a share above 0, at most 1")
-        require(len(self.raw_image_size) == 2, "raw_image_size", self.raw_image_size, "give [height, width]")
+        raw = self.raw_image_size
+        advice = "give [height, width], [3, height, width], [height, width, 3] or null"
+        is_shape = raw is None or len(raw) == 2 or (len(raw) == 3 and 3 in (raw[0], raw[2]))
+        require(is_shape, "raw_image_size", raw, advice)
 
 
 @dataclass(frozen=True)
@@ -69,6 +90,9 @@ class OptimConfig:
     betas: list[float] = optim_option([0.9, 0.99], "AdamW betas")
     weight_decay: float = optim_option(0.01, "AdamW weight decay")
     max_grad_norm: float = optim_option(1.0, "gradients are clipped to this global norm; 0 switches clipping off")
+    max_skipped_steps: int = optim_option(
+        10, "steps in a row with a loss or gradient that is not finite, each of which is skipped, until the run stops"
+    )
     lr_schedule: Literal["cosine", "linear", "constant"] = optim_option(
         "cosine", "lr falls to 0 at the last optimizer step"
     )
@@ -102,6 +126,7 @@ class OptimConfig:
         require(len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "betas", self.betas, "give two in [0, 1)")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "give 0 or more")
         require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "give 0 or more")
+        require(self.max_skipped_steps >= 1, "max_skipped_steps", self.max_skipped_steps, "give at least 1")
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "give 0 or more")
         require(self.max_micro_batch >= 1, "max_micro_batch", self.max_micro_batch, "give at least 1")
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "give a decay in [0, 1), as 0.9999")
@@ -123,10 +148,17 @@ class RunConfig:
     )
     save_step: int = run_option(1000, "optimizer steps between checkpoints; each save validates too", frequent=True)
     keep_checkpoints: int = run_option(3, "how many of the newest checkpoints stay on disk; 0 keeps all")
+    stop_on_full_disk: bool = run_option(
+        False,
+        "stop where a checkpoint does not fit on the disk; else training goes on, and tries again at the next save",
+    )
     log_every: int = logging_option(10, "optimizer steps between two lines of metrics")
     seed: int = run_option(42, "seed of the data order, of the noise and of new weights")
     resume: str | None = run_option(
         None, "latest, or the path of a checkpoint, to resume from; null starts anew", frequent=True, path="source"
+    )
+    allow_changes: bool = run_option(
+        False, "resume although settings that decide the model have changed; they are listed"
     )
     overwrite: bool = run_option(False, "allow a new run in a folder that holds checkpoints, which are then removed")
     initial_checkpoint: str | None = run_option(

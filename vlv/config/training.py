@@ -21,7 +21,8 @@ class Stage1Config(RunConfig, OptimConfig, DataConfig):
         "the training images: folder, .tar shards or parquet",
         frequent=True,
         path="local",
-        source="vlv download pairs fetches 6 million images with captions into ./data/Image_384_VL_Captions",
+        source="vlv download pairs fetches 6 million images with captions into ./data/Image_384_VL_Captions, raw "
+        "pixels that need raw_image_size=[384,384]",
     )
     num_steps: int = optim_option(10000, "optimizer steps of the run", frequent=True)
     global_batch_size: int = optim_option(
@@ -141,7 +142,7 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
         "the pairs: parquet, .tar shards, or folder with captions.json",
         frequent=True,
         path="local",
-        source="vlv download pairs fetches 6 million of them",
+        source="vlv download pairs fetches 6 million of them, raw pixels that need raw_image_size=[384,384]",
     )
     epochs: float | None = optim_option(
         2, "passes over the pairs; training ends at epochs or total_steps, null is no limit", frequent=True

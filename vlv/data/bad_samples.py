@@ -33,6 +33,7 @@ class BadSampleLog:
         self._dataset, self._num_processes, self._max_share = dataset, num_processes, max_share
         self.seen = 0
         self.bad = 0
+        self.truncated = 0  # of the good ones: read, although the file lacks its end
         self._written: set[str] = set()
         self._read_to = 0  # bytes of the file whose names are in `_written`
         self._reasons: Counter[str] = Counter()
@@ -48,7 +49,11 @@ class BadSampleLog:
             yield batch
 
     def _count(self, batch: Batch) -> None:
-        places = zip(batch["names"], batch["positions"], batch["errors"], batch["weights"].tolist(), strict=True)
+        places = list(zip(batch["names"], batch["positions"], batch["errors"], batch["weights"].tolist(), strict=True))
+        for (name, position, _, _), truncated in zip(places, batch["truncated"], strict=True):
+            if truncated:
+                self.truncated += 1
+                self._write(name, position, "truncated, read")
         for name, position, reason, weight in places:
             self.seen += weight > 0 or reason is not None  # padding has neither a weight nor a reason
             if reason is not None:

@@ -21,8 +21,8 @@ _log = logging.getLogger(__name__)
 
 def match_captions(
     folder: str, names: pa.LargeBinaryArray, image_column: str, caption_column: str
-) -> tuple[pa.LargeBinaryArray, pa.LargeStringArray]:
-    """Keep the images that have a caption, and give the captions in the same order.
+) -> tuple[pa.LargeBinaryArray, pa.LargeBinaryArray]:
+    """Keep the images that have a caption, and give the captions in the same order, packed for `unpack_text`.
 
     Images without a caption, and captions without an image, are counted in a warning.
 
@@ -32,7 +32,7 @@ def match_captions(
     path = find_caption_file(folder)
     captions = read_captions(path, image_column, caption_column)
     relative = {_relative(name, folder): caption for name, caption in captions.items()}
-    keys = pa.array([os.fsencode(name) for name in relative], type=pa.large_binary())
+    keys = pa.array([_file_name(name) for name in relative], type=pa.large_binary())
     all_rows = pc.index_in(names, value_set=keys)  # pyright: ignore[reportAttributeAccessIssue]
     matched, rows = names.filter(all_rows.is_valid()), all_rows.drop_null()
     if not len(matched):
@@ -45,7 +45,24 @@ def match_captions(
     used = np.zeros(len(keys), dtype=bool)
     used[rows.to_numpy()] = True
     _warn(path, len(keys), "captions have no image", keys.filter(pa.array(~used)))
-    return matched, pa.array(list(relative.values()), type=pa.large_string()).take(rows)
+    return matched, pa.array([_pack_text(text) for text in relative.values()], type=pa.large_binary()).take(rows)
+
+
+def unpack_text(packed: bytes) -> str:
+    """Return a caption as the file had it."""
+    return packed.decode("utf-8", "surrogatepass")
+
+
+def _pack_text(text: str) -> bytes:
+    # JSON can write lone surrogates, which Arrow's strings cannot hold. The sample that has one is bad, not the file.
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _file_name(name: str) -> bytes:
+    try:
+        return os.fsencode(name)
+    except UnicodeEncodeError:  # no file can be called so: it stays a caption without an image
+        return _pack_text(name)
 
 
 def _warn(path: str, total: int, what: str, names: pa.LargeBinaryArray) -> None:

@@ -42,8 +42,12 @@ class CaptionTokenizer:
         """Return the ids, at least one.
 
         Raises:
-            BadSample: the caption is empty.
+            BadSample: the caption is empty, or holds what is no text.
         """
+        try:
+            caption.encode()
+        except UnicodeEncodeError as error:  # JSON can write half of a character, which no tokenizer takes
+            raise BadSample(f"the caption is no valid text: a lone surrogate at character {error.start}") from None
         if not caption.strip():
             raise BadSample("the caption is empty")
         # A caption is text: "<|endoftext|>" written in it must not become the end token.

@@ -9,13 +9,15 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from braceexpand import braceexpand
 
-from vlv.data.formats import FORMATS, IMAGE_EXTENSIONS, accepted
+from vlv.data.formats import DESCRIPTIONS, FORMATS, IMAGE_EXTENSIONS, accepted
 
 _CHUNK = 100_000
 _MAGIC = re.compile(r"[*?\[{]")
@@ -33,6 +35,29 @@ def kind_of(name: str) -> str | None:
     return next((kind for kind, entry in FORMATS.items() if ending in entry.extensions), None)
 
 
+class Listing(NamedTuple):
+    """What a path holds."""
+
+    files: dict[str, pa.LargeBinaryArray]  # by format, names relative to the root, sorted
+    others: Counter[str]  # how many there are of each kind of file that cannot be read, as ".heic"; no descriptions
+
+
+def describe_kinds(counts: Mapping[str, int]) -> str:
+    """Name kinds with their counts, the most frequent first: "3 .heic, 1 without an extension"."""
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} {kind}" for kind, count in ranked)
+
+
+def unread_kind(name: str) -> str | None:
+    """The kind of a file that no format reads, for messages: its extension; None for what only describes data."""
+    stem, ending = os.path.splitext(name)
+    if extension(name) in DESCRIPTIONS:
+        return None
+    if stem.lower().endswith(".tar"):
+        ending = f".tar{ending}"
+    return ending.lower() or "without an extension"
+
+
 def display_name(name: bytes) -> str:
     """Turn a file name into text that can always be written as UTF-8."""
     return name.decode("utf-8", "backslashreplace")
@@ -43,8 +68,8 @@ def pack_names(names: Sequence[str]) -> pa.LargeBinaryArray:
     return pa.array([os.fsencode(name) for name in names], type=pa.large_binary())
 
 
-def scan_folder(root: str, limit: int | None = None) -> dict[str, pa.LargeBinaryArray]:
-    """List a folder recursively: for each format the names relative to `root`, sorted.
+def scan_folder(root: str, limit: int | None = None) -> Listing:
+    """List a folder recursively.
 
     With a limit no further folder is entered once so many files are found.
 
@@ -57,6 +82,7 @@ def scan_folder(root: str, limit: int | None = None) -> dict[str, pa.LargeBinary
     fresh: dict[str, list[str]] = {kind: [] for kind in FORMATS}
     packed: dict[str, list[pa.Array]] = {kind: [] for kind in FORMATS}
     stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    others: Counter[str] = Counter()
     count = 0
     while stack and (limit is None or count < limit):
         folder, above = stack.pop()
@@ -70,11 +96,14 @@ def scan_folder(root: str, limit: int | None = None) -> dict[str, pa.LargeBinary
             if kind is not None:
                 fresh[kind].append(os.path.join(folder, name))
                 count += 1
+            elif (other := unread_kind(name)) is not None:
+                others[other] += 1
         for kind, found in fresh.items():
             if len(found) > _CHUNK:  # Python strings take five times the bytes of their Arrow array
                 packed[kind].append(pack_names(found))
                 fresh[kind] = []
-    return {kind: _sorted([*chunks, pack_names(fresh[kind])]) for kind, chunks in packed.items()}
+    files = {kind: _sorted([*chunks, pack_names(fresh[kind])]) for kind, chunks in packed.items()}
+    return Listing(files, others)
 
 
 def expand_pattern(path: str) -> list[str]:
@@ -124,7 +153,7 @@ def find_images(path: str) -> tuple[str, list[str]]:
         f".{ending}" for ending in sorted(IMAGE_EXTENSIONS)
     )
     if os.path.isdir(path):
-        names = scan_folder(path)["folder"]
+        names = scan_folder(path).files["folder"]
         if not len(names):
             raise ValueError(f"{path} holds no image: {wanted}")
         return path, [os.fsdecode(name) for name in names.to_pylist()]

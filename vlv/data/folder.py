@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from vlv.data.caption_file import find_caption_file, match_captions
+from vlv.data.caption_file import find_caption_file, match_captions, unpack_text
 from vlv.data.files import display_name, pack_names, split_evenly
 from vlv.data.formats import DataFiles, SourceSettings
 from vlv.data.sample import BadSample, RawSample
@@ -20,10 +20,12 @@ _SHARD_SAMPLES = 1_000_000
 class FolderSource:
     """Image files under a folder, with captions where given."""
 
+    pool_shards = 1  # its shards bound the order's memory, no more
+
     def __init__(
-        self, root: str, names: Sequence[str] | pa.LargeBinaryArray, captions: pa.LargeStringArray | None = None
+        self, root: str, names: Sequence[str] | pa.LargeBinaryArray, captions: pa.LargeBinaryArray | None = None
     ) -> None:
-        """Take names relative to `root`, and one caption for each or none at all."""
+        """Take names relative to `root`, and one caption for each, as `match_captions` packs them, or none at all."""
         # Bytes all through: a name need not be UTF-8, and is what the file system gave.
         self._root = os.fsencode(root)
         self._names: pa.LargeBinaryArray = pack_names(names) if isinstance(names, Sequence) else names
@@ -41,7 +43,7 @@ class FolderSource:
     def read(self, index: int) -> RawSample:
         """Read the file's bytes and its caption; an unreadable file is a BadSample."""
         path = os.path.join(self._root, self._names[index].as_py())
-        caption = None if self._captions is None else self._captions[index].as_py()
+        caption = None if self._captions is None else unpack_text(self._captions[index].as_py())
         try:
             with open(path, "rb") as file:
                 return RawSample(file.read(), caption)

@@ -15,9 +15,31 @@ if TYPE_CHECKING:
 
     from vlv.data.sample import SampleSource
 
-IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"})
+IMAGE_EXTENSIONS = frozenset(
+    {"jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "avif", "bmp", "dib", "gif", "tif", "tiff"}
+    | {"jp2", "j2k", "jpx", "jpf"}
+)
+# What lies beside data and describes it: the only files that are left out without a word.
+DESCRIPTIONS = frozenset({"txt", "json", "jsonl", "csv", "tsv", "md", "yaml", "yml", "html", "log", "xml"})
+
+# Where Pillow by default refuses an image as a decompression bomb.
+MAX_IMAGE_PIXELS = 178_956_970
 
 DataFormat = Literal["auto", "folder", "webdataset", "parquet"]
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """How images are decoded.
+
+    max_image_pixels: images with more pixels are refused.
+    convert_profiles: an embedded ICC profile is kept, for the image processor to convert to sRGB; False drops it.
+    read_truncated: JPEGs that lack only their end are read; False refuses them like other truncated images.
+    """
+
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+    convert_profiles: bool = True
+    read_truncated: bool = True
 
 
 @dataclass(frozen=True)
@@ -28,20 +50,24 @@ class SourceSettings:
     captions: whether samples are pairs; a pair without its caption is a bad sample, or left out of a folder.
     image_column: parquet column, or field of captions.jsonl, with the image.
     caption_column: parquet column, or field of .json and .jsonl captions, with the caption.
-    raw_image_size: height and width of images that parquet holds as raw uint8 CHW bytes.
+    raw_image_shape: shape of images that parquet holds as raw uint8 bytes, CHW or HWC; None where it holds none.
     cache_dir: where tar indexes are kept; None is $VLV_CACHE_DIR or ~/.cache/vlv/index.
     num_workers: shards indexed at once; None goes by the cores.
     pool_samples: the order's shuffle window, which the parquet cache has to hold.
+    readers: processes of this machine that read together, which share the row groups that parquet decodes.
+    max_bad_share: of the shards, above which damaged ones are an error and no longer a warning.
     """
 
     data_format: DataFormat = "auto"
     captions: bool = False
     image_column: str = "image"
     caption_column: str = "caption"
-    raw_image_size: tuple[int, int] = (384, 384)
+    raw_image_shape: tuple[int, int, int] | None = None
     cache_dir: str | None = None
     num_workers: int | None = None
     pool_samples: int = 8192
+    readers: int = 1
+    max_bad_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +128,7 @@ FORMATS: dict[str, Format] = {
     "folder": Format(
         IMAGE_EXTENSIONS,
         "image",
-        "a folder of images (.jpg .jpeg .png .webp .bmp .gif .tif .tiff)",
+        "a folder of images (.jpg .png .webp .avif .bmp .gif .tif .jp2)",
         "vlv.data.folder",
     ),
 }

@@ -19,6 +19,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from vlv.data.sample import SampleSource
+
+DEFAULT_WINDOW = 8192  # samples: some hundred MB of encoded images, where a pool has to be in memory
+_LARGEST_WINDOW = 1_000_000  # samples of a default: 8 MB of numbers for each worker
 _KEPT = 2  # workers cross from one pool, or epoch, to the next: two are in use, never more
 _Value = TypeVar("_Value")
 
@@ -105,6 +109,18 @@ class SampleOrder:
         # Source indices of the pool: within a shard they run on from its start, as `arange - before` does from 0.
         samples = np.repeat(self._starts[shards] - before, sizes) + np.arange(sizes.sum())
         return samples[permutation(len(samples), self._seed, epoch, pool + 1)]
+
+
+def default_window(source: SampleSource) -> int:
+    """The window of a source for which none is given: `DEFAULT_WINDOW`, or its `pool_shards` shards of average size.
+
+    A shard of 10,000 samples fills the first by itself, and every batch would come from one shard.
+    """
+    if source.pool_shards == 1:
+        return DEFAULT_WINDOW
+    shards = int(np.count_nonzero(source.shard_sizes))
+    spanned = source.pool_shards * len(source) // max(1, shards)
+    return max(DEFAULT_WINDOW, min(spanned, _LARGEST_WINDOW))
 
 
 def _recall(cache: OrderedDict[object, _Value], key: object, make: Callable[[], _Value]) -> _Value:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
+import re
+import tempfile
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,36 +15,46 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vlv.data.damaged_shards import report_damaged
 from vlv.data.formats import DataFiles, SourceSettings, accepted
 from vlv.data.sample import BadSample, RawSample
+from vlv.data.shared_tables import SharedTables
 
 _MIN_CACHE = 1 << 30  # bytes: a small dataset's row groups all stay, whatever the window
-_NOTED_CACHE = 2 << 30  # bytes for each worker from which a user should know
-# Long enough that raw pixels cannot start so by chance; BMP's two letters are not.
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\x93NUMPY", b"GIF89a", b"GIF87a")
-_SHORT_SIGNATURES = (b"BM", b"RIFF", b"II*\0", b"MM\0*")
+_NOTED_CACHE = 2 << 30  # bytes from which a user should know
+# JPEG, PNG, .npy, GIF, WebP, TIFF, AVIF and its kin, JPEG 2000. BMP's two letters alone could be pixels.
+_FILE = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|\x93NUMPY|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|....ftyp|\0\0\0\x0cjP  ", re.DOTALL
+)
+_CHECKED = 10  # files that are looked at for a sound one
 _log = logging.getLogger(__name__)
 
 
 class ParquetSource:
-    """Rows of parquet files. The image is encoded bytes, {bytes, path}, raw uint8 CHW bytes, or .npy bytes.
+    """Rows of parquet files. The image is encoded bytes, {bytes, path}, raw uint8 bytes, or .npy bytes.
 
-    A row is read by decoding its row group, which stays in memory while the order is around it: in each
-    process, up to the decoded size of `pool_samples` rows.
+    A row is read by decoding its row group, which stays in memory while the order is around it, up to the decoded size
+    of `pool_samples` rows: in the process, or, with several readers, in one file for all of them.
     """
+
+    pool_shards = 1
 
     def __init__(self, files: DataFiles, settings: SourceSettings) -> None:
         """Read the footers of the files.
 
         Raises:
-            ValueError: a file is no parquet file, or has not the columns or their types.
+            ValueError: too many files are no parquet files, or have not the columns or their types.
         """
         self._files = [os.fsdecode(name) for name in files.names.to_pylist()]
         self._root = files.root
         self._image, self._caption = settings.image_column, caption_column(settings)
-        self._raw_size = settings.raw_image_size
+        self._raw_shape = settings.raw_image_shape
         with ThreadPoolExecutor(settings.num_workers or min(16, os.cpu_count() or 1)) as pool:
-            sizes, weights = zip(*pool.map(self._read_footer, self._files), strict=True)
+            sizes, weights, faults = zip(*pool.map(self._read_footer, self._files), strict=True)
+        damaged = [fault for fault in faults if fault]
+        if len(damaged) == len(faults):  # nothing is left to read, and the first says what to set
+            raise ValueError(damaged[0])
+        report_damaged(files.path, damaged, len(faults), settings.max_bad_share)
         groups = [len(per_file) for per_file in sizes]
         self.shard_sizes = np.concatenate(sizes)
         self._ends = np.cumsum(self.shard_sizes)
@@ -49,7 +62,9 @@ class ParquetSource:
         self._group_of = np.concatenate([np.arange(count) for count in groups])
         file_starts = np.cumsum([per_file.sum() for per_file in sizes])
         self._file_starts = file_starts - [per_file.sum() for per_file in sizes]
-        self._cache_bytes = self._size_cache(int(np.sum(weights)), settings.pool_samples)
+        self._cache_bytes = self._size_cache(int(np.sum(weights)), settings.pool_samples, settings.readers)
+        identity = f"{os.path.abspath(self._root)} {self._columns()} {len(self)}"
+        self._shared = SharedTables(identity, self._cache_bytes) if settings.readers > 1 else None
         self._process = os.getpid()
         self._groups: OrderedDict[int, pa.Table] = OrderedDict()
         self._broken: dict[int, str] = {}
@@ -72,7 +87,10 @@ class ParquetSource:
         image = self._image_of(table.column(self._image)[row])
         if self._caption is None:
             return RawSample(image, None)
-        caption = table.column(self._caption)[row].as_py()
+        try:
+            caption = table.column(self._caption)[row].as_py()
+        except UnicodeDecodeError:  # writers are not held to it, and a reader sees it at the single value
+            raise BadSample("the caption is not UTF-8") from None
         if caption is None:
             raise BadSample("the caption is missing")
         return RawSample(image, caption)
@@ -86,18 +104,21 @@ class ParquetSource:
     def _columns(self) -> list[str]:
         return [self._image] if self._caption is None else [self._image, self._caption]
 
-    def _read_footer(self, file: str) -> tuple[np.ndarray, int]:
-        """Check a file's columns; returns the rows of its row groups (int64) and its decoded bytes."""
-        footer = read_footer(os.path.join(self._root, file), self._image, self._caption)
+    def _read_footer(self, file: str) -> tuple[np.ndarray, int, str]:
+        """Check a file; returns the rows of its row groups (int64), its decoded bytes, and what is wrong with it."""
+        try:
+            footer = read_footer(os.path.join(self._root, file), self._image, self._caption)
+        except ValueError as error:
+            return np.zeros(0, dtype=np.int64), 0, str(error)
         groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
         wanted = [n for n in range(footer.num_columns) if _is_of(footer, n, self._columns())]
         first_rows = groups[0].num_rows if groups else 0
         # The first row group stands for the file: a footer says nothing else of decoded sizes, and rows are alike.
         decoded = sum(groups[0].column(n).total_uncompressed_size for n in wanted) if first_rows else 0
         rows = np.array([group.num_rows for group in groups], dtype=np.int64)
-        return rows, decoded * int(rows.sum()) // max(1, first_rows)
+        return rows, decoded * int(rows.sum()) // max(1, first_rows), ""
 
-    def _size_cache(self, total_bytes: int, pool_samples: int) -> int:
+    def _size_cache(self, total_bytes: int, pool_samples: int, readers: int) -> int:
         """Return the bytes that a pool of the order may span, whose row groups must all stay in memory."""
         # A pool holds whole shards, here row groups, so it may exceed its window by almost one; and while a worker
         # crosses to the next pool, it reads of that one too.
@@ -105,10 +126,11 @@ class ParquetSource:
         # A quarter more: Arrow's buffers are padded, and rows of other row groups may be larger than the first's.
         needed = int(1.25 * total_bytes / max(1, len(self)) * min(samples, len(self)))
         if needed > _NOTED_CACHE:
+            place = f"in {tempfile.gettempdir()}, for all workers" if readers > 1 else "in memory"
             _log.warning(
-                "%s: each loader worker keeps up to %.1f GiB of decoded row groups (a shuffle window of %d samples); "
-                "lower shuffle_window or num_workers if memory is short",
-                self._root, needed / 2**30, pool_samples,
+                "%s: up to %.1f GiB of decoded row groups are kept %s (a shuffle window of %d samples); lower "
+                "shuffle_window if there is less room",
+                self._root, needed / 2**30, place, pool_samples,
             )  # fmt: skip
         return max(_MIN_CACHE, needed)
 
@@ -130,15 +152,22 @@ class ParquetSource:
     def _read_group(self, group: int) -> pa.Table:
         path, number = self._path(int(self._file_of[group])), int(self._group_of[group])
         try:
-            with pq.ParquetFile(path) as file:
-                # Each worker is a process of its own; Arrow's threads would compete with theirs for the same cores.
-                return file.read_row_group(number, columns=self._columns(), use_threads=False)
+            if self._shared is None:
+                return self._decode(path, number)
+            # The time of writing: a file that was replaced under the run must not give the former one's rows.
+            key = hashlib.sha256(f"{path} {number} {os.stat(path).st_mtime_ns}".encode("utf-8", "backslashreplace"))
+            return self._shared.get(key.hexdigest()[:32], lambda: self._decode(path, number))
         except (OSError, pa.ArrowException) as error:
             self._broken[group] = f"row group {number} cannot be read: {' '.join(str(error).split())[:200]}"
             raise BadSample(self._broken[group]) from None
 
+    def _decode(self, path: str, number: int) -> pa.Table:
+        with pq.ParquetFile(path) as file:
+            # Each worker is a process of its own; Arrow's threads would compete with theirs for the same cores.
+            return file.read_row_group(number, columns=self._columns(), use_threads=False)
+
     def _image_of(self, cell: pa.Scalar) -> bytes | np.ndarray:
-        """Turn an image cell into file bytes, or into uint8 [3, H, W] where its length says that it is raw."""
+        """Turn an image cell into file bytes, or into uint8 CHW or HWC where the settings say that it is raw."""
         if pa.types.is_struct(cell.type):
             if not cell.is_valid or not cell["bytes"].is_valid:
                 raise BadSample("the image bytes are missing (the row has a path at most)")
@@ -146,13 +175,23 @@ class ParquetSource:
         if not cell.is_valid:
             raise BadSample("the image is missing")
         data = cell.as_py()
-        height, width = self._raw_size
-        if len(data) == 3 * height * width and not data.startswith(_SIGNATURES):
-            return np.frombuffer(data, dtype=np.uint8).reshape(3, height, width)
+        if _is_file(data):
+            return data
+        if self._raw_shape is not None and len(data) == math.prod(self._raw_shape):
+            return np.frombuffer(data, dtype=np.uint8).reshape(self._raw_shape)
         side = math.isqrt(len(data) // 3)
-        if data and len(data) == 3 * side * side and not data.startswith(_SIGNATURES + _SHORT_SIGNATURES):
-            raise BadSample(f"no image file; raw pixels of {side} x {side} need raw_image_size=[{side},{side}]")
+        if data and len(data) == 3 * side * side:
+            raise BadSample(
+                f"no image file; raw pixels of {side} x {side} need raw_image_size=[{side},{side}], or "
+                f"[{side},{side},3] where the channels come last"
+            )
         return data
+
+
+def _is_file(data: bytes) -> bool:
+    """Whether the first bytes are those of an image file, or of .npy."""
+    is_bmp = data.startswith(b"BM") and int.from_bytes(data[2:6], "little") == len(data)
+    return is_bmp or _FILE.match(data) is not None
 
 
 def open_files(files: DataFiles, settings: SourceSettings) -> ParquetSource:
@@ -168,22 +207,29 @@ def open_files(files: DataFiles, settings: SourceSettings) -> ParquetSource:
 
 
 def check_files(files: DataFiles, settings: SourceSettings) -> None:
-    """Check the first file's footer.
+    """Check the footers of the first files, up to a sound one.
 
     Raises:
-        ValueError: it is no parquet file, or has not the columns or their types.
+        ValueError: the first is no parquet file, or has not the columns or their types, and those after it no better.
     """
-    first = os.path.join(files.root, os.fsdecode(files.names[0].as_py()))
-    read_footer(first, settings.image_column, caption_column(settings))
+    faults: list[ValueError] = []
+    for name in files.names[:_CHECKED].to_pylist():
+        try:
+            read_footer(os.path.join(files.root, os.fsdecode(name)), settings.image_column, caption_column(settings))
+            return
+        except ValueError as error:
+            faults.append(error)
+    raise faults[0]
 
 
 def has_images(files: DataFiles, settings: SourceSettings) -> bool:
-    """Whether the first file has the image column; metadata of images that lie beside it has none."""
-    try:
-        first = os.path.join(files.root, os.fsdecode(files.names[0].as_py()))
-        return settings.image_column in pq.read_schema(first).names
-    except (OSError, pa.ArrowException):
-        return False
+    """Whether the first sound file has the image column; metadata of images that lie beside it has none."""
+    for name in files.names[:_CHECKED].to_pylist():
+        try:
+            return settings.image_column in pq.read_schema(os.path.join(files.root, os.fsdecode(name))).names
+        except (OSError, pa.ArrowException):
+            continue
+    return False
 
 
 def caption_column(settings: SourceSettings) -> str | None:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from vlv.batch import Batch, PairBatch
 from vlv.data.captions import CaptionTokenizer, pad_captions
+from vlv.data.formats import DecodeSettings
 from vlv.data.sample import BadSample, RawSample
-from vlv.data.transforms import DECODE_ERRORS, MAX_IMAGE_PIXELS, damage, decode_image
+from vlv.data.transforms import DECODE_ERRORS, damage, decode_image, is_truncated
 
 
 class ImageProcessor(Protocol):
@@ -39,6 +40,7 @@ class PreparedSample(TypedDict):
     position: int
     name: str
     error: str | None
+    truncated: bool
     caption_ids: list[int]
 
 
@@ -49,21 +51,33 @@ class SamplePreparation:
         self,
         image_processor: ImageProcessor,
         caption_tokenizer: CaptionTokenizer | None = None,
-        max_image_pixels: int = MAX_IMAGE_PIXELS,
+        decoding: DecodeSettings | None = None,
     ) -> None:
         """Hold the processor, and the tokenizer where captions are read."""
         self.image_processor = image_processor
         self.caption_tokenizer = caption_tokenizer
-        self.max_image_pixels = max_image_pixels
+        self.decoding = decoding or DecodeSettings()
 
     def __call__(self, position: int, name: str, read: Callable[[], RawSample]) -> PreparedSample:
-        """Read and prepare one sample; a BadSample gives an empty one with its reason in `error`."""
+        """Read and prepare one sample; whatever goes wrong with it gives an empty one with the reason in `error`.
+
+        Only a lack of memory is raised: it says nothing about the sample.
+        """
         try:
             sample = read()
-            pixels = self._process(decode_image(sample.image, self.max_image_pixels))
+            image = decode_image(sample.image, self.decoding)
+            pixels = self._process(image)
             caption_ids = self._tokenize(sample.caption)
         except BadSample as reason:
             return self.empty(position, name, str(reason))
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            # One sample of millions must not end a run, and every resume of it: what no reader foresaw is named as
+            # such. A fault of the code's own shows all the same, as it makes more than max_bad_share bad.
+            return self.empty(
+                position, name, f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            )
         return PreparedSample(
             decoder_pixels=pixels["decoder_pixels"],
             encoder_pixels=pixels["encoder_pixels"],
@@ -72,6 +86,7 @@ class SamplePreparation:
             position=position,
             name=name,
             error=None,
+            truncated=is_truncated(image),
             caption_ids=caption_ids,
         )
 
@@ -90,6 +105,7 @@ class SamplePreparation:
             position=position,
             name=name,
             error=error,
+            truncated=False,
             caption_ids=[],
         )
 
@@ -103,6 +119,7 @@ class SamplePreparation:
             positions=[sample["position"] for sample in samples],
             names=[sample["name"] for sample in samples],
             errors=[sample["error"] for sample in samples],
+            truncated=[sample["truncated"] for sample in samples],
         )
         if self.caption_tokenizer is None:
             return batch

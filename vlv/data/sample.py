@@ -22,6 +22,7 @@ class SampleSource(Protocol):
     """Samples that are read by index, in shards that are cheap to read through one after another."""
 
     shard_sizes: np.ndarray  # int64 [shards]
+    pool_shards: int  # that a pool of the order spans by default; 1 where a shard is read as a whole
 
     def __len__(self) -> int:
         """Return the number of samples."""

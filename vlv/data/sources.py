@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 
-import pyarrow as pa
-
-from vlv.data.files import expand_pattern, extension, is_stream, kind_of, pack_names, scan_folder
+from vlv.data.files import (
+    Listing,
+    describe_kinds,
+    expand_pattern,
+    extension,
+    is_stream,
+    kind_of,
+    pack_names,
+    scan_folder,
+    unread_kind,
+)
 from vlv.data.formats import FORMATS, DataFiles, DataFormat, SourceSettings, accepted
 from vlv.data.sample import SampleSource
 
 _CHECKED = 10_000  # files of a folder that a check lists: enough to see its format
 _log = logging.getLogger(__name__)
-_Listing = dict[str, pa.LargeBinaryArray]  # by format, names relative to the root
 
 
 def open_source(path: str, settings: SourceSettings | None = None) -> SampleSource:
@@ -31,6 +39,8 @@ def open_source(path: str, settings: SourceSettings | None = None) -> SampleSour
     kind, files = _choose(path, root, listing, settings)
     if settings.data_format == "auto":
         _warn_of_others(path, kind, listing)
+    if listing.others:
+        _log.warning("%s: left out, as their kinds cannot be read: %s", path, describe_kinds(listing.others))
     return FORMATS[kind].load().open_files(files, settings)
 
 
@@ -46,8 +56,8 @@ def check_source(path: str, settings: SourceSettings | None = None) -> None:
     FORMATS[kind].load().check_files(files, settings)
 
 
-def _look(path: str, limit: int | None = None) -> tuple[str, _Listing]:
-    """List what a path holds, by format: (root, names relative to it); of a folder about `limit` files."""
+def _look(path: str, limit: int | None = None) -> tuple[str, Listing]:
+    """List what a path holds: (root, what is under it); of a folder about `limit` files."""
     if is_stream(path):
         raise ValueError(f"{path} can only be streamed, not read by index; copy the shards to disk for this use")
     path = os.path.expanduser(path)
@@ -59,14 +69,19 @@ def _look(path: str, limit: int | None = None) -> tuple[str, _Listing]:
     if len(files) == 1 and os.path.isdir(files[0]):
         return files[0], scan_folder(files[0], limit)
     root = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
-    listing: dict[str, list[str]] = {kind: [] for kind in FORMATS}
+    names: dict[str, list[str]] = {kind: [] for kind in FORMATS}
+    others: Counter[str] = Counter()
     for file in files:
         kind = kind_of(file)
-        if kind is not None and not os.path.isdir(file):
-            listing[kind].append(os.path.relpath(file, root))
-    if not any(listing.values()):
+        if os.path.isdir(file):
+            others["folder"] += 1
+        elif kind is not None:
+            names[kind].append(os.path.relpath(file, root))
+        elif (other := unread_kind(file)) is not None:
+            others[other] += 1
+    if not any(names.values()):
         raise ValueError(f"{path} is of no format that can be read{_hint(files[0])}; {accepted()}")
-    return root, {kind: pack_names(names) for kind, names in listing.items()}
+    return root, Listing({kind: pack_names(found) for kind, found in names.items()}, others)
 
 
 def _hint(path: str) -> str:
@@ -76,29 +91,32 @@ def _hint(path: str) -> str:
     return ""
 
 
-def _choose(path: str, root: str, listing: _Listing, settings: SourceSettings) -> tuple[str, DataFiles]:
+def _choose(path: str, root: str, listing: Listing, settings: SourceSettings) -> tuple[str, DataFiles]:
     """Choose the format, and give its files, one at least."""
     wanted: DataFormat = settings.data_format
     if wanted != "auto":
-        if not len(listing[wanted]):
+        if not len(listing.files[wanted]):
             raise ValueError(f"{path} holds no {FORMATS[wanted].noun}{_others(listing)}: {accepted()}")
-        return wanted, DataFiles(path, root, listing[wanted])
-    found = [(kind, DataFiles(path, root, listing[kind])) for kind in FORMATS if len(listing[kind])]
+        return wanted, DataFiles(path, root, listing.files[wanted])
+    found = [(kind, DataFiles(path, root, names)) for kind, names in listing.files.items() if len(names)]
     if not found:
-        raise ValueError(f"{path} holds nothing that can be read; {accepted()}")
+        there = f" (it has {describe_kinds(listing.others)})" if listing.others else ""
+        raise ValueError(f"{path} holds nothing that can be read{there}; {accepted()}")
     if len(found) == 1:  # nothing else could be meant, so a fault of it is worth its own message
         return found[0]
     return next((item for item in found if FORMATS[item[0]].load().has_images(item[1], settings)), found[-1])
 
 
-def _warn_of_others(path: str, chosen: str, listing: _Listing) -> None:
-    others = [f"{len(names)} {FORMATS[kind].noun}s" for kind, names in listing.items() if len(names) and kind != chosen]
+def _warn_of_others(path: str, chosen: str, listing: Listing) -> None:
+    others = [
+        f"{len(names)} {FORMATS[kind].noun}s" for kind, names in listing.files.items() if len(names) and kind != chosen
+    ]
     if others:
         left = " and ".join(others)
         noun = FORMATS[chosen].noun
         _log.warning("%s: reading the %ss; %s are left out (data_format chooses)", path, noun, left)
 
 
-def _others(listing: _Listing) -> str:
-    there = [f"{len(names)} {FORMATS[kind].noun}s" for kind, names in listing.items() if len(names)]
+def _others(listing: Listing) -> str:
+    there = [f"{len(names)} {FORMATS[kind].noun}s" for kind, names in listing.files.items() if len(names)]
     return f" (there are {' and '.join(there)}: set data_format)" if there else ""

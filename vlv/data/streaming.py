@@ -7,31 +7,51 @@ reads past n samples. Copy the shards to a disk where there is room.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias
+from itertools import groupby, islice
+from typing import NamedTuple, TypeAlias
 
+import numpy as np
 from torch.utils.data import DataLoader, IterableDataset
 from webdataset import filters
-from webdataset.pipeline import DataPipeline
-from webdataset.shardlists import SimpleShardList, expand_urls
-from webdataset.tariterators import tarfile_to_samples
+from webdataset.shardlists import expand_urls
+from webdataset.tariterators import tar_file_expander
 
 from vlv.batch import Batch
 from vlv.data.dataset import start_worker
-from vlv.data.formats import IMAGE_EXTENSIONS
+from vlv.data.files import display_name
 from vlv.data.order import permutation
+from vlv.data.pairing import is_sample_file, pair_names, webdataset_key
 from vlv.data.preparation import PreparedSample, SamplePreparation
-from vlv.data.sample import BadSample, RawSample
-from vlv.data.tar_shards import caption_field
+from vlv.data.sample import RawSample
+from vlv.data.tar_shards import caption_text
+from vlv.data.transport import Patience, StreamBrokenError, open_bytes
 
 _log = logging.getLogger(__name__)
-_Sample: TypeAlias = dict[str, str | bytes]  # a webdataset sample: members by extension, and "__key__", "__url__"
+_Member: TypeAlias = dict[str, str | bytes]  # webdataset's: "fname", "data" and "__url__", or nothing at a shard's end
+
+
+class _StreamSample(NamedTuple):
+    url: str
+    member: bytes
+    image: bytes
+    caption: bytes
+    caption_kind: int
+
+    @property
+    def name(self) -> str:
+        shard = re.findall(r"[^/\s?]+\.tar", self.url)
+        return "/".join([*shard[-1:], display_name(self.member)])
+
+    def read(self, caption_field: str | None) -> RawSample:
+        if caption_field is None:
+            return RawSample(self.image, None)
+        return RawSample(self.image, caption_text(self.caption_kind, self.caption, caption_field))
 
 
 @dataclass(frozen=True)
@@ -42,12 +62,14 @@ class StreamSettings:
     window: encoded samples that are kept in memory and shuffled.
     num_threads: threads that decode.
     caption_column: key in .json captions.
+    patience: how long a server or command is waited for.
     """
 
     seed: int
     window: int = 1000
     num_threads: int = 1
     caption_column: str = "caption"
+    patience: Patience = Patience()
 
 
 def expand_stream(path: str) -> list[str]:
@@ -89,14 +111,14 @@ class StreamedDataset(IterableDataset[Batch]):
             # One micro-batch is decoded while the next is read: Pillow decodes outside of Python's lock.
             ahead: list[Future[PreparedSample]] = []
             for positions in self._micro_batches:
-                coming = [pool.submit(self._sample, *sample) for sample in _take(samples, positions)]
+                coming = [pool.submit(self._prepared, *sample) for sample in _take(samples, positions)]
                 if ahead:
                     yield self._prepare.collate([sample.result() for sample in ahead])
                 ahead = coming
             if ahead:
                 yield self._prepare.collate([sample.result() for sample in ahead])
 
-    def _endless(self) -> Iterator[_Sample]:
+    def _endless(self) -> Iterator[_StreamSample]:
         epoch = 0
         while True:  # positions count over epochs, as they do in an order; the stream is opened anew for each
             sample = None
@@ -109,34 +131,45 @@ class StreamedDataset(IterableDataset[Batch]):
                 )
             epoch += 1
 
-    def _epoch(self, epoch: int, window: int) -> Iterator[_Sample]:
+    def _epoch(self, epoch: int, window: int) -> Iterator[_StreamSample]:
         urls = [self._urls[n] for n in permutation(len(self._urls), self._settings.seed, epoch, 0)]
-        pipeline = DataPipeline(
-            SimpleShardList(urls),
-            tarfile_to_samples(handler=_warn_and_continue),
-            filters.select(_image_key),
-            # initial: by default it gives samples once 100 are there, the first nearly in their order.
-            filters.shuffle(window, initial=window, rng=random.Random(f"{self._settings.seed} {epoch}")),
-        )
-        yield from pipeline
+        # initial: by default it gives samples once 100 are there, the first nearly in their order.
+        shuffle = filters.shuffle(window, initial=window, rng=random.Random(f"{self._settings.seed} {epoch}"))
+        yield from shuffle(_read_samples(urls, self._settings.patience))
 
-    def _sample(self, position: int, sample: _Sample) -> PreparedSample:
-        shard = re.findall(r"[^/\s?]+\.tar", str(sample["__url__"]))
-        key = _image_key(sample)
-        name = "/".join([*shard[-1:], f"{sample['__key__']}.{key}"])
-        return self._prepare(position, name, lambda: RawSample(_content(sample, key), self._caption(sample)))
+    def _prepared(self, position: int, sample: _StreamSample) -> PreparedSample:
+        field = None if self._prepare.caption_tokenizer is None else self._settings.caption_column
+        return self._prepare(position, sample.name, lambda: sample.read(field))
 
-    def _caption(self, sample: _Sample) -> str | None:
-        if self._prepare.caption_tokenizer is None:
-            return None
-        try:
-            if "txt" in sample:
-                return _content(sample, "txt").decode("utf-8-sig").strip()
-            if "json" in sample:
-                return caption_field(json.loads(sample["json"]), self._settings.caption_column)
-        except ValueError as error:
-            raise BadSample(f"the caption is damaged: {error}") from None
-        raise BadSample("no .txt or .json caption has the image's key")
+
+class HeldStream:
+    """The first samples of a stream in memory, read by index like any other source: enough for validation."""
+
+    pool_shards = 1
+
+    def __init__(self, path: str, limit: int, captions: bool, settings: StreamSettings) -> None:
+        """Read up to `limit` samples, as they lie.
+
+        Raises:
+            ValueError: there are none, or the stream breaks.
+        """
+        self._field = settings.caption_column if captions else None
+        self._samples = list(islice(_read_samples(expand_stream(path), settings.patience), limit))
+        if not self._samples:
+            raise ValueError(f"{path}: no shard of the stream gives an image; check the URL or the command by hand")
+        self.shard_sizes = np.array([len(self._samples)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        """Return the number of samples held."""
+        return len(self._samples)
+
+    def name(self, index: int) -> str:
+        """Return shard/member."""
+        return self._samples[index].name
+
+    def read(self, index: int) -> RawSample:
+        """Return a sample; raises BadSample where its caption is missing or damaged."""
+        return self._samples[index].read(self._field)
 
 
 def build_stream_loader(dataset: StreamedDataset, pin_memory: bool) -> DataLoader[Batch]:
@@ -151,7 +184,7 @@ def build_stream_loader(dataset: StreamedDataset, pin_memory: bool) -> DataLoade
     )
 
 
-def _take(samples: Iterator[tuple[int, _Sample]], positions: list[int]) -> Iterator[tuple[int, _Sample]]:
+def _take(samples: Iterator[tuple[int, _StreamSample]], positions: list[int]) -> Iterator[tuple[int, _StreamSample]]:
     """Read on to each of the positions; what lies between belongs to others."""
     wanted = iter(positions)
     position = next(wanted, None)
@@ -162,17 +195,53 @@ def _take(samples: Iterator[tuple[int, _Sample]], positions: list[int]) -> Itera
             position = next(wanted, None)
 
 
-def _content(sample: _Sample, key: str) -> bytes:
-    content = sample[key]
-    assert isinstance(content, bytes)  # webdataset's own entries alone are strings
-    return content
+def _read_samples(urls: Iterable[str], patience: Patience) -> Iterator[_StreamSample]:
+    return _pair(tar_file_expander(_open(urls, patience), handler=_warn_and_continue))
 
 
-def _image_key(sample: _Sample) -> str:
-    """Return the first key that is an image's extension, or ""."""
-    return next((key for key in sample if key.rpartition(".")[2] in IMAGE_EXTENSIONS), "")
+def _open(urls: Iterable[str], patience: Patience) -> Iterator[dict[str, object]]:
+    for url in urls:
+        with open_bytes(url, patience) as stream:
+            yield {"url": url, "stream": stream}
+
+
+def _pair(members: Iterable[_Member]) -> Iterator[_StreamSample]:
+    """Pair images with captions, as an index does, among neighbours of one webdataset key."""
+    for (url, _), group in groupby(filter(_is_sample_member, members), _shard_and_key):
+        found = list(group)
+        names = [_name(member) for member in found]
+        pairing = pair_names(names)
+        if pairing.left_out:
+            left_out = ", ".join(display_name(names[place]) for place in pairing.left_out)
+            _log.warning("%s: left out, as another image has the key: %s", url, left_out)
+        if pairing.others:
+            _log.warning("%s: left out, as it cannot be read: %s", url, display_name(names[0]))
+        for pair in pairing.pairs:
+            caption = b"" if pair.caption is None else _data(found[pair.caption])
+            yield _StreamSample(url, names[pair.image], _data(found[pair.image]), caption, pair.kind)
+
+
+def _is_sample_member(member: _Member) -> bool:
+    return "fname" in member and is_sample_file(_name(member))  # webdataset marks a shard's end by an empty member
+
+
+def _shard_and_key(member: _Member) -> tuple[str, bytes]:
+    return str(member["__url__"]), webdataset_key(_name(member))
+
+
+def _name(member: _Member) -> bytes:
+    return str(member["fname"]).encode("utf-8", "surrogateescape")
+
+
+def _data(member: _Member) -> bytes:
+    data = member["data"]
+    assert isinstance(data, bytes)  # webdataset's name and URL alone are strings
+    return data
 
 
 def _warn_and_continue(error: Exception) -> bool:
-    _log.warning("a shard of the stream is damaged or cannot be opened; what came before is used: %s", error)
+    """Pass over a damaged shard, which is the same for every process; a broken connection is not."""
+    if isinstance(error, StreamBrokenError):
+        raise error
+    _log.warning("a shard of the stream is damaged; what came before is used: %s", error)
     return True

@@ -20,15 +20,14 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from vlv.atomic import whole_file
-from vlv.data.formats import IMAGE_EXTENSIONS
+from vlv.data.files import display_name
+from vlv.data.pairing import CAPTION_NONE, is_sample_file, pair_names
 
-CAPTION_NONE, CAPTION_TEXT, CAPTION_JSON = 0, 1, 2
-_VERSION = 1  # of a cached index: another one is built anew
+_VERSION = 2  # of a cached index: another one is built anew
 # What tarfile raises on damaged headers beside its own: numbers that are none, seeks to nowhere, a chain of long names,
 # and lengths that no memory holds.
 _TAR_ERRORS = (tarfile.TarError, OSError, ValueError, LookupError, ArithmeticError, RecursionError, MemoryError)
 _CUT = ("empty header", "truncated header", "unexpected end of data")
-_IMAGES = frozenset(ending.encode() for ending in IMAGE_EXTENSIONS)
 _SCHEMA = pa.schema(
     [
         ("name", pa.large_binary()),
@@ -49,8 +48,9 @@ class ShardIndex(NamedTuple):
 
     table: pa.Table  # name, image_offset, image_size, caption_offset, caption_size, caption_kind
     cut: str  # where and why reading ended before the archive's end; "" for a whole one
-    shared_keys: int  # images left out because another image has their key
+    left_out: list[str]  # names of images left out because it is not clear which sample they are
     lone_captions: int  # captions whose image is missing
+    others: dict[str, int]  # members of samples without an image, by kind
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -68,8 +68,7 @@ class DamagedTarError(ValueError):
 def index_shards(paths: Sequence[str], cache_dir: str | None, num_workers: int) -> list[ShardIndex]:
     """Index tar shards in parallel, with a cache under `cache_dir` (default: see `default_cache_dir`).
 
-    Raises:
-        ValueError: a shard cannot be opened.
+    A shard that cannot be read has an empty index that says why.
     """
     folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     cached = [(path, folder, _identify(path)) for path in map(os.path.abspath, paths)]
@@ -96,34 +95,24 @@ def index_shard(path: str) -> ShardIndex:
     """Read a shard's headers. A damaged or cut shard gives the samples before the damage.
 
     Raises:
-        ValueError: it cannot be opened.
+        OSError: it cannot be read.
     """
-    images: dict[bytes, tuple[bytes, int, int]] = {}
-    captions: dict[bytes, tuple[int, int, int]] = {}
-    cut, shared_keys = "", 0
-    _require_readable(path)
+    members: list[tuple[bytes, int, int]] = []
+    cut = ""
     try:
-        for name, offset, size in _members(path):
-            key, ending, inner = _split_name(name)
-            if inner in _IMAGES:
-                shared_keys += key in images
-                images.setdefault(key, (name, offset, size))
-            elif ending == b"txt" or (ending == b"json" and captions.get(key, (0, 0, 0))[2] != CAPTION_TEXT):
-                captions[key] = (offset, size, CAPTION_TEXT if ending == b"txt" else CAPTION_JSON)
-    except (DamagedTarError, OSError) as error:
+        members.extend(_members(path))
+    except DamagedTarError as error:
         cut = str(error)
-    none = (0, 0, CAPTION_NONE)
-    rows = [(*image, *captions.pop(key, none)) for key, image in images.items()]
+    names = [name for name, _, _ in members]
+    found = pair_names(names)
+    rows = [
+        (*members[pair.image], *((0, 0) if pair.caption is None else members[pair.caption][1:]), pair.kind)
+        for pair in found.pairs
+    ]
     columns = list(zip(*rows, strict=True)) if rows else [[] for _ in _SCHEMA]
     arrays = [pa.array(column, type=field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
-    return ShardIndex(pa.Table.from_arrays(arrays, schema=_SCHEMA), cut, shared_keys, len(captions))
-
-
-def _split_name(name: bytes) -> tuple[bytes, bytes, bytes]:
-    """Split as webdataset does: the key is all before the base name's first dot; plus the last extension."""
-    dot = name.find(b".", name.rfind(b"/") + 1)
-    ending = name[dot + 1 :].lower()
-    return name[:dot], ending, ending.rpartition(b".")[2]
+    left_out = [display_name(names[place]) for place in found.left_out]
+    return ShardIndex(pa.Table.from_arrays(arrays, schema=_SCHEMA), cut, left_out, found.lone_captions, found.others)
 
 
 def _members(path: str) -> Iterator[tuple[bytes, int, int]]:
@@ -141,7 +130,7 @@ def _members(path: str) -> Iterator[tuple[bytes, int, int]]:
             archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
             _require_size(info, end)
             name = info.name.encode("utf-8", "surrogateescape")
-            if info.isreg() and not info.issparse() and _is_sample_file(name):  # a sparse file is not in one piece
+            if info.isreg() and not info.issparse() and is_sample_file(name):  # a sparse file is not in one piece
                 yield name, info.offset_data, info.size
         if archive.offset < end:
             _require_end_mark(path, archive.offset)
@@ -188,25 +177,11 @@ def _require_end_mark(path: str, offset: int) -> None:
     raise DamagedTarError(f"damaged header at byte {offset}")
 
 
-def _is_sample_file(name: bytes) -> bool:
-    """Whether webdataset would take a member: an extension, and neither hidden nor its own metadata."""
-    base = name.rpartition(b"/")[2]
-    return b"." in base and not base.startswith(b".") and not name.startswith(b"__")
-
-
-def _require_readable(path: str) -> None:
-    try:
-        with open(path, "rb"):
-            return
-    except OSError as error:
-        raise ValueError(f"{path} cannot be opened: {error.strerror}") from None
-
-
 def _identify(path: str) -> dict[str, object]:
     try:
         status = os.stat(path)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be opened: {error.strerror}") from None
+    except OSError:
+        return {}  # that of no cached index: the shard is tried, and its error becomes its index's
     return {"version": _VERSION, "path": path, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
@@ -231,7 +206,10 @@ def _load(shard: _Shard) -> ShardIndex | None:
 
 def _build(shard: _Shard) -> ShardIndex:
     path, folder, identity = shard
-    index = index_shard(path)
+    try:
+        index = index_shard(path)
+    except OSError as error:  # not cached: the next start may be able to read it
+        return ShardIndex(_SCHEMA.empty_table(), f"it cannot be read: {error.strerror}", [], 0, {})
     if folder is not None:
         _save(index, _cache_file(folder, path), identity)
     return index
@@ -241,8 +219,9 @@ def _save(index: ShardIndex, file: Path, identity: dict[str, object]) -> None:
     facts = {
         "shard": identity,
         "cut": index.cut,
-        "shared_keys": index.shared_keys,
+        "left_out": index.left_out,
         "lone_captions": index.lone_captions,
+        "others": index.others,
     }
     table = index.table.replace_schema_metadata({"vlv": json.dumps(facts)})
     try:

@@ -5,25 +5,29 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
 
-from vlv.data.files import display_name
+from vlv.data.damaged_shards import report_damaged, some_of
+from vlv.data.files import describe_kinds, display_name
 from vlv.data.formats import DataFiles, SourceSettings, accepted
+from vlv.data.pairing import CAPTION_JSON, CAPTION_NONE, CAPTION_SEVERAL, CAPTION_TEXT
 from vlv.data.sample import BadSample, RawSample
-from vlv.data.tar_index import CAPTION_JSON, CAPTION_NONE, ShardIndex, index_shards
+from vlv.data.tar_index import ShardIndex, index_shards
 
-_OPEN_FILES = 64  # shards kept open by each process; a pool of the order spans fewer
-_NAMED = 5  # damaged shards that a warning names; there may be thousands
+_POOL_SHARDS = 64  # a sample is read by offset, so that a pool of many shards costs no more than one of few
+_OPEN_FILES = 2 * _POOL_SHARDS  # kept open by each process, which reads of two pools where one ends
 _log = logging.getLogger(__name__)
 
 
 class TarSource:
     """Samples of indexed tar shards, read in place."""
+
+    pool_shards = _POOL_SHARDS
 
     def __init__(
         self, root: str, shards: Sequence[str], indexes: Sequence[ShardIndex], captions: bool, caption_field: str
@@ -68,17 +72,28 @@ class TarSource:
         return data
 
     def _caption(self, path: str, index: int) -> str:
-        kind = self._spans["caption_kind"][index]
-        if kind == CAPTION_NONE:
-            raise BadSample("no .txt or .json caption has the image's key")
-        data = self._member(path, index, "caption")
-        try:
-            text = data.decode("utf-8-sig")
-            return caption_field(json.loads(text), self._caption_field) if kind == CAPTION_JSON else text.strip()
-        except UnicodeDecodeError:
-            raise BadSample("the caption is not UTF-8") from None
-        except json.JSONDecodeError as error:
-            raise BadSample(f"the .json caption is damaged: {error}") from None
+        kind = int(self._spans["caption_kind"][index])
+        data = self._member(path, index, "caption") if kind in (CAPTION_TEXT, CAPTION_JSON) else b""
+        return caption_text(kind, data, self._caption_field)
+
+
+def caption_text(kind: int, data: bytes, field: str) -> str:
+    """Return the caption in a .txt or .json member.
+
+    Raises:
+        BadSample: there is none, or two that may be meant, or it is damaged.
+    """
+    if kind == CAPTION_NONE:
+        raise BadSample("no .txt or .json caption has the image's key")
+    if kind == CAPTION_SEVERAL:
+        raise BadSample("several captions have the image's key")
+    try:
+        text = data.decode("utf-8-sig")
+        return caption_field(json.loads(text), field) if kind == CAPTION_JSON else text.strip()
+    except UnicodeDecodeError:
+        raise BadSample("the caption is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise BadSample(f"the .json caption is damaged: {error}") from None
 
 
 def caption_field(record: object, field: str) -> str:
@@ -137,14 +152,21 @@ def open_files(files: DataFiles, settings: SourceSettings) -> TarSource:
     """Open the shards, with an index of each that is built once and cached.
 
     Raises:
-        ValueError: a shard cannot be opened, or none holds an image.
+        ValueError: no shard holds an image, or too many are damaged.
     """
     shards = [os.fsdecode(name) for name in files.names.to_pylist()]
     workers = settings.num_workers or min(16, os.cpu_count() or 1)
     indexes = index_shards([os.path.join(files.root, shard) for shard in shards], settings.cache_dir, workers)
-    _warn_of_shards(files.path, shards, indexes, settings.captions)
+    damaged = [
+        f"{shard} ({index.cut}; {len(index)} samples before it are used)"
+        for shard, index in zip(shards, indexes, strict=True)
+        if index.cut
+    ]
     if not sum(map(len, indexes)):
-        raise ValueError(f"{files.path} has no image in its {len(shards)} .tar shards; {accepted()}")
+        why = f": {some_of(damaged)}" if damaged else ""
+        raise ValueError(f"{files.path} has no image in its {len(shards)} .tar shards{why}; {accepted()}")
+    report_damaged(files.path, damaged, len(shards), settings.max_bad_share)
+    _warn_of_members(files.path, shards, indexes, settings.captions)
     return TarSource(files.root, shards, indexes, settings.captions, settings.caption_column)
 
 
@@ -152,7 +174,7 @@ def check_files(files: DataFiles, settings: SourceSettings) -> None:
     """Check that the first shard has captions, where they are wanted.
 
     Raises:
-        ValueError: it has none, or cannot be opened.
+        ValueError: it has none.
     """
     if not settings.captions:
         return
@@ -167,19 +189,14 @@ def has_images(files: DataFiles, settings: SourceSettings) -> bool:
     return True
 
 
-def _warn_of_shards(path: str, shards: list[str], indexes: list[ShardIndex], captions: bool) -> None:
-    damaged = [
-        f"{shard} ({index.cut}; {len(index)} samples before it are used)"
-        for shard, index in zip(shards, indexes, strict=True)
-        if index.cut
-    ]
-    if damaged:
-        more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
-        named = ", ".join(damaged[:_NAMED]) + more
-        _log.warning("%s: %d of %d shards are damaged: %s", path, len(damaged), len(shards), named)
-    shared = sum(index.shared_keys for index in indexes)
-    if shared:
-        _log.warning("%s: %d images share their key (the name up to its first dot) and are left out", path, shared)
+def _warn_of_members(path: str, shards: list[str], indexes: list[ShardIndex], captions: bool) -> None:
+    left_out = [f"{shard}/{name}" for shard, index in zip(shards, indexes, strict=True) for name in index.left_out]
+    if left_out:
+        what = "images are left out, as another image has their key"
+        _log.warning("%s: %d %s: %s", path, len(left_out), what, some_of(left_out))
+    others = sum((Counter(index.others) for index in indexes), Counter())
+    if others:
+        _log.warning("%s: left out of the shards, as their kinds cannot be read: %s", path, describe_kinds(others))
     lone = sum(index.lone_captions for index in indexes)
     if lone and captions:
         _log.warning("%s: %d captions in the shards have no image", path, lone)

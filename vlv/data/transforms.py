@@ -10,11 +10,11 @@ import zlib
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from vlv.data.formats import DecodeSettings
 from vlv.data.sample import BadSample
 
-MAX_IMAGE_PIXELS = 178_956_970  # where Pillow by default refuses an image as a decompression bomb
 # Named, so that Pillow does not try its rarer plug-ins on data from the web: their decoders are the least tested.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "DIB", "GIF", "TIFF", "JPEG2000")
 # What Pillow raises on broken files, as fuzzing shows it. A MemoryError is ours to see, so not in here.
 DECODE_ERRORS = (
     OSError,
@@ -29,34 +29,47 @@ DECODE_ERRORS = (
     Image.DecompressionBombError,
 )
 _NPY_MAGIC = b"\x93NUMPY"
+_JPEG_MAGIC, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_FILLING = bytes(range(1, 251)) * 4  # any codes serve that are no marker, which begins with 255
+_MISSING_ROWS = 17  # of pixels that a truncated JPEG may lack: a row of 16 x 16 blocks, whose colour reaches one row up
+_TRUNCATED = "vlv_truncated"  # in Pillow's info of an image
+_DEFAULTS = DecodeSettings()
 _limit_lock = threading.Lock()
 
 
-def decode_image(raw: bytes | np.ndarray, max_image_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+def decode_image(raw: bytes | np.ndarray, settings: DecodeSettings = _DEFAULTS) -> Image.Image:
     """Decode an image file, .npy bytes or a uint8 array (CHW, HWC or HW); the mode stays what it is.
 
     The size is checked in the header, before anything is decoded. Of an animation the first frame counts.
 
     Raises:
-        BadSample: empty, truncated, damaged, not an image, or of more than `max_image_pixels` pixels.
+        BadSample: empty, truncated, damaged, not an image, or of too many pixels.
     """
     if isinstance(raw, np.ndarray):
-        return _from_array(raw, max_image_pixels)
+        return _from_array(raw, settings.max_image_pixels)
     if not raw:
         raise BadSample("the file is empty")
     if raw.startswith(_NPY_MAGIC):
-        return _from_array(_load_npy(raw), max_image_pixels)
+        return _from_array(_load_npy(raw), settings.max_image_pixels)
     try:
-        image = _open(raw)
-        _check_size(*image.size, max_image_pixels)  # before load(), which allocates all of it
-        image.load()  # decodes the whole, so that damage shows here and not in a resize
+        image = _decode(raw, settings.max_image_pixels)
     except BadSample:
         raise
     except UnidentifiedImageError:
         raise BadSample(f"not an image of a known format ({', '.join(FORMATS)})") from None
     except DECODE_ERRORS as error:
-        raise BadSample(damage(error)) from None
+        whole = _complete(raw, settings.max_image_pixels) if settings.read_truncated else None
+        if whole is None:
+            raise BadSample(damage(error)) from None
+        image = whole
+    if not settings.convert_profiles:
+        image.info.pop("icc_profile", None)
     return image
+
+
+def is_truncated(image: Image.Image) -> bool:
+    """Whether a decoded image's file lacks its end."""
+    return _TRUNCATED in image.info
 
 
 def damage(error: BaseException) -> str:
@@ -64,6 +77,33 @@ def damage(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     kind = "truncated image" if "truncated" in text.lower() else "damaged image"
     return f"{kind}: {text[:200]}"
+
+
+def _decode(raw: bytes, max_image_pixels: int) -> Image.Image:
+    image = _open(raw)
+    _check_size(*image.size, max_image_pixels)  # before load(), which allocates all of it
+    image.load()  # decodes the whole, so that damage shows here and not in a resize
+    return image
+
+
+def _complete(raw: bytes, max_image_pixels: int) -> Image.Image | None:
+    """Decode a JPEG that lacks its end, if only the lowest blocks of pixels are missing; None for any other.
+
+    libjpeg fills what is missing. How much that is shows where two continuations differ: an end mark at once, and
+    after some bytes more. Of a progressive JPEG each pass over the picture refines all of it, so that only one whose
+    last pass is nearly whole is read.
+    """
+    if not raw.startswith(_JPEG_MAGIC):
+        return None
+    try:
+        image, other = (_decode(raw + filling + _JPEG_END, max_image_pixels) for filling in (b"", _FILLING))
+    except (BadSample, *DECODE_ERRORS):
+        return None
+    rows = (np.asarray(image) != np.asarray(other)).reshape(image.height, -1).any(axis=1)
+    if rows[:-_MISSING_ROWS].any():
+        return None
+    image.info[_TRUNCATED] = True
+    return image
 
 
 def _open(raw: bytes) -> Image.Image:

@@ -86,9 +86,10 @@ def caption_images(
         ValueError: no images there, none of them readable, or an output that cannot be written.
     """
     source, names, paths = find_inputs(image_path, preview_dir, "preview_dir")
-    journal = Journal(output_path.with_name(output_path.name + ".partial"), processes.index)
+    identity = {**identity, "image_path": str(Path(image_path).absolute()), **asdict(search)}
+    journal = Journal(output_path.with_name(output_path.name + ".partial"), processes.index, identity)
     if processes.is_first:
-        _prepare(journal, output_path, {**identity, "image_path": str(Path(image_path).absolute()), **asdict(search)})
+        _prepare(journal, output_path)
     processes.wait()
     # Before any image is read: one that is replaced during the run is captioned anew by the next.
     changed = {name: last_change(path) or 0 for name, path in zip(names, paths, strict=True)}
@@ -119,12 +120,12 @@ def _caption_batch(
     ]
 
 
-def _prepare(journal: Journal, output_path: Path, identity: JsonObject) -> None:
+def _prepare(journal: Journal, output_path: Path) -> None:
     try:
         if output_path.is_dir():
             raise IsADirectoryError(None, "it is a folder")
         output_path.parent.mkdir(parents=True, exist_ok=True)
-        moved = journal.prepare(identity)
+        moved = journal.prepare()
         journal.forget("bad")  # tried again: a file may have been repaired
     except OSError as error:
         raise ValueError(f"output_path={output_path} cannot be written ({error.strerror}): give another file") from None

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 from vlv.atomic import write_whole
 from vlv.data import FolderSource, find_images
 from vlv.data.dataset import start_worker
+from vlv.data.formats import DecodeSettings
 from vlv.data.preparation import ImageProcessor, PreparedSample, SamplePreparation
 from vlv.data.sample import SampleSource
-from vlv.data.transforms import MAX_IMAGE_PIXELS
 
 _BAD_IMAGES_PRINTED = 20
 
@@ -25,16 +25,16 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class ReadSettings:
-    """How images are read; none of it changes a result.
+    """How images are read.
 
     batch_size: images that a process takes at once.
     num_workers: loader workers of a process; 0 reads in the process itself.
-    max_image_pixels: images with more pixels are left out as unreadable.
+    decoding: which images are left out as unreadable, and how the others are decoded.
     """
 
     batch_size: int = 8
     num_workers: int = 0
-    max_image_pixels: int = MAX_IMAGE_PIXELS
+    decoding: DecodeSettings = DecodeSettings()
 
 
 class ImageBatch(NamedTuple):
@@ -54,10 +54,10 @@ class ImageBatch(NamedTuple):
 class ImageDataset(Dataset):
     """The images of a source, by index."""
 
-    def __init__(self, source: SampleSource, image_processor: ImageProcessor, max_image_pixels: int) -> None:
+    def __init__(self, source: SampleSource, image_processor: ImageProcessor, decoding: DecodeSettings) -> None:
         """Join a source with the processor that makes its pixels."""
         self._source = source
-        self._prepare = SamplePreparation(image_processor, max_image_pixels=max_image_pixels)
+        self._prepare = SamplePreparation(image_processor, decoding=decoding)
         self.collate = self._prepare.collate
 
     def __getitem__(self, index: int) -> PreparedSample:
@@ -118,7 +118,7 @@ def load_images(
     batches = [list(indices[start : start + size]) for start in range(0, len(indices), size)]
     if not batches:
         return
-    dataset = ImageDataset(source, image_processor, reading.max_image_pixels)
+    dataset = ImageDataset(source, image_processor, reading.decoding)
     for batch in forked_loader(dataset, batches, dataset.collate, reading.num_workers):
         readable = batch["weights"] > 0
         places = list(zip(batch["names"], batch["errors"], strict=True))

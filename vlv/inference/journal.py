@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,31 +21,38 @@ class Journal:
     """A folder with one file of JSON lines a process and kind of record.
 
     Any number of processes can resume what another number has written: all read all files, and each
-    appends to its own.
+    appends to its own. Each record carries a hash of its run's identity, and those of other runs are passed over,
+    however they came to be here.
     """
 
-    def __init__(self, folder: Path, process_index: int) -> None:
-        """Use `folder`, which `prepare` makes."""
+    def __init__(self, folder: Path, process_index: int, identity: JsonObject) -> None:
+        """Use `folder`, which `prepare` makes.
+
+        Args:
+            identity: what decides the records; runs that agree on it share them.
+        """
         self.folder = folder
         self._process_index = process_index
+        self._identity = identity
+        self._run = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
-    def prepare(self, identity: JsonObject) -> Path | None:
+    def prepare(self) -> Path | None:
         """Make the folder, or take the one that a run of the same identity left. One process calls this.
 
         Returns:
             Where a folder of another identity was moved to, or None.
         """
         moved = None
-        if self.folder.exists() and read_json(self.folder / _IDENTITY_NAME) != _as_json(identity):
+        if self.folder.exists() and read_json(self.folder / _IDENTITY_NAME) != _as_json(self._identity):
             moved = unused_path(self.folder)
             self.folder.rename(moved)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / _IDENTITY_NAME, identity)
+        write_json(self.folder / _IDENTITY_NAME, self._identity)
         return moved
 
     def append(self, kind: str, records: Iterable[JsonObject]) -> None:
         """Add records to this process's file, in one write."""
-        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        text = "".join(json.dumps({"run": self._run, **record}, ensure_ascii=False) + "\n" for record in records)
         if not text:
             return
         with self._path(kind).open("ab+") as file:
@@ -53,14 +61,14 @@ class Journal:
             file.write(text.encode("utf-8", "backslashreplace"))
 
     def records(self, kind: str) -> Iterator[JsonObject]:
-        """Records of all processes, without lines that were torn."""
+        """Records of all processes of runs of this identity, without lines that were torn."""
         for path in sorted(self.folder.glob(f"{kind}_*.jsonl")):
             for line in path.read_bytes().splitlines():
                 try:
                     record = json.loads(line)
                 except ValueError:  # not whole JSON, or cut within a character
                     continue
-                if isinstance(record, dict):
+                if isinstance(record, dict) and record.pop("run", None) == self._run:
                     yield record
 
     def forget(self, kind: str) -> None:

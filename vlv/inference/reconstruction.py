@@ -122,8 +122,8 @@ def generate_image_set(
     """
     source, names, paths = find_inputs(image_path, output.path, output.option)
     pictures = PictureFolder(output.path, names, sampling.seeds)
-    journal = Journal(output.path / ".partial", processes.index)
     settings = {**identity, "image_path": str(Path(image_path).absolute()), **asdict(sampling)}
+    journal = Journal(output.path / ".partial", processes.index, settings)
     if processes.is_first:
         _prepare(output, settings, journal)
     processes.wait()
@@ -162,7 +162,7 @@ def _prepare(output: OutputFolder, settings: JsonObject, journal: Journal) -> No
         # Bad images of an interrupted run are tried again: a file may have been repaired.
         if journal.folder.exists():
             journal.remove()
-        journal.prepare(settings)
+        journal.prepare()
     except OSError as error:
         raise ValueError(
             f"{output.option}={output.path} cannot be written ({error.strerror}): give another folder"

@@ -14,10 +14,11 @@ from typing import TypeAlias, TypedDict
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from vlv.checkpoints.identity import CheckpointError, read_json
+from vlv.models.colour import to_rgb
 
 CONFIG_NAME = "preprocessor_config.json"
 # Of a longer strip the middle alone is resized: 1 x 20,000 pixels would become 384 x 7,680,000.
@@ -60,7 +61,7 @@ class VLVImageProcessor:
         `crop`, int64 [4], is where the decoder's pixels come from: height and width of the image, and the crop's
         top and left in the resized one. SDXL is conditioned on it.
         """
-        image = self.to_rgb(image)
+        image = to_rgb(image)
         resized = self._resize(image)
         left, top = _middle_corner(resized, self.decoder_resolution, self.decoder_resolution)
         crop = _middle(resized, self.decoder_resolution, self.decoder_resolution)
@@ -103,7 +104,7 @@ class VLVImageProcessor:
 
     def crop(self, image: Image.Image) -> Image.Image:
         """Return the RGB square of `decoder_resolution` pixels that the decoder is shown."""
-        return _middle(self._resize(self.to_rgb(image)), self.decoder_resolution, self.decoder_resolution)
+        return _middle(self._resize(to_rgb(image)), self.decoder_resolution, self.decoder_resolution)
 
     def _resize(self, image: Image.Image) -> Image.Image:
         """The RGB image with its short side at `decoder_resolution`."""
@@ -118,21 +119,6 @@ class VLVImageProcessor:
         else:
             resized = (max(size, int(size * width / height)), size)
         return image if resized == image.size else image.resize(resized, Image.Resampling.BILINEAR)
-
-    @staticmethod
-    def to_rgb(image: Image.Image) -> Image.Image:
-        """Apply the EXIF orientation and convert any mode to RGB: alpha over white, 16 bit to 8 bit."""
-        image = ImageOps.exif_transpose(image)
-        if image.mode == "RGB":
-            return image
-        if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-            full_range = 65535.0 if image.mode.startswith("I;16") else None
-            return Image.fromarray(_to_8_bit(np.asarray(image), full_range)).convert("RGB")
-        if image.has_transparency_data:
-            rgba = image.convert("RGBA")
-            white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-            return Image.alpha_composite(white, rgba).convert("RGB")
-        return image.convert("RGB")
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write preprocessor_config.json into `folder`."""
@@ -200,15 +186,6 @@ def _middle_corner(image: Image.Image, width: int, height: int) -> tuple[int, in
 
 def _to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-
-
-def _to_8_bit(values: np.ndarray, full_range: float | None) -> np.ndarray:
-    """Scale a grey image to 8 bits; without a range (32 bit, float) the largest value decides it."""
-    values = values.astype(np.float64)
-    if full_range is None:
-        top = float(values.max(initial=0))
-        full_range = next((limit for limit in (1.0, 255.0, 65535.0) if top <= limit), top)
-    return np.clip(np.rint(values * (255 / full_range)), 0, 255).astype(np.uint8)
 
 
 def to_images(pixels: Tensor) -> list[Image.Image]:

@@ -51,7 +51,7 @@ def train(config: Stage1Config) -> Path | None:
     from vlv.training.state import TrainState
 
     run = TrainingRun.start(config, precision)
-    prepare = SamplePreparation(model.image_processor, max_image_pixels=config.max_image_pixels)
+    prepare = SamplePreparation(model.image_processor, decoding=config.decode_settings())
     if config.region_grid is not None and config.initial_checkpoint is None and run.resumed is None:
         start_regions(model, run.accelerator, run.loader(TrainState(), prepare))
     weights = run.fit(

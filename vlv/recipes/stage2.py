@@ -60,7 +60,7 @@ def train(config: Stage2Config) -> Path | None:
 
     run = TrainingRun.start(config, precision)
     tokenizer = CaptionTokenizer(model.tokenizer, config.max_caption_tokens, config.supervise_eos, model.eos_token_id)
-    prepare = SamplePreparation(model.image_processor, tokenizer, config.max_image_pixels)
+    prepare = SamplePreparation(model.image_processor, tokenizer, config.decode_settings())
     # Weights that are there already, of another model or of this run, would be lost.
     if config.projector_init == "whitened" and config.initial_checkpoint is None and run.resumed is None:
         start_projector(model, run.accelerator, run.loader(TrainState(), prepare))

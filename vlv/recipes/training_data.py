@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
+import numpy as np
+import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
@@ -18,15 +23,17 @@ from vlv.data.dataset import OrderedDataset, build_loader
 from vlv.data.files import is_stream
 from vlv.data.formats import SourceSettings
 from vlv.data.order import (
+    DEFAULT_WINDOW,
     BatchPlan,
     SampleOrder,
+    default_window,
     training_positions,
     validation_positions,
 )
 from vlv.data.preparation import SamplePreparation
 from vlv.data.sample import SampleSource
 from vlv.data.sources import open_source
-from vlv.data.streaming import StreamedDataset, StreamSettings, build_stream_loader
+from vlv.data.streaming import HeldStream, StreamedDataset, StreamSettings, build_stream_loader
 from vlv.recipes.batch_sizes import BatchSizes, require_countable_epochs
 from vlv.training.state import TrainState
 
@@ -55,7 +62,8 @@ def open_training_data(config: TrainingConfig, accelerator: Accelerator, sizes: 
     """Open the data; the first process of each machine builds an index that the others then read.
 
     Raises:
-        ValueError: nothing to read, or epochs of a stream, whose length is not known.
+        ValueError: nothing to read, too many damaged shards, other shards than another process sees, or epochs of a
+            stream, whose length is not known.
     """
     if not accelerator.is_local_main_process:
         logging.getLogger("vlv").setLevel(logging.ERROR)  # one process of a machine reports what it finds
@@ -65,7 +73,10 @@ def open_training_data(config: TrainingConfig, accelerator: Accelerator, sizes: 
         return Data(path, None, num_steps, None)
     with accelerator.local_main_process_first():
         settings = _source_settings(config)
-        source = open_source(path, replace(settings, data_format=config.data_format, captions=config.reads_captions))
+        settings = replace(settings, data_format=config.data_format, captions=config.reads_captions)
+        readers = max(1, config.num_workers) * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        source = open_source(path, replace(settings, max_bad_share=config.max_bad_share, readers=readers))
+    _require_agreement(path, source, accelerator)
     if config.epoch_limit is None:
         return Data(path, source, num_steps, None)
     num_samples = math.ceil(config.epoch_limit * len(source))
@@ -88,9 +99,11 @@ def training_loader(
     positions = training_positions(plan, state.samples, data.num_steps - state.step)
     pin_memory = accelerator.device.type == "cuda"
     if data.source is None:
-        settings = StreamSettings(config.seed, num_threads=config.num_workers, caption_column=config.caption_column)
+        window = config.shuffle_window or DEFAULT_WINDOW
+        settings = StreamSettings(config.seed, window, config.num_workers, config.caption_column)
         return build_stream_loader(StreamedDataset(data.path, positions, prepare, settings), pin_memory)
-    order = SampleOrder(data.source.shard_sizes, config.seed, config.shuffle_window)
+    window = config.shuffle_window or default_window(data.source)
+    order = SampleOrder(data.source.shard_sizes, config.seed, window)
     dataset = OrderedDataset(data.source, order, prepare, data.num_samples)
     return build_loader(dataset, positions, config.num_workers, pin_memory)
 
@@ -102,8 +115,13 @@ def validation_batches(
     prepare: SamplePreparation,
 ) -> Callable[[], Iterable[Batch]]:
     """A function that gives the validation batches of this process anew, each sample once over all processes."""
-    settings = replace(_source_settings(config), captions=prepare.caption_tokenizer is not None)
-    source = open_source(config.val_dataset_path, settings)
+    path, captions = config.val_dataset_path, prepare.caption_tokenizer is not None
+    if is_stream(path):
+        held = StreamSettings(config.seed, caption_column=config.caption_column)
+        source: SampleSource = HeldStream(path, config.val_max_samples, captions, held)
+    else:
+        source = open_source(path, replace(_source_settings(config), captions=captions))
+    _require_agreement(path, source, accelerator)
     num_samples = min(len(source), config.val_max_samples)
     # As they lie, whatever the seed: the losses of two runs are over the same images.
     order = SampleOrder(source.shard_sizes, 0, 1, shuffle=False)
@@ -120,10 +138,25 @@ def validation_batches(
     return batches
 
 
+def _require_agreement(path: str, source: SampleSource, accelerator: Accelerator) -> None:
+    """Check that all processes see the same shards: a shard that one of them cannot read shifts its order.
+
+    Raises:
+        ValueError: they do not; on every process.
+    """
+    digest = hashlib.sha256(np.ascontiguousarray(source.shard_sizes).tobytes()).digest()
+    own = torch.tensor([int.from_bytes(digest[:7], "big")], device=accelerator.device)  # 56 bits, in a signed 64
+    if len(cast("torch.Tensor", accelerator.gather(own)).unique()) > 1:
+        raise ValueError(
+            f"{path} does not hold the same samples for every process: give each machine the same files, readable"
+        )
+
+
 def _source_settings(config: TrainingConfig) -> SourceSettings:
+    raw = config.raw_image_size
     return SourceSettings(
         image_column=config.image_column,
         caption_column=config.caption_column,
-        raw_image_size=(config.raw_image_size[0], config.raw_image_size[1]),
-        pool_samples=config.shuffle_window,
+        raw_image_shape=None if raw is None else (raw[0], raw[1], raw[2]) if len(raw) == 3 else (3, raw[0], raw[1]),
+        pool_samples=config.shuffle_window or DEFAULT_WINDOW,
     )

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
@@ -21,7 +22,7 @@ from vlv.atomic import whole_folder
 from vlv.batch import Batch
 from vlv.checkpoints.card import public_place, write_card
 from vlv.checkpoints.pretrained import no_progress_bars
-from vlv.checkpoints.resume import find_checkpoint
+from vlv.checkpoints.resume import find_checkpoint, is_validated
 from vlv.config import TrainingConfig, save_config
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.preparation import SamplePreparation
@@ -30,15 +31,18 @@ from vlv.inference.validation import ValidationSamples
 from vlv.planning.size import parameter_counts
 from vlv.recipes.batch_sizes import BatchSizes
 from vlv.recipes.training_data import BAD_SAMPLES, Data, open_training_data, training_loader, validation_batches
+from vlv.redaction import redact_values
 from vlv.training.average import WeightAverage
 from vlv.training.checkpoint import Checkpointer
-from vlv.training.metrics import MetricLogger
+from vlv.training.metrics import SKIPPED_STEPS, MetricLogger
 from vlv.training.optim import build_optimizer, lr_at
+from vlv.training.parts import TrainerSettings, TrainingParts
 from vlv.training.processes import has_whole_weights, is_sharded, start_processes
 from vlv.training.sharding import distribute
 from vlv.training.state import TrainState
+from vlv.training.stopping import StopRequest
 from vlv.training.tracker import WandbSettings
-from vlv.training.trainer import Trainer, TrainerSettings, TrainingParts
+from vlv.training.trainer import Trainer
 from vlv.training.validation import validation_loss
 
 CHECKPOINTS, FINAL, CONFIG = "checkpoints", "final", "config.yaml"
@@ -71,12 +75,16 @@ class StageParts:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A run's settings, processes, batch sizes and data; the same object on every process."""
+    """A run's settings, processes, batch sizes and data; the same object on every process.
+
+    resumed: the checkpoint that it resumes from; None where it starts anew.
+    """
 
     config: TrainingConfig
     accelerator: Accelerator
     sizes: BatchSizes
     data: Data
+    resumed: Path | None
 
     @classmethod
     def start(cls, config: TrainingConfig, precision: str) -> TrainingRun:
@@ -91,12 +99,8 @@ class TrainingRun:
         if config.optimizer == "muon" and not has_whole_weights(accelerator):
             raise ValueError("optimizer=muon needs whole matrices on each process: use DDP, or set optimizer=adamw")
         _start_folder(config, accelerator)
-        return cls(config, accelerator, sizes, open_training_data(config, accelerator, sizes))
-
-    @property
-    def resumed(self) -> Path | None:
-        """The checkpoint that the run resumes from; None where it starts anew."""
-        return find_checkpoint(self.config.resume, Path(self.config.output_dir) / CHECKPOINTS)
+        resumed = _checkpoint(config, accelerator)
+        return cls(config, accelerator, sizes, open_training_data(config, accelerator, sizes), resumed)
 
     @property
     def validation_samples(self) -> ValidationSamples:
@@ -118,10 +122,10 @@ class TrainingRun:
         # The average after the distribution, which moves the weights: it is kept on their device.
         checkpointer, average, found = self._checkpointer(parts), self._average(objective), self.resumed
         state = checkpointer.load(found, objective, optimizer, average) if found else TrainState()
-        logger = self._logger(state)
+        logger = self._logger(state, validated=found is None or is_validated(found))
         self._announce(logger, objective, state, found)
-        samples = self._sample_log()
-        Trainer(
+        samples, stop = self._sample_log(), StopRequest()
+        trainer = Trainer(
             TrainingParts(
                 accelerator=accelerator,
                 objective=objective,
@@ -131,13 +135,20 @@ class TrainingRun:
                 logger=logger,
                 samples=samples,
                 average=average,
+                stop=stop,
             ),
             self._settings(),
             state=state,
             lr_at=self._lr_at,
             validate=self._validation(objective, parts, logger),
-        ).fit()
-        logger.close()
+            resumed=found,
+        )
+        restore = stop.listen()
+        try:
+            trainer.fit()
+        finally:
+            restore()
+            logger.close()
         if average is not None:  # it is the finished model, and its names are those inside the objective
             return {name.removeprefix("model."): value for name, value in average.state().items()}
         return checkpointer.trained_state(objective)
@@ -201,17 +212,18 @@ class TrainingRun:
         path = Path(self.config.output_dir) / BAD_SAMPLES
         return BadSampleLog(path, "train", self.accelerator.num_processes, self.config.max_bad_share)
 
-    def _logger(self, state: TrainState) -> MetricLogger:
+    def _logger(self, state: TrainState, validated: bool) -> MetricLogger:
         config = self.config
         wandb = None
         if config.wandb_mode != "off":
-            settings = dataclasses.asdict(config)
+            settings = redact_values(dataclasses.asdict(config))
             wandb = WandbSettings(config.wandb_mode, config.wandb_project, config.run_name, settings)
         return MetricLogger(
             Path(config.output_dir),
             enabled=self.accelerator.is_main_process,
             num_steps=self.data.num_steps,
             first_step=state.step,
+            validated=validated,
             wandb=wandb,
         )
 
@@ -223,7 +235,9 @@ class TrainingRun:
             accumulation=sizes.accumulation,
             micro_batch_size=sizes.micro_batch_size,
             max_grad_norm=config.max_grad_norm,
+            max_skipped_steps=config.max_skipped_steps,
             save_step=config.save_step,
+            stop_on_full_disk=config.stop_on_full_disk,
             log_every=config.log_every,
             seed=config.seed,
         )
@@ -257,6 +271,21 @@ def _build_optimizer(config: TrainingConfig, part_lrs: Mapping[str, float], obje
     return build_optimizer(objective, config.lr, betas, config.weight_decay, part_lrs, config.optimizer)
 
 
+def _checkpoint(config: TrainingConfig, accelerator: Accelerator) -> Path | None:
+    """The newest good checkpoint that `resume` may mean: the first process reads and compares, and tells the others.
+
+    Raises:
+        ValueError: none is good.
+    """
+    if config.resume is None:
+        return None
+    found: list[Path | None] = [None]
+    if accelerator.is_main_process:
+        folder = Path(config.output_dir) / CHECKPOINTS
+        found = [find_checkpoint(config.resume, folder, whole=True, report=partial(print, file=sys.stderr))]
+    return broadcast_object_list(found)[0]
+
+
 def _start_folder(config: TrainingConfig, accelerator: Accelerator) -> None:
     """Make the run's folder, and save the resolved config into it before anything else."""
     output_dir = Path(config.output_dir)
@@ -265,7 +294,7 @@ def _start_folder(config: TrainingConfig, accelerator: Accelerator) -> None:
         if config.overwrite and config.resume is None:
             for name in (CHECKPOINTS, FINAL, VALIDATION):
                 shutil.rmtree(output_dir / name, ignore_errors=True)
-            for name in ("metrics.jsonl", BAD_SAMPLES):
+            for name in ("metrics.jsonl", SKIPPED_STEPS, BAD_SAMPLES):
                 (output_dir / name).unlink(missing_ok=True)
         output_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, output_dir / CONFIG)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from vlv.redaction import redact_values
 from vlv.resources import find_recipe
 from vlv.settings.declare import RECIPES, ConfigError, Setting, command_of, settings_of, shown
 from vlv.settings.paths import is_shipped, resolve_path, short
@@ -87,14 +88,14 @@ def recipe_values(kind: type, path: Path) -> dict[str, object]:
 
 
 def save_config(config: object, path: Path) -> None:
-    """Write the resolved config as YAML, every key with its value."""
+    """Write the resolved config as YAML, every key with its value; without the credentials of its paths."""
     path.write_text(_yaml(config))
 
 
 def _yaml(config: object) -> str:
     from omegaconf import OmegaConf
 
-    values = dataclasses.asdict(config)  # type: ignore[call-overload]
+    values = redact_values(dataclasses.asdict(config))  # type: ignore[call-overload]
     return OmegaConf.to_yaml(OmegaConf.create({key: _literal(value) for key, value in values.items()}))
 
 

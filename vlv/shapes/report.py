@@ -73,7 +73,7 @@ def read_curve(title: str, run: Path, metric: str) -> Curve:
     """A metric of a run's metrics.jsonl; empty where there is none."""
     path = run / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return Curve(title, [(line["step"], line[metric]) for line in lines if metric in line])
+    return Curve(title, [(line["step"], line[metric]) for line in lines if line.get(metric) is not None])
 
 
 def write_report(path: Path, report: Report) -> None:

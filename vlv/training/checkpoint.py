@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -23,15 +26,21 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from vlv.atomic import finish_folder, start_folder, temporary_folder
+from vlv.atomic import finish_folder, is_disk_full, start_folder, temporary_folder, write_whole
+from vlv.checkpoints.digests import sealed
 from vlv.checkpoints.identity import TRAINER_STATE_NAME, WEIGHTS_NAME, JsonObject
-from vlv.checkpoints.resume import list_checkpoints, require_same_run
-from vlv.checkpoints.schema import AVERAGE_NAME, describe
+from vlv.checkpoints.resume import list_checkpoints, require_same_run, sound_checkpoints
+from vlv.checkpoints.schema import AVERAGE_NAME, VALIDATION_NAME, describe
 from vlv.training.average import WeightAverage
+from vlv.training.metrics import finite_or_none
 from vlv.training.state import TrainState
 
 _OPTIMIZER = "optimizer.safetensors"
 _PREFIX = "model."  # an objective holds its model under this name
+
+
+class DiskFull(RuntimeError):  # noqa: N818 - the message is the error; the name says what it is about
+    """A checkpoint that does not fit on the disk."""
 
 
 class Checkpointer:
@@ -79,29 +88,72 @@ class Checkpointer:
         state: TrainState,
         average: WeightAverage | None = None,
     ) -> Path:
-        """Write one checkpoint; every process calls it."""
+        """Write one checkpoint; every process calls it.
+
+        Raises:
+            DiskFull: on every process, where it does not fit; what was written of it is removed.
+        """
         target = self.folder / f"step_{state.step:08d}"
         temporary = temporary_folder(target)
         # On every process: gathering sharded weights is a collective. The first alone gets and writes them.
         weights = self.trained_state(objective)
         slots = self._optimizer_state(objective, optimizer)
-        if self.accelerator.is_main_process:
+
+        def write() -> None:
             start_folder(target)
+            averages = average.state() if average is not None else {}
+            _require_space(temporary, [*weights.values(), *averages.values(), *slots.values()])
             save_file(weights, temporary / WEIGHTS_NAME, metadata={"format": "pt"})
-            if average is not None:
-                save_file(average.state(), temporary / AVERAGE_NAME)
+            if averages:
+                save_file(averages, temporary / AVERAGE_NAME)
             if slots:
                 save_file(slots, temporary / _OPTIMIZER)
             self.write_extras(temporary)
+
+        self._on_first(write, temporary)
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             # Each process writes its share, into the folder that the first has made by now.
-            self.accelerator.wait_for_everyone()
             self.accelerator.save_state(str(temporary / "deepspeed"))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            self._finish(temporary, target, state)
-        self.accelerator.wait_for_everyone()
+            self.accelerator.wait_for_everyone()
+        self._on_first(lambda: self._finish(temporary, target, state), temporary)
         return target
+
+    def _on_first(self, write: Callable[[], None], temporary: Path) -> None:
+        """Let the first process write, and the others wait for it.
+
+        Raises:
+            DiskFull: on every process, where the disk is full; the temporary folder is removed.
+        """
+        full: list[str | None] = [None]
+        if self.accelerator.is_main_process:
+            try:
+                write()
+            except (OSError, SafetensorError) as error:
+                if not is_disk_full(error):
+                    raise
+                shutil.rmtree(temporary, ignore_errors=True)
+                full = [f"{temporary.parent} has no room for {temporary.name.removeprefix('.writing-')} ({error})"]
+        if (reason := broadcast_object_list(full)[0]) is not None:
+            raise DiskFull(reason)
+
+    def judge(self, path: Path, metrics: Mapping[str, float]) -> bool:
+        """Keep what validation said of a checkpoint beside it, and drop what is older than the newest few.
+
+        A ruined one does not count for these: else a run that goes on with ruined weights would push out the good.
+
+        Returns:
+            Whether every number is finite. If not, `resume=latest` passes over the checkpoint.
+        """
+        finite = all(math.isfinite(value) for value in metrics.values())
+        if self.accelerator.is_main_process:
+            content = {"finite": finite, **finite_or_none(metrics)}
+            write_whole(path / VALIDATION_NAME, (json.dumps(content, indent=2) + "\n").encode())
+            sound = sound_checkpoints(self.folder)
+            if self.keep and len(sound) > self.keep:
+                for old in list_checkpoints(self.folder):
+                    if old.name < sound[-self.keep].name:
+                        shutil.rmtree(old)
+        return finite
 
     def load(
         self, path: Path, objective: nn.Module, optimizer: AcceleratedOptimizer, average: WeightAverage | None = None
@@ -127,7 +179,7 @@ class Checkpointer:
             average.load(load_file(path / AVERAGE_NAME))
         if saved.get("scaler") and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
-        return TrainState(step=saved["step"], samples=saved["samples"])
+        return TrainState(step=saved["step"], samples=saved["samples"], skipped=saved.get("skipped", 0))
 
     def _optimizer_state(self, objective: nn.Module, optimizer: AcceleratedOptimizer) -> dict[str, Tensor]:
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
@@ -157,9 +209,19 @@ class Checkpointer:
     def _finish(self, temporary: Path, target: Path, state: TrainState) -> None:
         scaler = self.accelerator.scaler
         values = {**state.to_dict(), "identity": self.identity, "scaler": scaler.state_dict() if scaler else None}
+        content = sealed(temporary, json.loads(json.dumps(describe("training", values))))  # as it is read back
         # Last: a folder without it is no checkpoint, whatever else was written.
-        (temporary / TRAINER_STATE_NAME).write_text(json.dumps(describe("training", values), indent=2) + "\n")
+        (temporary / TRAINER_STATE_NAME).write_text(json.dumps(content, indent=2) + "\n")
         finish_folder(target)
-        if self.keep:
-            for old in list_checkpoints(self.folder)[: -self.keep]:
-                shutil.rmtree(old)
+
+
+def _require_space(folder: Path, tensors: Iterable[Tensor]) -> None:
+    """Refuse a save that cannot fit before anything is written of it.
+
+    Raises:
+        OSError: as a write would.
+    """
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed and {free:,} are free")

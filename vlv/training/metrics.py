@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -10,8 +12,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vlv.atomic import write_whole
+from vlv.atomic import is_disk_full, write_whole
+from vlv.redaction import redact
 from vlv.training.tracker import WandbSettings, WandbTracker
+
+SKIPPED_STEPS = "skipped_steps.jsonl"
 
 
 class MetricLogger:
@@ -24,6 +29,7 @@ class MetricLogger:
         enabled: bool,
         num_steps: int,
         first_step: int = 0,
+        validated: bool = True,
         wandb: WandbSettings | None = None,
     ) -> None:
         """Open metrics.jsonl for appending and start the progress bar.
@@ -33,30 +39,25 @@ class MetricLogger:
             num_steps: optimizer step at which the run ends, for the bar and the remaining time.
             first_step: where the run starts; lines after it are of a run that was killed, and are removed, so that
                 the file reads as that of one run.
+            validated: whether the validation of that step came to its end; if not, its line is removed too.
             wandb: where in W&B the run goes; None is nowhere.
         """
         self.enabled = enabled
         self.num_steps = num_steps
-        self.path = folder / "metrics.jsonl"
+        self.path, self.skipped_path = folder / "metrics.jsonl", folder / SKIPPED_STEPS
         self._tracker: WandbTracker | None = None
         self._started, self._first_step = time.monotonic(), first_step
         self._bar: tqdm | None = None
+        self._unwritten: dict[Path, bytes] = {}
         if not enabled:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        self._remove_lines_after(first_step)
+        for path in (self.path, self.skipped_path):
+            _remove_lines_after(path, first_step, validated)
         if sys.stderr.isatty():  # in a log file a bar is one endless line
             self._bar = tqdm(total=num_steps, initial=first_step, dynamic_ncols=True, unit="step")
         if wandb is not None:
             self._tracker = WandbTracker(wandb, folder, self.message)
-
-    def _remove_lines_after(self, step: int) -> None:
-        if not self.path.is_file():
-            return
-        lines = self.path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if (found := _step_of(line)) is not None and found <= step]
-        if kept != lines:
-            write_whole(self.path, "".join(kept).encode())
 
     def advance(self, step: int) -> None:
         """Move the bar to `step`."""
@@ -67,8 +68,7 @@ class MetricLogger:
         """Write one line of metrics, and show the main ones."""
         if not self.enabled:
             return
-        with self.path.open("a") as handle:  # opened for each line: a killed run leaves whole lines
-            handle.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._append(self.path, {"step": step, **finite_or_none(metrics)})
         if self._tracker is not None:
             self._tracker.metrics(step, metrics)
         # A count of 0 bad samples is the normal case, and not worth a reader's time.
@@ -79,6 +79,13 @@ class MetricLogger:
         else:
             remaining = f"  ETA {self._remaining(step)}" if step < self.num_steps else ""
             self.message(f"step {step}/{self.num_steps}  {text}{remaining}")
+
+    def skipped(self, step: int, metrics: Mapping[str, float], samples: Sequence[object]) -> None:
+        """Write down a step whose loss or gradient was not finite, with what it was made of."""
+        if self.enabled:
+            self._append(self.skipped_path, {"step": step, **finite_or_none(metrics), "samples": samples})
+            text = "  ".join(f"{key} {value}" for key, value in metrics.items())
+            self.message(f"step {step} is skipped: {text}; {self.skipped_path} names its samples")
 
     def pictures(self, step: int, name: str, paths: Sequence[Path]) -> None:
         """Send images to W&B; the files themselves are in the run folder."""
@@ -93,7 +100,7 @@ class MetricLogger:
     def message(self, text: str) -> None:
         """Print a line without breaking the progress bar."""
         if self.enabled:
-            tqdm.write(text, file=sys.stderr)
+            tqdm.write(redact(text), file=sys.stderr)
 
     def close(self) -> None:
         """End the bar and the W&B run."""
@@ -102,11 +109,29 @@ class MetricLogger:
         if self._tracker is not None:
             self._tracker.finish()
 
+    def _append(self, path: Path, record: Mapping[str, object]) -> None:
+        """Add a line to a file; where the disk is full, with the next one that it takes."""
+        text = self._unwritten.pop(path, b"") + json.dumps(record).encode() + b"\n"
+        size = path.stat().st_size if path.is_file() else 0
+        try:
+            with path.open("ab") as handle:  # opened for each line: a killed run leaves whole lines
+                handle.write(text)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            os.truncate(path, size)  # a part of the line may be there
+            self._unwritten[path] = text
+
     def _remaining(self, step: int) -> str:
         done = step - self._first_step
         if done <= 0:
             return "?"
         return tqdm.format_interval((time.monotonic() - self._started) / done * (self.num_steps - step))
+
+
+def finite_or_none(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Numbers as JSON can hold them: it has neither NaN nor infinity, so these become null."""
+    return {key: value if math.isfinite(value) else None for key, value in metrics.items()}
 
 
 def _step_of(line: str) -> int | None:
@@ -115,6 +140,21 @@ def _step_of(line: str) -> int | None:
         return json.loads(line)["step"]
     except ValueError:
         return None
+
+
+def _remove_lines_after(path: Path, step: int, validated: bool) -> None:
+    if not path.is_file():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    kept = []
+    for line in lines:
+        found = _step_of(line)
+        # Not validated: the run was killed between the line of the validation and the mark of its end.
+        again = not validated and found == step and '"val/' in line
+        if found is not None and found <= step and not again:
+            kept.append(line)
+    if kept != lines:
+        write_whole(path, "".join(kept).encode())
 
 
 def _short(key: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -40,8 +39,8 @@ def build_optimizer(
     if not groups:
         raise ValueError("nothing trains: the setting `train` leaves every weight frozen")
     # The share, not the rate, is the group's own: the trainer sets lr anew at each step from the schedule.
-    described: list[dict[str, Any]] = [
-        {"params": params, "lr": peak, "lr_scale": peak / lr, **({"matrices": of_matrices} if kind == "muon" else {})}
+    described = [
+        {"params": params, "lr": peak, "lr_scale": peak / lr, "matrices": of_matrices}
         for (peak, of_matrices), params in groups.items()
     ]
     optimizer = Muon if kind == "muon" else torch.optim.AdamW

@@ -11,10 +11,12 @@ class TrainState:
 
     step: optimizer steps done.
     samples: number of the next sample in the data order; the loader starts there.
+    skipped: those of the steps whose loss or gradient was not finite, so that they changed nothing.
     """
 
     step: int = 0
     samples: int = 0
+    skipped: int = 0
 
     def to_dict(self) -> dict[str, int]:
         """Return the JSON form."""

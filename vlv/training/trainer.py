@@ -4,80 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 import torch
-from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import send_to_device
-from torch import Tensor, nn
+from accelerate.utils import gather_object, send_to_device
+from torch import Tensor
 
+from vlv.checkpoints.resume import is_validated, sound_checkpoints
 from vlv.memory import is_out_of_memory
-from vlv.training.average import WeightAverage
-from vlv.training.checkpoint import Checkpointer
-from vlv.training.metrics import MetricLogger
+from vlv.training.checkpoint import DiskFull
 from vlv.training.objective import Batch, Objective
+from vlv.training.parts import TrainerSettings, TrainingParts
 from vlv.training.processes import seed_step
 from vlv.training.state import TrainState
+from vlv.training.stopping import TrainingStopped
 from vlv.training.window import Window, term_means
 
 
 class TrainingError(RuntimeError):
     """A run that cannot continue; the message says what to set."""
-
-
-class SampleCount(Protocol):
-    """Samples that this process has been given so far, without padding; `path` lists the bad ones of them."""
-
-    seen: int
-    bad: int
-    path: Path
-
-
-@dataclass(frozen=True)
-class TrainerSettings:
-    """Numbers of the loop.
-
-    num_steps: optimizer step at which the run ends.
-    global_batch_size: samples of one optimizer step over all processes.
-    accumulation: micro-batches of one process in one optimizer step.
-    micro_batch_size: samples of one of them.
-    max_grad_norm: clipping norm; 0 switches clipping off.
-    """
-
-    num_steps: int
-    global_batch_size: int
-    accumulation: int
-    micro_batch_size: int
-    max_grad_norm: float
-    save_step: int
-    log_every: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class TrainingParts:
-    """What the loop drives.
-
-    objective: an `Objective`, prepared by the accelerator.
-    optimizer: prepared; each group has its share of the learning rate as `lr_scale` (`build_optimizer`).
-    loader: micro-batches of this process, `accumulation` for each step, from the state's `samples` on.
-    samples: counts what the loader gives; None where every sample is usable.
-    average: moving average of the trained weights, which is validated and saved beside them; None for none.
-    """
-
-    accelerator: Accelerator
-    objective: nn.Module
-    optimizer: AcceleratedOptimizer
-    loader: Iterable[Batch]
-    checkpointer: Checkpointer
-    logger: MetricLogger
-    samples: SampleCount | None = None
-    average: WeightAverage | None = None
 
 
 class Trainer:
@@ -96,6 +44,7 @@ class Trainer:
         state: TrainState,
         lr_at: Callable[[int], float],
         validate: Callable[[TrainState], dict[str, float]],
+        resumed: Path | None = None,
     ) -> None:
         """Hold the parts.
 
@@ -103,20 +52,31 @@ class Trainer:
             state: where the run stands; advanced in place.
             lr_at: learning rate of an optimizer step.
             validate: called on every process at each save; its numbers are logged.
+            resumed: the checkpoint that `state` is of, if any. A run that was killed between a save and its validation
+                makes up for that.
         """
         self.parts, self.settings, self.state = parts, settings, state
-        self.lr_at, self.validate = lr_at, validate
+        self.lr_at, self.validate, self.resumed = lr_at, validate, resumed
         self.accelerator, self.objective, self.optimizer = parts.accelerator, parts.objective, parts.optimizer
         self._bare = cast("Objective", parts.accelerator.unwrap_model(parts.objective))
         self._terms = list(self._bare.loss_weights)
         self._trained = [parameter for parameter in parts.objective.parameters() if parameter.requires_grad]
         self._window = Window()
+        self._skipped_in_a_row = 0
+        self._stops = False
 
     def fit(self) -> TrainState:
-        """Train to `num_steps`, saving and validating on the way and at the end."""
+        """Train to `num_steps`, saving and validating on the way and at the end.
+
+        Raises:
+            TrainingError: the run cannot continue.
+            TrainingStopped: it was asked to stop, and has saved.
+        """
         settings, state = self.settings, self.state
         batches = iter(self.parts.loader)
         self.objective.train()
+        if self.resumed is not None and not is_validated(self.resumed):
+            self._judge(self.resumed)
         self._window.restart(self._count_samples()[0])
         try:
             while state.step < settings.num_steps:
@@ -124,15 +84,18 @@ class Trainer:
                 # After the fetch: a loader that starts takes its workers' seed from the same random stream, and a
                 # resumed run starts its loader at another step.
                 seed_step(settings.seed, state.step, self.accelerator.process_index)
-                self._step(micro_batches)
+                sound = self._step(micro_batches)
                 state.step += 1
                 state.samples += settings.global_batch_size
                 self.parts.logger.advance(state.step)
+                self._count_skipped(sound)
                 saves = state.step % settings.save_step == 0 or state.step == settings.num_steps
-                if state.step % settings.log_every == 0 or saves:  # it refuses a loss that must not be saved
+                if state.step % settings.log_every == 0 or saves:
                     self._log()
                 if saves:
                     self._save()
+                if self._stops and state.step < settings.num_steps:
+                    self._stop(saved=saves)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -152,7 +115,11 @@ class Trainer:
         self._window.waited += time.monotonic() - started
         return micro_batches
 
-    def _step(self, micro_batches: list[Batch]) -> None:
+    def _step(self, micro_batches: list[Batch]) -> bool:
+        """Take an optimizer step; returns whether loss and gradient were finite. If not, the weights stay as they are.
+
+        DeepSpeed steps within its backward pass, so there it is known too late, and weights are what they became.
+        """
         # The bare objective: DDP's and FSDP's wrappers pass on forward alone.
         counts = torch.stack([self._stack(self._bare.counts(batch)) for batch in micro_batches]).sum(0)  # [terms]
         counts = self._sum_over_processes(counts)
@@ -161,7 +128,7 @@ class Trainer:
         scale = self.settings.accumulation * self.accelerator.num_processes
         # At least 1: where nothing of a batch can be used, its sums of 0 give no gradient instead of NaN.
         factors = self._stack(self._bare.loss_weights) * scale / counts.clamp(min=1)
-        sums = torch.zeros_like(counts)
+        sums, norm = torch.zeros_like(counts), None
         lr = self.lr_at(self.state.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
@@ -173,13 +140,63 @@ class Trainer:
                 if self.accelerator.sync_gradients:
                     # Without clipping it only measures: an infinite limit scales nothing.
                     limit = self.settings.max_grad_norm or math.inf
-                    self._window.norm = self.accelerator.clip_grad_norm_(self._trained, limit)
+                    norm = self.accelerator.clip_grad_norm_(self._trained, limit)
+                    if not self._is_sound(sums, norm):
+                        self._skip(micro_batches, sums, counts, norm)
+                        return False
                 # Accelerate's optimizer skips both but at the step's last micro-batch.
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         if self.parts.average is not None:
             self.parts.average.update()
+        self._window.norm = norm
         self._window.add(sums, counts, lr)
+        return True
+
+    def _is_sound(self, sums: Tensor, norm: Tensor | float | None) -> bool:
+        """Whether loss and gradient norm are finite, on every process; asks in the same message who is to stop.
+
+        Here a step waits for the device: what is not known to be finite must not touch the weights.
+        """
+        ruined = not torch.isfinite(sums).all().item()
+        # An fp16 scaler tries factors that are too large, sees that itself, and takes a smaller one.
+        if norm is not None and self.accelerator.scaler is None:
+            ruined |= not math.isfinite(float(norm))
+        own = torch.tensor([ruined, self.parts.stop.asked], dtype=torch.float32, device=self.accelerator.device)
+        ruined, stops = self._sum_over_processes(own).tolist()
+        self._stops = stops > 0  # on all of them, at the same step: a save is a collective
+        return not ruined
+
+    def _skip(self, micro_batches: list[Batch], sums: Tensor, counts: Tensor, norm: Tensor | float | None) -> None:
+        """Drop the gradient, and write down which samples it was of."""
+        self.optimizer.zero_grad()
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.update()  # it has seen this gradient, and takes no other before
+        sums = self._sum_over_processes(sums)
+        means = dict(zip(self._terms, term_means(sums.tolist(), counts.tolist()), strict=True))
+        loss = sum(weight * means[name] for name, weight in self._bare.loss_weights.items())
+        metrics = {"loss": loss} | ({} if norm is None else {"grad_norm": float(norm)})
+        samples = [sample for batch in micro_batches for sample in _named(batch)]
+        gathered = gather_object(samples) if self.accelerator.num_processes > 1 else samples
+        self.parts.logger.skipped(self.state.step + 1, metrics, sorted(gathered))
+
+    def _count_skipped(self, sound: bool) -> None:
+        """Count the step that was just taken, or skipped.
+
+        Raises:
+            TrainingError: too many were skipped in a row, or all of a run.
+        """
+        state, limit = self.state, self.settings.max_skipped_steps
+        self._skipped_in_a_row = 0 if sound else self._skipped_in_a_row + 1
+        state.skipped += not sound
+        if self._skipped_in_a_row < limit and not (state.skipped == state.step == self.settings.num_steps):
+            return
+        good = next(reversed(sound_checkpoints(self.parts.checkpointer.folder)), None)
+        raise TrainingError(
+            f"no loss or gradient of the {self._skipped_in_a_row} steps up to {state.step} was finite; "
+            f"{self.parts.logger.skipped_path} names their samples. Lower lr, or set precision=fp32; "
+            + (f"resume=latest continues from {good.name}" if good else "no good checkpoint is there yet")
+        )
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
         return cast("Tensor", self.accelerator.reduce(values, reduction="sum"))
@@ -191,18 +208,15 @@ class Trainer:
     def _log(self) -> None:
         """Write a line of metrics; the only place, with saving, where a step waits for the device."""
         window = self._window
+        if not window.steps:  # every step since the last line was skipped
+            return self.parts.logger.log(self.state.step, {"train/skipped_steps": self.state.skipped})
         local_sums, counts = window.totals()
         sums, counts = self._sum_over_processes(local_sums).tolist(), counts.tolist()
-        good, bad = self._count_samples()
+        good, bad, truncated = self._count_samples()
         if not any(counts):
             raise TrainingError(self._nothing_learned())
         means = dict(zip(self._terms, term_means(sums, counts), strict=True))
         loss = sum(weight * means[name] for name, weight in self._bare.loss_weights.items())
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} at step {self.state.step}: lower lr, or set precision=fp32; "
-                "resume=latest continues from the last checkpoint"
-            )
         elapsed = time.monotonic() - window.started
         metrics: dict[str, float] = {"train/loss": loss}
         if len(means) > 1:
@@ -213,34 +227,75 @@ class Trainer:
         metrics["train/images_per_second"] = (good - window.good_before) / elapsed
         metrics["train/data_wait_share"] = window.waited / elapsed
         metrics["train/bad_samples"] = bad
+        metrics["train/truncated_samples"] = truncated
+        if self.state.skipped:
+            metrics["train/skipped_steps"] = self.state.skipped
         self.parts.logger.log(self.state.step, metrics)
-        window.restart(good)
+        return window.restart(good)
 
     def _save(self) -> None:
         parts = self.parts
-        # The checkpoint holds the raw weights, which training resumes from, with the average beside them.
-        path = parts.checkpointer.save(self.objective, self.optimizer, self.state, parts.average)
+        try:
+            # The checkpoint holds the raw weights, which training resumes from, with the average beside them.
+            path = parts.checkpointer.save(self.objective, self.optimizer, self.state, parts.average)
+        except DiskFull as error:
+            if self.settings.stop_on_full_disk:
+                raise TrainingError(f"{error}; resume=latest continues from the last checkpoint") from None
+            parts.logger.message(f"{error}; training goes on, and the next save tries again")
+            return
+        parts.logger.message(f"saved {path}")
         # After the save: a validation that fails must not cost the checkpoint.
+        self._judge(path)
+        good, bad, truncated = self._count_samples()
+        if bad + truncated and parts.samples:
+            read = f", and {truncated} truncated ones were read" if truncated else ""
+            parts.logger.message(
+                f"{bad} of {good + bad} samples could not be used{read}; {parts.samples.path} lists them"
+            )
+        self._window.restart(good)  # so that saving and validating do not count as slow training
+
+    def _stop(self, saved: bool) -> None:
+        """Save where the step has not been saved already, and end.
+
+        Without a validation, for which a scheduler may leave no time: the run that resumes makes up for it.
+        """
+        parts = self.parts
+        if not saved:
+            try:
+                parts.checkpointer.save(self.objective, self.optimizer, self.state, parts.average)
+            except DiskFull as error:
+                raise TrainingError(f"{error}; resume=latest continues from the last checkpoint") from None
+        raise TrainingStopped(f"stopped after step {self.state.step} of {self.settings.num_steps}, which is saved")
+
+    def _judge(self, path: Path) -> None:
+        """Validate the weights of a checkpoint, which are those at hand.
+
+        Raises:
+            TrainingError: the result is not finite, at the run's last step or where a resume begins: such weights are
+                no finished model, and nothing to go on from.
+        """
+        parts = self.parts
         self.objective.eval()
         with parts.average.applied() if parts.average else nullcontext():
             metrics = self.validate(self.state)
         self.objective.train()
         if metrics:
             parts.logger.log(self.state.step, metrics)
-        parts.logger.message(f"saved {path}")
-        good, bad = self._count_samples()
-        if bad and parts.samples:
-            parts.logger.message(f"{bad} of {good + bad} samples could not be used; {parts.samples.path} lists them")
-        self._window.restart(good)  # so that saving and validating do not count as slow training
+        if parts.checkpointer.judge(path, metrics):
+            return
+        ruined = f"the validation of {path} is not finite, so its weights are ruined and resume=latest passes over it"
+        if path == self.resumed or self.state.step == self.settings.num_steps:
+            raise TrainingError(f"{ruined}: lower lr, or set precision=fp32")
+        parts.logger.message(ruined)
 
-    def _count_samples(self) -> tuple[int, int]:
-        """Usable and bad samples over all processes, since the run's start: differences of them count."""
+    def _count_samples(self) -> tuple[int, int, int]:
+        """Usable, bad and truncated samples over all processes, since the run's start: differences of them count."""
         samples = self.parts.samples
         if samples is None:
-            return self.state.samples, 0
-        counted = torch.tensor([samples.seen - samples.bad, samples.bad], device=self.accelerator.device)
-        good, bad = self._sum_over_processes(counted).tolist()
-        return good, bad
+            return self.state.samples, 0, 0
+        own = [samples.seen - samples.bad, samples.bad, samples.truncated]
+        good, bad, truncated = self._sum_over_processes(torch.tensor(own, device=self.accelerator.device)).tolist()
+        return good, bad, truncated
 
     def _nothing_learned(self) -> str:
         samples = self.parts.samples
@@ -259,3 +314,11 @@ class Trainer:
             f"out of memory with a micro-batch of {micro}: set {smaller}gradient_checkpointing=true or "
             "param_dtype=bf16, or on several GPUs ACCELERATE_CONFIG=configs/accelerate/fsdp.yaml"
         )
+
+
+def _named(batch: Batch) -> list[tuple[int, str]]:
+    """Position in the data order and name of each sample, without padding."""
+    positions = cast("Sequence[int]", batch["positions"])
+    names = cast("Sequence[str]", batch.get("names") or [""] * len(positions))
+    weights = cast("Tensor", batch["weights"]).tolist()
+    return [(position, name) for position, name, weight in zip(positions, names, weights, strict=True) if weight]

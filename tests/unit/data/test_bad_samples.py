@@ -6,12 +6,13 @@ import torch
 from vlv.data.bad_samples import BadSampleLog, TooManyBadSamples
 
 
-def batch(reasons, first=0, padding=0):
+def batch(reasons, first=0, padding=0, truncated=()):
     size = len(reasons) + padding
     return {
         "names": [f"{first + n}.jpg" for n in range(len(reasons))] + [""] * padding,
         "positions": list(range(first, first + size)),
         "errors": [*reasons, *[None] * padding],
+        "truncated": [n in truncated for n in range(size)],
         "weights": torch.tensor([float(reason is None) for reason in reasons] + [0.0] * padding),
     }
 
@@ -46,6 +47,14 @@ def test_a_name_is_written_once_for_each_dataset(tmp_path):
     found = [(line["dataset"], line["name"]) for line in map(json.loads, lines)]
     assert found == [("train", "0.jpg"), ("train", "1.jpg"), ("train", "2.jpg"), ("validation", "0.jpg")]
     assert (first.seen, first.bad) == (5, 5)
+
+
+def test_truncated_images_are_counted_and_named_but_not_bad(tmp_path):
+    log = BadSampleLog(tmp_path / "bad.jsonl", "train", 1, 0.1)
+    list(log.watch([batch([None, None, "x"], truncated={1})]))
+    assert (log.seen, log.bad, log.truncated) == (3, 1, 1)
+    lines = map(json.loads, (tmp_path / "bad.jsonl").read_text().splitlines())
+    assert {line["name"]: line["reason"] for line in lines} == {"1.jpg": "truncated, read", "2.jpg": "x"}
 
 
 def test_no_bad_sample_no_file(tmp_path):

@@ -35,6 +35,11 @@ def test_empty_captions_are_bad(caption):
         CaptionTokenizer(Words(), 3, True, EOS)(caption)
 
 
+def test_a_lone_surrogate_is_a_bad_caption():
+    with pytest.raises(BadSample, match="no valid text: a lone surrogate at character 2"):
+        CaptionTokenizer(Words(), 3, True, EOS)("a \ud800")
+
+
 def test_pad_token_falls_back_to_eos():
     assert CaptionTokenizer(Words(), 3, True, EOS).pad_token_id == PAD
     assert CaptionTokenizer(lambda text, **_: {"input_ids": [1]}, 3, True, EOS).pad_token_id == EOS

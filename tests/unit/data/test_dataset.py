@@ -99,6 +99,31 @@ def test_processor_errors_are_bad_samples(folder):
     assert place["encoder_pixels"].shape == (3, 8, 8)
 
 
+@pytest.mark.parametrize("part", ["image", "caption", "source"])
+def test_an_unexpected_error_is_a_bad_sample_named_as_such(folder, processor, part):
+    def fail(*_, **__):
+        raise TypeError("never\nforeseen")
+
+    (folder / "captions.json").write_text(json.dumps({"a.jpg": "one"}))
+    source = open_source(str(folder), SourceSettings(captions=True))
+    if part == "source":
+        source.read = fail
+    if part == "image":
+        processor = type("Failing", (), {"decoder_resolution": 4, "encoder_resolution": 8, "__call__": fail})()
+    prepare = SamplePreparation(processor, CaptionTokenizer(fail if part == "caption" else Words(), 3, True, EOS))
+    place = OrderedDataset(source, SampleOrder(source.shard_sizes, 0, 1), prepare)[0]
+    assert place["error"] == "unexpected TypeError: never foreseen"
+    assert place["weight"] == 0
+
+
+def test_a_lack_of_memory_is_no_bad_sample(folder, processor):
+    def fail():
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        SamplePreparation(processor)(0, "a", fail)
+
+
 def test_validation_pads_with_empty_places(folder, processor):
     source = open_source(str(folder))
     order = SampleOrder(source.shard_sizes, 0, 1, shuffle=False)
@@ -131,7 +156,7 @@ def test_parquet_pixels_reach_the_batch(tmp_path, processor):
 
     raw = np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)
     pq.write_table(pa.table({"image": [raw.tobytes()] * 3}), tmp_path / "x.parquet")
-    source = open_source(str(tmp_path), SourceSettings(raw_image_size=(16, 16)))
+    source = open_source(str(tmp_path), SourceSettings(raw_image_shape=(3, 16, 16)))
     data = OrderedDataset(source, SampleOrder(source.shard_sizes, 0, 1), SamplePreparation(processor))
     batch = next(iter(build_loader(data, [[0, 1]], 2, False)))
     assert np.array_equal(batch["decoder_pixels"][0].numpy(), raw)

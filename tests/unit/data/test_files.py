@@ -3,7 +3,16 @@ import time
 
 import pytest
 
-from vlv.data.files import display_name, expand_braces, expand_pattern, find_images, is_stream, pack_names, scan_folder
+from vlv.data.files import (
+    describe_kinds,
+    display_name,
+    expand_braces,
+    expand_pattern,
+    find_images,
+    is_stream,
+    pack_names,
+    scan_folder,
+)
 from vlv.data.folder import FolderSource
 
 from .pictures import encode, picture
@@ -16,9 +25,17 @@ def names_of(array):
 def test_scan_is_recursive_sorted_and_by_kind(folder):
     (folder / "x.tar").write_bytes(b"")
     found = scan_folder(str(folder))
-    assert names_of(found["folder"]) == ["a.jpg", "b.png", "e.tiff", "sub/c.PNG", "sub/deep/d.webp"]
-    assert names_of(found["webdataset"]) == ["x.tar"]
-    assert len(found["parquet"]) == 0
+    assert names_of(found.files["folder"]) == ["a.jpg", "b.png", "e.tiff", "sub/c.PNG", "sub/deep/d.webp"]
+    assert names_of(found.files["webdataset"]) == ["x.tar"]
+    assert len(found.files["parquet"]) == 0
+
+
+def test_what_cannot_be_read_is_counted_by_kind(folder):
+    for name in ("x.heic", "sub/y.HEIC", "z.tar.gz", "README", "captions.json", ".hidden.heic"):
+        (folder / name).write_bytes(b"")
+    found = scan_folder(str(folder))
+    assert found.others == {".heic": 2, ".tar.gz": 1, "without an extension": 1}
+    assert describe_kinds(found.others) == "2 .heic, 1 .tar.gz, 1 without an extension"
 
 
 def test_scan_follows_links_but_not_in_circles(folder, tmp_path):
@@ -28,7 +45,7 @@ def test_scan_follows_links_but_not_in_circles(folder, tmp_path):
     (folder / "link").symlink_to(elsewhere)
     (folder / "sub" / "circle").symlink_to(folder)
     (folder / "gone.png").symlink_to(tmp_path / "nowhere")
-    names = names_of(scan_folder(str(folder))["folder"])
+    names = names_of(scan_folder(str(folder)).files["folder"])
     assert {"link/f.png", "gone.png"} <= set(names)
     assert len(names) == 7
 

@@ -23,6 +23,8 @@ from .pictures import encode, picture
 class ZipSource:
     """What the file of a new format holds: images of .zip archives, each archive a shard."""
 
+    pool_shards = 1
+
     def __init__(self, files):
         self._archives = [f"{files.root}/{name.decode()}" for name in files.names.to_pylist()]
         self._members = [(path, name) for path in self._archives for name in zipfile.ZipFile(path).namelist()]

@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
 
-from vlv.data.order import BatchPlan, SampleOrder, largest_micro_batch, training_positions, validation_positions
+from vlv.data.folder import FolderSource
+from vlv.data.order import (
+    BatchPlan,
+    SampleOrder,
+    default_window,
+    largest_micro_batch,
+    training_positions,
+    validation_positions,
+)
+from vlv.data.parquet import ParquetSource
+from vlv.data.tar_shards import TarSource
 
 
 def epoch_of(order, epoch):
@@ -112,3 +122,40 @@ def test_validation_takes_each_sample_once(samples, processes, size):
     places = sorted(position for share in shares for batch in share for position in batch)
     assert places == list(range(len(places)))
     assert samples <= len(places) < samples + processes * size
+
+
+class Sized:
+    def __init__(self, sizes, kind):
+        self.shard_sizes, self.pool_shards = np.array(sizes), kind.pool_shards
+
+    def __len__(self):
+        return int(self.shard_sizes.sum())
+
+
+def shards_in_a_batch(source, batch=512):
+    """Mean over batches of the middle of an epoch, away from pools that its end cuts short."""
+    order = SampleOrder(source.shard_sizes, 0, default_window(source))
+    shard_of = np.repeat(np.arange(len(source.shard_sizes)), source.shard_sizes)
+    starts = range(0, len(order) // 2, len(order) // 40)
+    return np.mean([len({int(shard_of[order[start + n]]) for n in range(batch)}) for start in starts])
+
+
+@pytest.mark.parametrize(
+    ("kind", "shards", "size", "least"),
+    [
+        (TarSource, 200, 10_000, 60),
+        (TarSource, 1000, 1000, 55),
+        (ParquetSource, 2000, 100, 75),
+        (ParquetSource, 200, 1000, 8),
+    ],
+)
+def test_a_batch_is_of_many_shards(kind, shards, size, least):
+    """img2dataset's shards have 10,000 samples: a window of 8,192 gave every batch from one of them."""
+    assert shards_in_a_batch(Sized([size] * shards, kind)) >= least
+
+
+def test_default_windows():
+    assert default_window(Sized([10] * 5, TarSource)) == 8192
+    assert default_window(Sized([1000] * 100 + [0] * 100, TarSource)) == 64_000
+    assert default_window(Sized([10**6] * 9, TarSource)) == 10**6
+    assert default_window(Sized([10**6] * 9, FolderSource)) == default_window(Sized([10**4], ParquetSource)) == 8192

@@ -10,6 +10,7 @@ import pytest
 from vlv.data.formats import SourceSettings
 from vlv.data.sample import BadSample
 from vlv.data.sources import open_source
+from vlv.data.transforms import decode_image
 
 from .pictures import encode, picture, write_tar
 
@@ -65,6 +66,12 @@ def test_folder_with_captions_jsonl(folder, image, caption):
 def test_folder_with_useless_captions(folder, captions, match):
     with pytest.raises(ValueError, match=match):
         pair_folder(folder, captions)
+
+
+def test_folder_with_a_caption_that_is_no_text(folder):
+    """It is a matter of one sample: the others are read, and an odd name is a caption without an image."""
+    source = pair_folder(folder, '{"a.jpg": "\\ud800", "b.png": "fine", "\\ud800.png": "x"}')
+    assert [source.read(index).caption for index in range(len(source))] == ["\ud800", "fine"]
 
 
 def test_folder_with_a_broken_caption_line(folder):
@@ -169,7 +176,7 @@ def test_parquet_images(tmp_path, kind):
     text = pa.large_string() if kind == "large" else pa.string()
     table = pa.table({"image": column, "caption": pa.array(["a", "b", "", None], text)})
     pq.write_table(table, tmp_path / "x.parquet", row_group_size=3)
-    source = open_source(str(tmp_path), SourceSettings(captions=True, raw_image_size=(6, 8)))
+    source = open_source(str(tmp_path), SourceSettings(captions=True, raw_image_shape=(3, 6, 8)))
     assert source.shard_sizes.tolist() == [3, 1]
     image, caption = source.read(1)
     assert caption == "b"
@@ -193,7 +200,29 @@ def test_parquet_columns_may_have_a_dot(tmp_path):
 def test_parquet_raw_pixels_of_another_size(tmp_path):
     pq.write_table(pa.table({"image": [bytes(3 * 20 * 20)]}), tmp_path / "x.parquet")
     with pytest.raises(BadSample, match=r"raw pixels of 20 x 20 need raw_image_size=\[20,20\]"):
-        open_source(str(tmp_path), SourceSettings(raw_image_size=(6, 8))).read(0)
+        open_source(str(tmp_path), SourceSettings(raw_image_shape=(3, 6, 8))).read(0)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "TIFF", "BMP", "JPEG", "PNG", "GIF", "AVIF"])
+def test_parquet_files_of_the_length_of_raw_pixels_are_files(tmp_path, kind):
+    data = encode(picture(), kind)
+    pq.write_table(pa.table({"image": [data]}), tmp_path / "x.parquet")
+    shape = (3, 1, len(data) // 3)
+    source = open_source(
+        str(tmp_path), SourceSettings(raw_image_shape=shape if len(data) % 3 == 0 else (1, 1, len(data)))
+    )
+    assert source.read(0).image == data
+
+
+def test_parquet_raw_pixels_are_read_only_as_the_settings_say(tmp_path):
+    """Channels first and channels last have one length: taken for the other, a picture is noise."""
+    last = RAW.transpose(1, 2, 0).copy()
+    pq.write_table(pa.table({"image": [last.tobytes()]}), tmp_path / "x.parquet")
+    assert np.array_equal(open_source(str(tmp_path), SourceSettings(raw_image_shape=(6, 8, 3))).read(0).image, last)
+    square = np.zeros((384, 384, 3), np.uint8)
+    pq.write_table(pa.table({"image": [square.tobytes()]}), tmp_path / "x.parquet")
+    with pytest.raises(BadSample, match=r"raw_image_size=\[384,384\], or \[384,384,3\] where the channels come last"):
+        open_source(str(tmp_path)).read(0)
 
 
 def test_parquet_files_and_nulls(tmp_path):
@@ -248,6 +277,16 @@ def test_parquet_columns(tmp_path, columns, match):
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     with pytest.raises(ValueError, match=match):
         open_source(str(tmp_path), SourceSettings(captions=True))
+
+
+def test_parquet_caption_that_is_not_utf8(tmp_path):
+    captions = pa.array([b"fine", b"\xff\xfe"]).cast(pa.binary())
+    texts = pa.StringArray.from_buffers(2, *captions.buffers()[1:])
+    pq.write_table(pa.table({"image": [b"x"] * 2, "caption": texts}), tmp_path / "x.parquet")
+    source = open_source(str(tmp_path), SourceSettings(captions=True))
+    assert source.read(0).caption == "fine"
+    with pytest.raises(BadSample, match="the caption is not UTF-8"):
+        source.read(1)
 
 
 def test_parquet_that_is_none(tmp_path):
@@ -310,3 +349,32 @@ def test_no_warning_for_sound_data(folder, tmp_path, caplog):
     open_source(str(folder))
     open_source(str(tmp_path / "tars"), SourceSettings(captions=True, cache_dir=str(tmp_path / "cache")))
     assert not caplog.records
+
+
+@pytest.mark.parametrize(("ending", "kind"), [("avif", "AVIF"), ("jfif", "JPEG"), ("JPE", "JPEG"), ("jp2", "JPEG2000")])
+def test_every_extension_of_what_is_read(tmp_path, ending, kind):
+    data = encode(picture(), kind)
+    (tmp_path / f"a.{ending}").write_bytes(data)
+    write_tar(tmp_path / "shards" / "x.tar", [(f"a.{ending}", data)])
+    for path in (tmp_path / f"a.{ending}", tmp_path / "shards"):
+        source = open_source(str(path), SourceSettings(cache_dir=str(tmp_path / "cache")))
+        assert decode_image(source.read(0).image).size == (40, 30)
+
+
+def test_what_is_left_out_is_named_with_counts(folder, tmp_path, caplog):
+    for name in ("x.heic", "y.heic", "README"):
+        (folder / name).write_bytes(b"")
+    open_source(str(folder))
+    assert "left out, as their kinds cannot be read: 2 .heic, 1 without an extension" in caplog.text
+    members = [("a.jpg", b"1"), ("a.cls", b"5"), ("b.heic", b"2"), ("b.txt", b"b"), ("c", b"3")]
+    write_tar(tmp_path / "shards" / "x.tar", members)
+    (tmp_path / "shards" / "y.tar.gz").write_bytes(b"")
+    open_source(str(tmp_path / "shards"), SourceSettings(cache_dir=str(tmp_path / "cache")))
+    assert "left out, as their kinds cannot be read: 1 .tar.gz" in caplog.text
+    assert "left out of the shards, as their kinds cannot be read: 1 .heic, 1 without an extension" in caplog.text
+
+
+def test_a_folder_of_unreadable_kinds_says_so(tmp_path):
+    (tmp_path / "x.heic").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"holds nothing that can be read \(it has 1 \.heic\)"):
+        open_source(str(tmp_path))

@@ -69,23 +69,32 @@ def test_missing_captions_are_bad_samples(tmp_path, processor):
     assert "not an image" in reasons["x.tar/b.png"]
 
 
-def test_a_missing_shard_is_a_warning(shards, processor, caplog):
-    broken = shards.replace("0..2", "0..3")
-    read = names(stream(broken, processor, BatchPlan(4, 1, 0, 4), steps=3))
-    assert len(set(read)) == 12
-    assert "cannot be opened" in caplog.text
+def test_a_missing_shard_ends_the_stream_by_name(shards, processor):
+    """Skipped by one process alone, it would put the processes out of step."""
+    with pytest.raises(ValueError, match=r"pipe:cat .*/3\.tar ended with status 1"):
+        names(stream(shards.replace("0..2", "0..3"), processor, BatchPlan(4, 1, 0, 4), steps=9))
 
 
-def test_a_stream_that_breaks_on_the_way_ends_with_one_line(tmp_path, processor):
+def test_a_damaged_shard_is_a_warning(shards, tmp_path, processor, caplog):
+    (tmp_path / "1.tar").write_bytes((tmp_path / "1.tar").read_bytes()[:4000])
+    read = names(stream(shards, processor, BatchPlan(4, 1, 0, 4), steps=2))
+    assert len(set(read)) == 8
+    assert "a shard of the stream is damaged" in caplog.text
+
+
+def test_a_stream_that_gives_nothing_on_the_way_ends_with_one_line(tmp_path, processor):
     write_tar(tmp_path / "x.tar", [(f"{n}.png", encode(picture(n))) for n in range(3)])
     dataset = stream(f"pipe:cat {tmp_path}/x.tar", processor, BatchPlan(1, 1, 0, 1), steps=9)
-    (tmp_path / "x.tar").unlink()
+    write_tar(tmp_path / "x.tar", [])
     with pytest.raises(ValueError, match="the stream broke: pass 1 over it gave no image"):
         names(dataset)
 
 
 def test_nothing_to_stream(tmp_path, processor):
+    write_tar(tmp_path / "x.tar", [])
     with pytest.raises(ValueError, match="no shard of the stream gives an image"):
+        stream(f"pipe:cat {tmp_path}/x.tar", processor, BatchPlan(4, 1, 0, 4))
+    with pytest.raises(ValueError, match=r"gone\.tar ended with status 1"):
         stream(f"pipe:cat {tmp_path}/gone.tar", processor, BatchPlan(4, 1, 0, 4))
 
 

@@ -41,7 +41,7 @@ def test_spans_are_those_of_tarfile(tmp_path, kind):
     expected.pop("._1.jpg")
     assert spans(index) == expected
     assert index.table["caption_kind"].to_pylist() == [1, 1, 0, 0]
-    assert index[1:] == ("", 0, 0)
+    assert index[1:] == ("", [], 0, {"without an extension": 1})
 
 
 def test_ustar_prefix_and_directories(tmp_path):
@@ -69,7 +69,7 @@ def test_images_with_one_key(tmp_path, caplog):
     write_tar(tmp_path / "x.tar", [("a.jpg", b"1"), ("a.mask.png", b"2")])
     source = open_source(str(tmp_path), SourceSettings(cache_dir=str(tmp_path / "cache")))
     assert [source.read(index).image for index in range(len(source))] == [b"1"]
-    assert "1 images share their key" in caplog.text
+    assert "1 images are left out, as another image has their key: x.tar/a.mask.png" in caplog.text
 
 
 @pytest.mark.parametrize("end", [3 * 1024 + 100, 3 * 1024 + 512 + 10])
@@ -142,8 +142,10 @@ def test_cache_that_is_broken_or_unwritable(tmp_path, monkeypatch):
 
 
 def test_shard_that_cannot_be_opened(tmp_path):
-    with pytest.raises(ValueError, match=r"gone\.tar cannot be opened: No such file"):
-        index_shards([str(tmp_path / "gone.tar")], str(tmp_path), 1)
+    (index,) = index_shards([str(tmp_path / "gone.tar")], str(tmp_path / "cache"), 1)
+    assert len(index) == 0
+    assert index.cut == "it cannot be read: No such file or directory"
+    assert not (tmp_path / "cache").exists()
 
 
 def header_size(data, size):
@@ -195,7 +197,7 @@ def test_a_shard_without_its_end_mark_is_whole(tmp_path):
     write_tar(tmp_path / "x.tar", [("a.jpg", b"A" * 600)])
     for end in (512 + 600, 512 + 1024):  # without padding, and with it
         os.truncate(tmp_path / "x.tar", end)
-        assert index_shard(str(tmp_path / "x.tar"))[1:] == ("", 0, 0)
+        assert index_shard(str(tmp_path / "x.tar"))[1:] == ("", [], 0, {})
         write_tar(tmp_path / "x.tar", [("a.jpg", b"A" * 600)])
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vlv.data.formats import DecodeSettings
 from vlv.data.sample import BadSample
-from vlv.data.transforms import DECODE_ERRORS, decode_image
+from vlv.data.transforms import DECODE_ERRORS, decode_image, is_truncated
 from vlv.models.image_processor import VLVImageProcessor
 
 from .pictures import encode, picture
@@ -83,14 +84,14 @@ BAD = {
 def test_bad_images_have_a_reason(kind):
     raw, reason = BAD[kind]
     with pytest.raises(BadSample, match=reason) as caught:
-        decode_image(raw, max_image_pixels=1_000_000)
+        decode_image(raw, DecodeSettings(max_image_pixels=1_000_000))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
 
 
 def test_large_images_may_be_allowed(recwarn, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    assert decode_image(PNG, max_image_pixels=50_000).size == (200, 200)
+    assert decode_image(PNG, DecodeSettings(max_image_pixels=50_000)).size == (200, 200)
     assert Image.MAX_IMAGE_PIXELS == 1000
     assert not recwarn.list
 
@@ -107,6 +108,31 @@ def test_damage_anywhere_is_a_bad_sample_or_an_image(kind):
         for at in rng.integers(0, min(len(broken), 400), 4):
             broken[at] = rng.integers(256)
         try:
-            process(decode_image(bytes(broken), 1_000_000))
+            process(decode_image(bytes(broken), DecodeSettings(1_000_000)))
         except DECODE_ERRORS:
             continue
+
+
+@pytest.mark.parametrize(("kept", "progressive"), [(-2, False), (-40, False), (0.99, False), (-2, True)])
+def test_a_jpeg_that_lacks_only_its_end_is_read_and_marked(astronaut, kept, progressive):
+    raw = encode(astronaut, "JPEG", quality=90, progressive=progressive)
+    cut = raw[:kept] if kept < 0 else raw[: int(kept * len(raw))]
+    whole, image = decode_image(raw), decode_image(cut)
+    assert is_truncated(image)
+    assert not is_truncated(whole)
+    assert np.array_equal(np.asarray(image)[:-17], np.asarray(whole)[:-17])
+    with pytest.raises(BadSample, match="truncated image"):
+        decode_image(cut, DecodeSettings(read_truncated=False))
+
+
+@pytest.mark.parametrize(("kept", "progressive"), [(0.9, False), (0.5, False), (0.9, True)])
+def test_a_jpeg_that_lacks_more_is_refused(astronaut, kept, progressive):
+    raw = encode(astronaut, "JPEG", quality=90, progressive=progressive)
+    with pytest.raises(BadSample, match="truncated image"):
+        decode_image(raw[: int(kept * len(raw))])
+
+
+def test_a_profile_may_be_left_aside():
+    raw = encode(picture(), icc_profile=b"any")
+    assert decode_image(raw).info["icc_profile"] == b"any"
+    assert "icc_profile" not in decode_image(raw, DecodeSettings(convert_profiles=False)).info

@@ -4,6 +4,7 @@ from threading import Barrier
 
 import pytest
 
+from vlv.data.formats import DecodeSettings
 from vlv.inference.captions import CaptionSearch, caption_images
 from vlv.inference.images import ReadSettings
 from vlv.inference.processes import Processes
@@ -14,7 +15,7 @@ from .stand_ins import FakeCaptioner, break_images, write_image
 def run(captioner, images, output, **changes):
     settings = {
         "search": CaptionSearch(num_beams=1),
-        "reading": ReadSettings(batch_size=2, max_image_pixels=10**6),
+        "reading": ReadSettings(batch_size=2, decoding=DecodeSettings(max_image_pixels=10**6)),
         "identity": {"checkpoint": "c"},
     }
     return caption_images(captioner, str(images), output, **{**settings, **changes})
@@ -77,6 +78,20 @@ def test_an_interrupted_run_resumes_and_recomputes_nothing(images, tmp_path):
     run(FakeCaptioner(), images, tmp_path / "whole.json")
     assert output.read_bytes() == (tmp_path / "whole.json").read_bytes()
     assert not lines.exists()
+
+
+def test_records_of_another_run_are_passed_over(images, tmp_path):
+    """As two runs without a lock left them: in one folder, under the identity of one of them."""
+    output = tmp_path / "captions.json"
+    for stop, beams in ((4, 1), (2, 2)):
+        with pytest.raises(KeyboardInterrupt):
+            run(FakeCaptioner(stop_after=stop), images, output, search=CaptionSearch(num_beams=beams))
+    mine, other = tmp_path / "captions.json.partial", tmp_path / "captions.json.partial.1"
+    lines = (other / "process_0.jsonl").read_text().replace("colour", "of the other run")
+    (mine / "process_1.jsonl").write_text(lines)
+    report = run(FakeCaptioner(), images, output, search=CaptionSearch(num_beams=2))
+    assert report.num_reused == 2
+    assert "other run" not in output.read_text()
 
 
 def test_an_image_that_was_replaced_is_captioned_anew(images, tmp_path):

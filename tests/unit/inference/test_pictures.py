@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from vlv.data.formats import DecodeSettings
 from vlv.evaluation import measures
 from vlv.evaluation.extractors import build_extractor
 from vlv.inference.comparison import GAP, LABEL_HEIGHT
@@ -21,7 +22,7 @@ from .stand_ins import FakeGenerator, break_images, write_image
 SAMPLING = SamplingSettings([42], 2.0, 3, "ddpm")
 SETTINGS = {
     "sampling": SAMPLING,
-    "reading": ReadSettings(batch_size=3, max_image_pixels=10**6),
+    "reading": ReadSettings(batch_size=3, decoding=DecodeSettings(max_image_pixels=10**6)),
     "identity": {"checkpoint": "c", "precision": "fp32"},
 }
 

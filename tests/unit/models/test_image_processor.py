@@ -1,4 +1,3 @@
-import io
 from pathlib import Path
 
 import numpy as np
@@ -57,46 +56,6 @@ def test_encoder_view_is_pillows_bicubic_of_the_crop(processor):
     image = Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))
     expected = np.array(image.resize((96, 96), Image.Resampling.BICUBIC))
     assert np.array_equal(processor(image)["encoder_pixels"].permute(1, 2, 0).numpy(), expected)
-
-
-@pytest.mark.parametrize(
-    ("mode", "value", "rgb"),
-    [
-        ("L", 100, (100, 100, 100)),
-        ("1", 1, (255, 255, 255)),
-        ("RGBA", (200, 0, 0, 0), (255, 255, 255)),
-        ("RGBA", (200, 0, 0, 255), (200, 0, 0)),
-        ("LA", (50, 0), (255, 255, 255)),
-        ("CMYK", (0, 255, 255, 0), (255, 0, 0)),
-        ("I;16", 65535, (255, 255, 255)),
-        ("I;16", 257 * 100, (100, 100, 100)),
-        ("I;16", 257, (1, 1, 1)),
-        ("I", 257 * 100, (100, 100, 100)),
-        ("I", 100, (100, 100, 100)),
-        ("F", 0.5, (128, 128, 128)),
-        ("YCbCr", (255, 128, 128), (255, 255, 255)),
-    ],
-)
-def test_modes(mode, value, rgb):
-    got = VLVImageProcessor.to_rgb(Image.new(mode, (8, 8), value)).getpixel((4, 4))
-    assert all(abs(a - b) <= 1 for a, b in zip(got, rgb, strict=True))
-
-
-def test_palette_with_transparency_is_over_white():
-    image = Image.new("P", (8, 8), 0)
-    image.putpalette([10, 20, 30] + [0] * 765)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", transparency=0)
-    assert VLVImageProcessor.to_rgb(Image.open(buffer)).getpixel((0, 0)) == (255, 255, 255)
-
-
-def test_exif_orientation_is_applied():
-    image = Image.new("RGB", (8, 4))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # rotate by 90 degrees to see it upright
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", exif=exif)
-    assert VLVImageProcessor.to_rgb(Image.open(buffer)).size == (4, 8)
 
 
 def test_view_from_the_original_keeps_its_detail():

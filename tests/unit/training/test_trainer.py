@@ -1,20 +1,23 @@
 """The loop on a toy objective: a linear model whose exact gradients are known."""
 
 import json
+import resource
 import shutil
+import types
 
 import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from vlv.checkpoints.resume import find_checkpoint, list_checkpoints
+from vlv.checkpoints.resume import find_checkpoint, is_validated, list_checkpoints
 from vlv.training.average import WeightAverage
 from vlv.training.checkpoint import Checkpointer
 from vlv.training.metrics import MetricLogger
 from vlv.training.optim import build_optimizer
+from vlv.training.parts import TrainerSettings, TrainingParts
 from vlv.training.state import TrainState
-from vlv.training.trainer import Trainer, TrainerSettings, TrainingError, TrainingParts
+from vlv.training.trainer import Trainer, TrainingError
 from vlv.training.validation import validation_loss
 
 
@@ -59,8 +62,9 @@ def run(folder, *, num_steps=6, accumulation=1, micro=4, state=None, resume=None
     objective = Toy(dropout)
     optimizer = build_optimizer(objective, lr, weight_decay=0.0)
     objective, optimizer = accelerator.prepare(objective, optimizer)
+    write_extras = changes.pop("write_extras", lambda path: None)
     checkpointer = Checkpointer(
-        folder / "checkpoints", accelerator, keep=2, identity={"kind": "toy"}, write_extras=lambda path: None
+        folder / "checkpoints", accelerator, keep=2, identity={"kind": "toy"}, write_extras=write_extras
     )
     found = find_checkpoint(resume, folder / "checkpoints")
     decay = changes.pop("ema_decay", 0.0)
@@ -74,10 +78,13 @@ def run(folder, *, num_steps=6, accumulation=1, micro=4, state=None, resume=None
         max_grad_norm=changes.pop("max_grad_norm", 0.0),
         save_step=changes.pop("save_step", 3),
         log_every=changes.pop("log_every", 1),
+        max_skipped_steps=changes.pop("max_skipped_steps", 10),
+        stop_on_full_disk=changes.pop("stop_on_full_disk", False),
         seed=5,
     )
     loader = changes.pop("loader", None) or batches(state.samples, num_steps - state.step, accumulation, micro)
-    logger = MetricLogger(folder, enabled=True, num_steps=num_steps)
+    validated = found is None or is_validated(found)
+    logger = MetricLogger(folder, enabled=True, num_steps=num_steps, first_step=state.step, validated=validated)
     parts = TrainingParts(
         accelerator=accelerator,
         objective=objective,
@@ -93,7 +100,10 @@ def run(folder, *, num_steps=6, accumulation=1, micro=4, state=None, resume=None
         settings,
         state=state,
         lr_at=lambda step: lr * (1 - step / num_steps),
-        validate=lambda state: {"val/loss": float(state.step), "val/weight": float(objective.model.weight[0])},
+        validate=changes.pop(
+            "validate", lambda state: {"val/loss": float(state.step), "val/weight": float(objective.model.weight[0])}
+        ),
+        resumed=found,
     )
     trainer.fit()
     return objective, trainer
@@ -193,18 +203,161 @@ def test_clipping_limits_the_step_and_reports_the_norm_before(tmp_path):
     assert lines(tmp_path)[0]["train/grad_norm"] > 1e-3
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_with_advice(tmp_path):
-    broken = [{"x": torch.full((4, 2), float("nan")), "weights": torch.ones(4), "positions": [0]}]
-    with pytest.raises(TrainingError, match="the loss is nan at step 1"):
-        run(tmp_path, loader=broken)
+def ruined(numbers, steps, value=float("nan")):
+    """The usual batches, where the samples of some steps are not finite."""
+    for number, batch in enumerate(batches(0, steps, 1)):
+        batch["names"] = [f"{position}.jpg" for position in batch["positions"]]
+        if number in numbers:
+            batch["x"] = torch.full((4, 2), value)
+        yield batch
 
 
-def test_weights_of_a_loss_that_is_not_finite_are_never_saved(tmp_path):
-    """Where the save does not fall on a logged step."""
-    broken = [{"x": torch.full((4, 2), float("nan")), "weights": torch.ones(4), "positions": [0]}]
-    with pytest.raises(TrainingError, match="the loss is nan at step 1"):
-        run(tmp_path, loader=broken, save_step=1, log_every=100)
+def never(constant):
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def strict_lines(path):
+    return [json.loads(line, parse_constant=never) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])  # 1e30: its square is not finite
+def test_a_ruined_step_changes_no_weight_and_is_named(tmp_path, value):
+    _, trainer = run(tmp_path, num_steps=3, loader=ruined([2], 3, value), save_step=2)
+    before, after = (
+        load_file(tmp_path / "checkpoints" / name / "model.safetensors") for name in ("step_00000002", "step_00000003")
+    )
+    assert torch.equal(before["weight"], after["weight"])
+    assert (trainer.state.skipped, trainer.state.step, trainer.state.samples) == (1, 3, 12)
+    (row,) = strict_lines(tmp_path / "skipped_steps.jsonl")
+    assert row["step"] == 3
+    assert row["samples"] == [[position, f"{position}.jpg"] for position in range(8, 12)]
+    rows = strict_lines(tmp_path / "metrics.jsonl")
+    assert {"step": 3, "train/skipped_steps": 1} in rows
+
+
+def test_a_resumed_run_after_a_ruined_step_is_bit_exact(tmp_path):
+    whole, _ = run(tmp_path / "whole", num_steps=6, loader=ruined([1, 4], 6))
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "step_00000006")
+    rest = list(ruined([1, 4], 6))[3:]
+    resumed, trainer = run(tmp_path / "cut", num_steps=6, loader=rest, resume="latest")
+    assert torch.equal(whole.model.weight, resumed.model.weight)
+    assert trainer.state.skipped == 2
+
+
+def test_too_many_ruined_steps_in_a_row_stop_at_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(TrainingError, match=r"of the 3 steps up to 6 was finite; .*continues from step_00000003"):
+        run(tmp_path, num_steps=9, loader=ruined([3, 4, 5], 9), max_skipped_steps=3)
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["step_00000003"]
+    run(tmp_path / "apart", num_steps=9, loader=ruined([1, 2, 4, 5], 9), max_skipped_steps=3)
+
+
+def test_a_run_of_ruined_steps_alone_is_not_finished(tmp_path):
+    with pytest.raises(TrainingError, match=r"steps up to 2 was finite.*no good checkpoint"):
+        run(tmp_path, num_steps=2, loader=ruined([0, 1], 2))
     assert list_checkpoints(tmp_path / "checkpoints") == []
+
+
+def test_a_checkpoint_of_ruined_weights_is_passed_over_and_pushes_no_good_one_out(tmp_path):
+    """A rate far too large: loss and gradient of its steps are finite, and the weights they leave are not."""
+
+    def validate(state):
+        return {"val/loss": float("nan") if state.step >= 4 else 1.0}
+
+    with pytest.raises(TrainingError, match=r"step_00000006 is not finite, so its weights are ruined"):
+        run(tmp_path, num_steps=6, save_step=1, validate=validate)
+    folder = tmp_path / "checkpoints"
+    assert [path.name[-1] for path in list_checkpoints(folder)] == ["2", "3", "4", "5", "6"]
+    assert find_checkpoint("latest", folder).name == "step_00000003"
+    rows = strict_lines(tmp_path / "metrics.jsonl")
+    assert [row["val/loss"] for row in rows if "val/loss" in row] == [1, 1, 1, None, None, None]
+
+
+@pytest.mark.parametrize("after_the_line", [False, True])
+@pytest.mark.parametrize("step", [3, 6])
+def test_a_validation_that_a_kill_cost_is_made_up_for(tmp_path, step, after_the_line, monkeypatch):
+    """Killed after a save and before the end of its validation, in the middle of a run and at its last step."""
+    whole, _ = run(tmp_path / "whole")
+
+    class Killed(BaseException):
+        pass
+
+    def kill(self, path, metrics):
+        raise Killed
+
+    def validate(state):
+        if state.step == step:
+            raise Killed
+        return {"val/loss": float(state.step), "val/weight": 0.0}
+
+    with monkeypatch.context() as patch:
+        if after_the_line:
+            patch.setattr(Checkpointer, "judge", kill)
+        changes = {"save_step": step} if after_the_line else {"validate": validate}
+        with pytest.raises(Killed):
+            run(tmp_path / "cut", **changes)
+    resumed, _ = run(tmp_path / "cut", resume="latest", save_step=step if after_the_line else 3)
+    assert torch.equal(whole.model.weight, resumed.model.weight)
+    rows = [row for row in lines(tmp_path / "cut") if "val/loss" in row and row["step"] == step]
+    assert rows == [{"step": step, "val/loss": step, "val/weight": rows[0]["val/weight"]}]
+    expected = [row for row in lines(tmp_path / "whole") if row["step"] == step and "val/loss" in row]
+    assert rows == expected
+    assert is_validated(tmp_path / "cut" / "checkpoints" / f"step_0000000{step}")
+
+
+@pytest.fixture
+def full_disk():
+    """Switches a full disk on and off: by the limit on a file's size that a process can set for itself."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def switch(full):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300 if full else most, most))
+
+    yield switch
+    switch(False)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_full_disk_costs_a_save_and_not_the_run(tmp_path, full_disk, stops, capsys):
+    """It fills up in the middle of the save at step 4, and has room again in step 6."""
+    saves = []
+
+    def write_extras(path):
+        saves.append(path)
+        full_disk(len(saves) == 2)
+
+    def emptied():
+        for number, batch in enumerate(batches(0, 6, 1)):
+            if number == 5:
+                full_disk(False)
+            yield batch
+
+    changes = {"save_step": 2, "write_extras": write_extras, "loader": emptied(), "stop_on_full_disk": stops}
+    whole, _ = run(tmp_path / "whole")
+    if stops:
+        with pytest.raises(TrainingError, match=r"no room for step_00000004 .*resume=latest continues"):
+            run(tmp_path / "full", **changes)
+        full_disk(False)
+        assert [path.name for path in (tmp_path / "full" / "checkpoints").iterdir()] == ["step_00000002"]
+        return
+    objective, _ = run(tmp_path / "full", **changes)
+    assert torch.equal(whole.model.weight, objective.model.weight)
+    assert "no room for step_00000004 ([Errno 27] File too large); training goes on" in capsys.readouterr().err
+    names = sorted(path.name for path in (tmp_path / "full" / "checkpoints").iterdir())
+    assert names == ["step_00000002", "step_00000006"]
+    losses = [
+        [row["train/loss"] for row in lines(tmp_path / name) if "train/loss" in row] for name in ("whole", "full")
+    ]
+    assert losses[0] == losses[1]  # lines that did not fit came later
+
+
+def test_free_space_is_looked_at_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=3))
+    written = []
+    run(tmp_path, num_steps=1, write_extras=written.append)
+    assert "bytes are needed and 3 are free); training goes on" in capsys.readouterr().err
+    assert not written
+    assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 def test_out_of_memory_names_the_micro_batch(tmp_path, monkeypatch):
@@ -235,6 +388,7 @@ def test_a_checkpoint_of_another_identity_is_refused(tmp_path):
     path = list_checkpoints(tmp_path / "checkpoints")[-1]
     state = json.loads((path / "trainer_state.json").read_text())
     state["identity"] = {"kind": "other"}
+    del state["files"]  # its own digest among them, which would tell
     (path / "trainer_state.json").write_text(json.dumps(state))
     with pytest.raises(ValueError, match="kind=other, this run has toy"):
         run(tmp_path, resume="latest")
@@ -261,7 +415,7 @@ class Counted:
     """A loader that counts what it gives, as the data's own log does."""
 
     def __init__(self, loader, path):
-        self.loader, self.path, self.seen, self.bad = loader, path, 0, 0
+        self.loader, self.path, self.seen, self.bad, self.truncated = loader, path, 0, 0, 0
 
     def __iter__(self):
         for batch in self.loader:
@@ -300,3 +454,11 @@ def test_steps_without_a_usable_sample_end_the_run(tmp_path):
     with pytest.raises(TrainingError, match=r"no sample of the 1 steps up to 1 could be used.*bad\.jsonl lists them"):
         run(tmp_path, loader=loader, samples=loader)
     assert not list_checkpoints(tmp_path / "checkpoints")
+
+
+def test_truncated_samples_are_counted_beside_the_bad_ones(tmp_path, capsys):
+    loader = Counted(batches(0, 6, 1, 4), tmp_path / "bad.jsonl")
+    loader.truncated = 2
+    run(tmp_path, loader=loader, samples=loader)
+    assert {line["train/truncated_samples"] for line in lines(tmp_path) if "train/loss" in line} == {2}
+    assert "could not be used, and 2 truncated ones were read;" in capsys.readouterr().err

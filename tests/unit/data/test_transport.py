@@ -1,0 +1,127 @@
+"""Streams from a real server on loopback that misbehaves, and from commands."""
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from vlv.data.order import BatchPlan, training_positions
+from vlv.data.preparation import SamplePreparation
+from vlv.data.streaming import HeldStream, StreamedDataset, StreamSettings
+from vlv.data.transport import Patience, StreamBrokenError, open_bytes
+
+from .pictures import encode, picture, write_tar
+
+QUICK = Patience(timeout=0.3, retries=2, pause=0.01)
+
+
+class Faulty(BaseHTTPRequestHandler):
+    """Serves `server.files`; `server.faults` holds, for each path, what happens to its first requests."""
+
+    def do_GET(self):
+        name = self.path.strip("/")
+        fault = self.server.faults.get(name, []).pop(0) if self.server.faults.get(name) else None
+        self.server.requests.append((name, self.headers.get("Range")))
+        if isinstance(fault, int):
+            self.send_error(fault)
+            return
+        content, start = self.server.files[name], 0
+        if self.headers.get("Range") and self.server.has_ranges:
+            start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        if fault is None:
+            self.wfile.write(content[start:])
+        else:  # the first bytes at most, and then an end or silence
+            self.wfile.write(content[start:5000])
+            self.wfile.flush()
+            if fault == "stall":
+                self.server.stopped.wait(5)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Faulty)
+    server.files, server.faults, server.requests, server.has_ranges = {}, {}, [], True
+    server.stopped = threading.Event()
+    for shard in range(3):
+        write_tar(tmp_path / "x.tar", [(f"{shard}{n}.png", encode(picture(10 * shard + n))) for n in range(4)])
+        server.files[f"{shard}.tar"] = (tmp_path / "x.tar").read_bytes()
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.stopped.set()
+    server.shutdown()
+    server.server_close()
+
+
+def content(url, patience=QUICK):
+    with open_bytes(url, patience) as stream:
+        return b"".join(iter(lambda: stream.read(1000), b""))
+
+
+def names(server, plan, steps=3):
+    settings = StreamSettings(seed=3, window=5, patience=QUICK)
+    positions = training_positions(plan, 0, steps)
+    path = f"{server.url}/{{0..2}}.tar"
+    from vlv.models.image_processor import VLVImageProcessor
+
+    dataset = StreamedDataset(path, positions, SamplePreparation(VLVImageProcessor(8, 8)), settings)
+    return [name for batch in dataset for name in batch["names"]]
+
+
+@pytest.mark.parametrize("fault", ["stall", "cut", 503])
+@pytest.mark.parametrize("has_ranges", [True, False])
+def test_a_fault_that_passes_costs_nothing(server, fault, has_ranges):
+    server.has_ranges = has_ranges
+    server.faults["1.tar"] = [fault, fault]
+    assert content(f"{server.url}/1.tar") == server.files["1.tar"]
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(("fault", "reason"), [("stall", "timed out"), ("cut", "bytes"), (503, "HTTP Error 503")])
+def test_a_fault_that_stays_is_a_clear_stop(server, fault, reason):
+    server.faults["1.tar"] = [fault] * 9
+    with pytest.raises(StreamBrokenError, match=rf"/1\.tar cannot be read at byte \d+: .*{reason}"):
+        content(f"{server.url}/1.tar")
+    assert len(server.requests) == 3
+
+
+def test_what_is_not_there_is_not_asked_for_again(server):
+    server.faults["1.tar"] = [404] * 9
+    with pytest.raises(StreamBrokenError, match="HTTP Error 404"):
+        content(f"{server.url}/1.tar")
+    assert len(server.requests) == 1
+
+
+def test_a_fault_of_one_process_leaves_the_processes_in_step(server):
+    """A 404 or a cut that one of two processes met made the rest of its positions other samples than they were."""
+    alone = names(server, BatchPlan(4, 1, 0, 4))
+    shares = [names(server, BatchPlan(4, 2, 0, 2))]
+    server.faults["1.tar"] = ["cut", 503]
+    shares.append(names(server, BatchPlan(4, 2, 1, 2)))
+    assert sorted(shares[0] + shares[1]) == sorted(alone)
+    assert len(set(alone)) == 12
+    server.faults["1.tar"] = [404]
+    with pytest.raises(StreamBrokenError, match=r"/1\.tar cannot be read at byte 0: HTTP Error 404"):
+        names(server, BatchPlan(4, 2, 1, 2), steps=3)
+
+
+def test_commands():
+    assert content("pipe:printf abc") == b"abc"
+    with pytest.raises(StreamBrokenError, match=r"pipe:sleep 5 gave nothing for 0\.3 s"):
+        content("pipe:sleep 5")
+    with pytest.raises(StreamBrokenError, match="pipe:printf abc; exit 3 ended with status 3"):
+        content("pipe:printf abc; exit 3")
+
+
+def test_the_first_samples_of_a_stream_are_held(server):
+    source = HeldStream(f"{server.url}/{{0..2}}.tar", 6, False, StreamSettings(seed=0, patience=QUICK))
+    expected = ["0.tar/00.png", "0.tar/01.png", "0.tar/02.png", "0.tar/03.png", "1.tar/10.png", "1.tar/11.png"]
+    assert [source.name(index) for index in range(len(source))] == expected
+    assert source.read(5).image == encode(picture(11))
+    assert source.shard_sizes.tolist() == [6]

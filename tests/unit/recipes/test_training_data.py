@@ -1,0 +1,66 @@
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from vlv.data.preparation import SamplePreparation
+from vlv.models.image_processor import VLVImageProcessor
+from vlv.recipes.training_data import Data, _require_agreement, training_loader, validation_batches
+from vlv.training.state import TrainState
+
+from ..data.pictures import encode, picture, write_tar
+
+
+@pytest.fixture
+def shards(tmp_path):
+    for shard in range(2):
+        write_tar(tmp_path / f"{shard}.tar", [(f"{shard}{n}.png", encode(picture(n))) for n in range(4)])
+    return f"pipe:cat {tmp_path}/{{0..1}}.tar"
+
+
+def accelerator():
+    return types.SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0, gather=lambda own: own)
+
+
+@pytest.mark.parametrize(("sizes", "other"), [([3, 4], [3, 4]), ([3, 4], [3]), ([3, 4], [4, 3])])
+def test_processes_must_see_the_same_shards(sizes, other):
+    """A parquet file that one machine cannot read would shift that process's order against the others'."""
+    sources = [types.SimpleNamespace(shard_sizes=np.array(found, dtype=np.int64)) for found in (sizes, other)]
+    digests = []
+
+    def gather(own):
+        digests.append(own)
+        return torch.cat(digests)
+
+    accelerator = types.SimpleNamespace(device=torch.device("cpu"), gather=gather)
+    _require_agreement("data", sources[0], accelerator)
+    if sizes == other:
+        _require_agreement("data", sources[1], accelerator)
+    else:
+        with pytest.raises(ValueError, match="data does not hold the same samples for every process"):
+            _require_agreement("data", sources[1], accelerator)
+
+
+def test_the_shuffle_window_reaches_streams(shards):
+    config = types.SimpleNamespace(seed=0, shuffle_window=7, num_workers=1, caption_column="caption")
+    sizes = types.SimpleNamespace(global_batch_size=4, micro_batch_size=4)
+    prepare = SamplePreparation(VLVImageProcessor(8, 8))
+    data = Data(shards, None, 1, None)
+    loader = training_loader(config, accelerator(), data, sizes, TrainState(), prepare)
+    assert loader.dataset._settings.window == 7
+
+
+def test_a_stream_may_be_validation_data(shards, tmp_path):
+    config = types.SimpleNamespace(
+        val_dataset_path=shards, val_max_samples=6, seed=0, caption_column="caption", output_dir=str(tmp_path),
+        num_workers=0,
+    )  # fmt: skip
+    sizes = types.SimpleNamespace(micro_batch_size=4)
+    batches = validation_batches(config, accelerator(), sizes, SamplePreparation(VLVImageProcessor(8, 8)))
+    for _ in range(2):  # at each save
+        read = list(batches())
+        assert [name for batch in read for name in batch["names"]][:5] == [
+            "0.tar/00.png", "0.tar/01.png", "0.tar/02.png", "0.tar/03.png", "1.tar/10.png"
+        ]  # fmt: skip
+        assert sum(batch["weights"].sum().item() for batch in read) == 6
