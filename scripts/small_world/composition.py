@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from scripts.small_world.panels import composition_panel
 from vlv.cli.entry import BAD_CALL, Call, load_libraries, parse, stop
@@ -24,10 +25,11 @@ from vlv.shapes.measures import facts
 from vlv.shapes.picture_oracle import read_pictures
 from vlv.shapes.render import render
 from vlv.shapes.runs import GUIDANCE
-from vlv.shapes.scene import Scene, make_scene
+from vlv.shapes.scene import GRID, Scene, make_scene
 
 SHOWN = 6  # pairs of the panel: the first ones, whatever came out
 Measures = dict[str, float]
+Join = Callable[[Tensor, Tensor], Tensor]  # of embeddings [B, Q, D] of both pictures: those of one
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def compose(config: CompositionConfig) -> Measures:
-    """Join two pictures' embeddings, the first halves and the whole; generate, measure, keep the first pictures.
+    """Join two pictures' embeddings in three ways (see `Join`), generate, measure, keep the first pictures.
 
     Raises:
         ValueError: more pairs than the first 2,000 test scenes have.
@@ -72,14 +74,15 @@ def compose(config: CompositionConfig) -> Measures:
     queries = model.encoder.num_queries
     result: Measures = {}
     generated: dict[str, list[Image.Image]] = {}
-    for name, rows in (("halves", queries // 2), ("whole", queries)):
-        generated[name] = generate_compositions(model, sides[0], sides[1], rows, config.num_inference_steps)
+    joins = {"halves": first_rows(queries // 2), "whole": first_rows(queries), "regions": by_region(both)}
+    for name, join in joins.items():
+        generated[name] = generate_compositions(model, sides[0], sides[1], join, config.num_inference_steps)
         measured = measure_compositions(generated[name], both)
         result |= {f"{name}_{key}": value for key, value in measured.items() if key != "count"}
     result["count"] = config.count
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    panel = composition_panel(both[:SHOWN], sides[0], sides[1], generated["halves"], generated["whole"])
+    panel = composition_panel(both[:SHOWN], sides[0], sides[1], *generated.values())
     panel.save(out / "composition.png", optimize=True)
     (out / "composition.json").write_text(json.dumps(result, indent=2) + "\n")
     return result
@@ -108,18 +111,41 @@ def _fit(first: Scene, second: Scene) -> bool:
     return first.background == second.background and not any((i.row, i.column) in cells for i in second.items)
 
 
-@torch.no_grad()
-def generate_compositions(
-    model: VLVAutoEncoder, first: Sequence[Image.Image], second: Sequence[Image.Image], rows: int, steps: int
-) -> list[Image.Image]:
-    """Pictures from the first `rows` embeddings of one picture followed by as many of another's (arXiv 2507.07104).
+def first_rows(rows: int) -> Join:
+    """The first `rows` of one picture followed by as many of another's (arXiv 2507.07104).
 
     Both together may be as many as the decoder's text encoder takes: 77 for CLIP.
     """
+    return lambda first, second: torch.cat([first[:, :rows], second[:, :rows]], dim=1)
+
+
+def by_region(pairs: Sequence[tuple[Scene, Scene]]) -> Join:
+    """The first picture's rows, but the second's of the regions in which that one has shapes: an edit by place.
+
+    Of a model whose rows are the picture's regions in reading order (`region_grid`), as many as the world has places.
+    """
+    theirs = torch.zeros(len(pairs), GRID * GRID, dtype=torch.bool)
+    for number, (_, second) in enumerate(pairs):
+        for item in second.items:
+            theirs[number, item.row * GRID + item.column] = True
+
+    def join(first: Tensor, second: Tensor) -> Tensor:
+        places = theirs.shape[1]
+        taken = torch.where(theirs[:, :, None], second[:, :places], first[:, :places])
+        return torch.cat([taken, first[:, places:]], dim=1)
+
+    return join
+
+
+@torch.no_grad()
+def generate_compositions(
+    model: VLVAutoEncoder, first: Sequence[Image.Image], second: Sequence[Image.Image], join: Join, steps: int
+) -> list[Image.Image]:
+    """Pictures from two pictures' embeddings, [B, Q, D] each, as `join` joins them."""
     sides = []
     for pictures in (first, second):
         sides.append(model.encoder(model.image_processor.batch(list(pictures))["encoder_pixels"]))
-    joined = {name: torch.cat([side[name][:, :rows] for side in sides], dim=1) for name in sides[0]}  # [B, 2 rows, D]
+    joined = {name: join(sides[0][name], sides[1][name]) for name in sides[0]}
     images = model.decoder.generate_images(
         model.decoder.conditioner(joined),
         guidance_scale=GUIDANCE,
@@ -146,3 +172,7 @@ def measure_compositions(pictures: Sequence[Image.Image], pairs: Sequence[tuple[
         "both": both / len(pairs),
         "count": len(pairs),
     }
+
+
+if __name__ == "__main__":
+    main()

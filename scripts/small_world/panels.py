@@ -56,9 +56,10 @@ def composition_panel(pairs: Sequence[tuple[Scene, Scene]], *rows: Sequence[Imag
     """A column for each pair: both originals, and below them the pictures generated from their joined embeddings.
 
     Args:
-        rows: the first pictures, the second ones, those from the first halves of both, those from all rows of both.
+        rows: the first pictures, the second ones, those from the first halves of both, those from all rows of both, and
+            those in which the second's shapes are put into the first by their regions.
     """
-    names = ("first original", "second original", "first half of each", "all rows of each")
+    names = ("first original", "second original", "first half of each", "all rows of each", "by region")
     side, left = _COMPOSITION_SIDE, 150
     height = side + _LINE + _GAP
     panel = Image.new("RGB", (left + len(pairs) * (side + _GAP) + _GAP, len(rows) * height + _GAP), "white")

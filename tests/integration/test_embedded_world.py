@@ -108,7 +108,7 @@ def test_a_row_goes_from_data_to_table_and_kept_files(monkeypatch, tmp_path):
     for base in ("florence2", "stable-diffusion"):
         (tmp_path / "a" / base).symlink_to(ROOT / "assets" / "tiny" / base)
     whole, loaded = VLVCaptioner.from_pretrained(captioner), VLVCaptioner.from_pretrained(kept)
-    assert (kept / "model.safetensors").stat().st_size < 0.4 * (captioner / "model.safetensors").stat().st_size
+    assert (kept / "model.safetensors").stat().st_size < 0.5 * (captioner / "model.safetensors").stat().st_size
     weights = loaded.state_dict()
     # The run kept its frozen weights in bf16, the bases are in fp16.
     assert all(torch.allclose(value, weights[name], atol=1e-2) for name, value in whole.state_dict().items())

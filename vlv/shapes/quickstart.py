@@ -30,7 +30,7 @@ from vlv.shapes.runs import (
 
 PICTURES, PAIRS, HELD_OUT = 12_000, 8_000, 300
 EXAMPLES = 60  # pictures on the page, and beyond them those whose caption has a fault
-STAGE1_STEPS, STAGE2_STEPS = 500, 1_200
+STAGE1_STEPS, STAGE2_STEPS = 500, 1_000
 STAGE1: Settings = {"num_steps": STAGE1_STEPS}
 STAGE2: Settings = {"total_steps": STAGE2_STEPS}
 SAMPLING: Settings = {"num_inference_steps": 25, "extractor": "vision_tower"}
@@ -126,7 +126,7 @@ def run(out: Path) -> Summary:
     captioner = train_stage2(out / "stage2", data, stage1, STAGE2)
     captions = caption(captioner, data.test, out / "captions.json")
     scores.update(_measured(captions, ("caption_f1", "f1"), ("caption_exact", "exact")))
-    summary = _summarise(out, scores, time.monotonic() - started)
+    summary = _summarise(out, scores, len(list(data.test.glob("*.png"))), time.monotonic() - started)
     _write_page(out, summary, data.test, captions, reconstructions)
     _show(out, summary, captions)
     return summary
@@ -145,17 +145,17 @@ def _measured(result: Path, *measures: tuple[str, str]) -> dict[str, _Score]:
     return found
 
 
-def _summarise(out: Path, scores: dict[str, _Score], seconds: float) -> Summary:
+def _summarise(out: Path, scores: dict[str, _Score], count: int, seconds: float) -> Summary:
     """Write summary.json; a call that finds everything there keeps the first call's time."""
     path = out / "summary.json"
     earlier = json.loads(path.read_text())["seconds"] if path.exists() else None
-    measured = [*(out / "pictures").iterdir(), out / "captions_before_stage2.json", out / "captions.json"]
+    measured = [*(out / "pictures").glob("[!.]*"), out / "captions_before_stage2.json", out / "captions.json"]
     parts = seconds_of(out / "stage1"), seconds_of(out / "stage2"), seconds_of(*measured)
     summary = Summary(
         **{name: score.value for name, score in scores.items()},
         reconstruction_f1=scores["reconstruction_f1_after_stage1"].value,
         intervals={name: score.interval for name, score in scores.items()},
-        held_out_pictures=HELD_OUT,
+        held_out_pictures=count,
         pictures_seen_before_quickstart=0,
         stage1_seconds=parts[0],
         stage2_seconds=parts[1],

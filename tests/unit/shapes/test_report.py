@@ -13,7 +13,6 @@ from vlv.shapes.report import (
     Table,
     has_errors,
     read_curve,
-    read_joined_curve,
     split_sentences,
     write_report,
 )
@@ -102,14 +101,6 @@ def test_a_run_without_metrics_has_an_empty_curve(tmp_path):
     assert read_curve("loss", tmp_path, "train/loss").points == []
 
 
-def test_runs_that_continue_each_other_are_one_curve(tmp_path):
-    for name in ("phase1", "phase2"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "metrics.jsonl").write_text('{"step": 5, "train/loss": 2}\n{"step": 9, "train/loss": 1}\n')
-    curve = read_joined_curve("loss", [tmp_path / "phase1", tmp_path / "phase2", tmp_path / "none"], "train/loss")
-    assert curve.points == [(5, 2), (9, 1), (14, 2), (18, 1)]
-
-
 def test_the_panel_shows_both_pictures_and_paints_wrong_sentences_red(tmp_path):
     def reds(caption):
         panel = np.asarray(caption_panel([Example(SCENE, picture, picture, caption)], columns=1)).astype(int)
@@ -141,8 +132,8 @@ def test_a_fault_of_the_reconstruction_is_named(tmp_path):
 def test_compositions_stand_below_their_originals():
     one, other = Scene(SCENE.items[:1], "white"), Scene(SCENE.items[1:], "white")
     first, second, joined = (render(scene, 0) for scene in (one, other, SCENE))
-    both = composition_panel([(one, other)], [first], [second], [joined], [joined])
-    half = composition_panel([(one, other)], [first], [second], [first], [joined])
+    both = composition_panel([(one, other)], [first], [second], [joined], [joined], [joined])
+    half = composition_panel([(one, other)], [first], [second], [first], [joined], [joined])
     assert both.size == half.size
     reds = [((np.asarray(panel)[..., 0] > 150) & (np.asarray(panel)[..., 1] < 90)).sum() for panel in (both, half)]
     # Of the first alone: the blue star is gone, and "of the first" is written in red.

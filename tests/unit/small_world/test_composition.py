@@ -5,7 +5,13 @@ from types import SimpleNamespace
 import torch
 from PIL import Image
 
-from scripts.small_world.composition import composable_pairs, generate_compositions, measure_compositions
+from scripts.small_world.composition import (
+    by_region,
+    composable_pairs,
+    first_rows,
+    generate_compositions,
+    measure_compositions,
+)
 from vlv.shapes.render import render
 from vlv.shapes.scene import Item, Scene, make_scene
 
@@ -44,6 +50,11 @@ def test_the_first_rows_of_both_are_joined():
         encoder=lambda pictures: {"clip": torch.tensor(pictures)[:, None, None] + torch.arange(6)[None, :, None]},
         decoder=SimpleNamespace(conditioner=lambda joined: joined, generate_images=generate),
     )
-    pictures = generate_compositions(model, [100, 200], [300, 400], rows=2, steps=1)
+    pictures = generate_compositions(model, [100, 200], [300, 400], first_rows(2), steps=1)
     assert len(pictures) == 2
     assert given[0]["clip"].squeeze(-1).tolist() == [[100, 101, 300, 301], [200, 201, 400, 401]]
+
+
+def test_a_region_that_holds_a_shape_of_the_second_is_taken_from_it():
+    first, second = torch.zeros(1, 10, 1), torch.ones(1, 10, 1)
+    assert by_region([(LEFT, RIGHT)])(first, second).flatten().tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
