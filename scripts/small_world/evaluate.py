@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vlv.shapes.runs import FAMILY, GUIDANCE, Settings, Value, caption, reconstruct
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
 
 Result = dict[str, float | None]
 
@@ -86,16 +91,53 @@ def sentences(out: Path, guidance: float, count: int, steps: int = 50) -> dict[s
     return json.loads(path.read_text())
 
 
-def family() -> Result:
-    """The VAE's round trip on test scenes."""
+def family(count: int = 1_000) -> Result:
+    """The VAE's round trip on test scenes, and the distances that reconstructions' distances stand beside.
+
+    fd_of_vae_round_trip, fd_of_other_jitter: of pictures after the VAE, and of the same scenes drawn with another
+        jitter, to the scenes' own pictures.
+    """
     import torch
     from diffusers import AutoencoderKL
 
-    from scripts.small_world.pretraining.evaluation import vae_round_trip
+    from scripts.small_world.pretraining.evaluation import through_vae
+    from vlv.shapes.measures import measure_pictures
+    from vlv.shapes.render import render
+    from vlv.shapes.scene import make_scene
 
     vae = AutoencoderKL.from_pretrained(FAMILY / "stable-diffusion" / "vae", torch_dtype=torch.float32)
-    values = vae_round_trip(vae, "test", 1_000)
-    return {"vae_round_trip_f1": values["f1"], "vae_round_trip_psnr_db": values["psnr_db"]}
+    scenes = [make_scene("test", number) for number in range(count)]
+    pictures = [render(scene, number) for number, scene in enumerate(scenes)]
+    decoded, psnr = through_vae(vae, pictures)
+    values = measure_pictures(decoded, scenes).to_dict()
+    jittered = [render(scene, count + number) for number, scene in enumerate(scenes)]
+    return {
+        "vae_round_trip_f1": values["f1"],
+        "vae_round_trip_clean": values["clean"],
+        "vae_round_trip_psnr_db": psnr,
+        "fd_of_vae_round_trip": _distance(pictures, decoded),
+        "fd_of_other_jitter": _distance(pictures, jittered),
+    }
+
+
+def _distance(pictures: Sequence[Image.Image], others: Sequence[Image.Image]) -> float:
+    """The Frechet distance that `vlv reconstruct extractor=efficientnet_lite0` measures."""
+    import numpy as np
+    import torch
+
+    from vlv.evaluation.extractors.efficientnet_lite0 import EfficientNetLite0
+    from vlv.evaluation.extractors.interface import resize_square
+    from vlv.evaluation.measures.frechet import frechet_distance
+
+    autoencoder: Any = None  # EfficientNet takes nothing of a model
+    extractor = EfficientNetLite0().build(autoencoder, None, "cpu")
+
+    def features(images: Sequence[Image.Image]) -> torch.Tensor:
+        squares = [torch.from_numpy(np.array(resize_square(image, extractor.side))) for image in images]
+        batches = [torch.stack(squares[start : start + 32]) for start in range(0, len(squares), 32)]
+        return torch.cat([extractor(batch.permute(0, 3, 1, 2)) for batch in batches])
+
+    return frechet_distance(features(pictures), features(others)).value
 
 
 def validation_loss(final: Path) -> float:

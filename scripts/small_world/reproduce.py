@@ -24,6 +24,7 @@ from vlv.settings import option, require
 from vlv.shapes.quickstart import PAIRS, PICTURES
 from vlv.shapes.runs import ROOT, RunError, log, make_data, one_at_a_time
 
+FULL_PICTURES, FULL_PAIRS = 24_000, 24_000  # of the full recipe; the rows have the quickstart's
 OPTIONAL = ("smollm2",)  # needs more than the project installs
 
 
@@ -72,7 +73,8 @@ def reproduce(config: ReproduceConfig) -> None:
     out = Path(config.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     data = make_data(out / "data", pictures=PICTURES, pairs=PAIRS, test=1_000, unseen=500, subset=300)
-    world = World(out, data, config.kept)
+    full_data = make_data(out / "data_full", pictures=FULL_PICTURES, pairs=FULL_PAIRS)
+    world = World(out, data, full_data, config.kept)
     names = config.only or [name for name in ROWS if name not in OPTIONAL]
     missing = [name for name in names if not row_path(name, world).exists()]
     if config.jobs > 1 and len(missing) > 1:

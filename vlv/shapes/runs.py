@@ -50,7 +50,7 @@ class Data:
     subset: Path
 
 
-def make_data(folder: Path, *, pairs: int, test: int, pictures: int = 0, unseen: int = 0, subset: int = 0) -> Data:
+def make_data(folder: Path, *, pairs: int, test: int = 0, pictures: int = 0, unseen: int = 0, subset: int = 0) -> Data:
     """Write the data, whatever of it is not there; what an interrupted call left half written is written anew."""
     from vlv.shapes.scene import Split
     from vlv.shapes.writing import DataFormat, write_scenes

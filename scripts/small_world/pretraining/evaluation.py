@@ -21,20 +21,24 @@ from vlv.shapes.render import render
 from vlv.shapes.scene import Scene, Split, make_scene
 
 
-@torch.no_grad()
 def vae_round_trip(vae: Any, split: Split, count: int) -> dict[str, float]:
-    """Measures of pictures after the VAE's encoder (mean) and decoder, with their PSNR in dB."""
+    """Measures of the pictures of a split's first scenes after the VAE's encoder and decoder, with their PSNR in dB."""
     scenes = [make_scene(split, number) for number in range(count)]
-    pictures, errors = [], []
-    for start in range(0, count, 64):
-        numbers = range(start, min(count, start + 64))
-        pixels = torch.stack([to_pixels(render(scenes[number], number)) for number in numbers])
+    decoded, psnr = through_vae(vae, [render(scene, number) for number, scene in enumerate(scenes)])
+    return {**measure_pictures(decoded, scenes).to_dict(), "psnr_db": psnr}
+
+
+@torch.no_grad()
+def through_vae(vae: Any, pictures: Sequence[Image.Image]) -> tuple[list[Image.Image], float]:
+    """Pictures after the VAE's encoder (mean) and decoder, and their mean PSNR in dB."""
+    decoded, errors = [], []
+    for start in range(0, len(pictures), 64):
+        pixels = torch.stack([to_pixels(picture) for picture in pictures[start : start + 64]])
         latents = vae.encode(2 * pixels.float() / 255 - 1).latent_dist.mean
         back = ((vae.decode(latents).sample + 1) * 127.5).round().clamp(0, 255)
         errors.append(((back - pixels.float()) ** 2).mean((1, 2, 3)))
-        pictures += to_images(back.byte())
-    psnr = (10 * torch.log10(255**2 / torch.cat(errors))).mean().item()
-    return {**measure_pictures(pictures, scenes).to_dict(), "psnr_db": psnr}
+        decoded += to_images(back.byte())
+    return decoded, (10 * torch.log10(255**2 / torch.cat(errors))).mean().item()
 
 
 @torch.no_grad()
