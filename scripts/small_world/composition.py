@@ -146,3 +146,7 @@ def measure_compositions(pictures: Sequence[Image.Image], pairs: Sequence[tuple[
         "both": both / len(pairs),
         "count": len(pairs),
     }
+
+
+if __name__ == "__main__":
+    main()
