@@ -89,6 +89,18 @@ def test_named_modules_exist(path):
             assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), f"{path.name}: {module}"
 
 
+def test_what_calls_itself_a_command_runs_as_one():
+    """Without its last two lines a module is imported, does nothing, and ends with exit code 0."""
+    commands = 0
+    for path in [*ROOT.glob("scripts/**/*.py"), *ROOT.glob("vlv/**/*.py")]:
+        text = path.read_text()
+        if named := re.search(r'Call\("python -m ([\w.]+)"', text):
+            assert named[1] == ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            assert re.search(r'^if __name__ == "__main__":\n    main\(', text, re.MULTILINE), path
+            commands += 1
+    assert commands >= 12
+
+
 def calls(path):
     """Every call of a launcher that a page shows: (line, environment, launcher, arguments)."""
     text = path.read_text()

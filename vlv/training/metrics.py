@@ -71,8 +71,8 @@ class MetricLogger:
         self._append(self.path, {"step": step, **finite_or_none(metrics)})
         if self._tracker is not None:
             self._tracker.metrics(step, metrics)
-        # A count of 0 bad samples is the normal case, and not worth a reader's time.
-        shown = {key: value for key, value in metrics.items() if value or not key.endswith("/bad_samples")}
+        # A count of 0 bad or truncated samples is the normal case, and not worth a reader's time.
+        shown = {key: value for key, value in metrics.items() if value or not key.endswith("_samples")}
         text = "  ".join(f"{_short(key)} {_format(value)}" for key, value in shown.items())
         if self._bar is not None:
             self._bar.set_postfix_str(text)

@@ -1,4 +1,5 @@
 import os
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,10 +24,11 @@ def never():
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    (tmp_path / "shared").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "shared"))
-    return tmp_path / "shared"
+def folder(monkeypatch):
+    """A folder for temporary files, not within tmp_path: loaders put sockets there, whose paths may have 107 bytes."""
+    with tempfile.TemporaryDirectory() as name:
+        monkeypatch.setattr("tempfile.tempdir", name)
+        yield Path(name)
 
 
 def test_a_table_is_decoded_once_and_goes_with_its_owner(folder):

@@ -434,6 +434,7 @@ def test_bad_samples_are_counted_where_a_run_looks(tmp_path, capsys):
     printed = capsys.readouterr().err
     assert f"3 of 12 samples could not be used; {tmp_path / 'bad.jsonl'} lists them" in printed
     assert "3 of 24 samples" in printed
+    assert "truncated_samples" not in printed  # 0 of them is the normal case
 
 
 def test_images_per_second_are_of_good_samples(tmp_path, monkeypatch):
