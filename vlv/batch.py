@@ -18,6 +18,7 @@ class Batch(TypedDict):
     names: [B], "" for padding.
     errors: [B], why a sample could not be used, or None.
     truncated: [B], whether a sample is used although its file lacks its end.
+    sources: int64 [B], which source of a mixture each sample is of; 0 where there is one.
     """
 
     encoder_pixels: Tensor
@@ -28,6 +29,7 @@ class Batch(TypedDict):
     names: list[str]
     errors: list[str | None]
     truncated: list[bool]
+    sources: Tensor
 
 
 class CaptionTensors(TypedDict):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from vlv.data.formats import MAX_IMAGE_PIXELS, DataFormat, DecodeSettings
+from vlv.data.formats import MAX_IMAGE_PIXELS, RAW_SIZE_ADVICE, DataFormat, DecodeSettings, is_raw_size
 from vlv.settings import option, require
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -71,10 +71,7 @@ class DataConfig(ReadingConfig):
         window = self.shuffle_window
         require(window is None or window >= 1, "shuffle_window", window, "give at least 1 sample, or null")
         require(0 < self.max_bad_share <= 1, "max_bad_share", self.max_bad_share, "give a share above 0, at most 1")
-        raw = self.raw_image_size
-        advice = "give [height, width], [3, height, width], [height, width, 3] or null"
-        is_shape = raw is None or len(raw) == 2 or (len(raw) == 3 and 3 in (raw[0], raw[2]))
-        require(is_shape, "raw_image_size", raw, advice)
+        require(is_raw_size(self.raw_image_size), "raw_image_size", self.raw_image_size, RAW_SIZE_ADVICE)
 
 
 @dataclass(frozen=True)

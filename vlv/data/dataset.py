@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from vlv.batch import Batch
+from vlv.data.mixture import MixedOrder, MixedSource
 from vlv.data.order import SampleOrder
 from vlv.data.preparation import PreparedSample, SamplePreparation
 from vlv.data.sample import SampleSource
@@ -22,10 +23,15 @@ class OrderedDataset(Dataset[PreparedSample]):
     """The samples of a source, by their position in the order."""
 
     def __init__(
-        self, source: SampleSource, order: SampleOrder, prepare: SamplePreparation, num_samples: int | None = None
+        self,
+        source: SampleSource,
+        order: SampleOrder | MixedOrder,
+        prepare: SamplePreparation,
+        num_samples: int | None = None,
     ) -> None:
         """Join source and order; positions from `num_samples` on are padding (None: the order is endless)."""
         self._source, self._order, self._num_samples = source, order, num_samples
+        self._mixture = source if isinstance(source, MixedSource) else None
         self._prepare = prepare
         self.collate = prepare.collate
 
@@ -34,7 +40,9 @@ class OrderedDataset(Dataset[PreparedSample]):
         if self._num_samples is not None and position >= self._num_samples:
             return self._prepare.empty(position, "", None)
         index = self._order[position]
-        return self._prepare(position, self._source.name(index), lambda: self._source.read(index))
+        sample = self._prepare(position, self._source.name(index), lambda: self._source.read(index))
+        sample["source"] = 0 if self._mixture is None else self._mixture.source_of(index)
+        return sample
 
 
 def build_loader(

@@ -28,6 +28,25 @@ MAX_IMAGE_PIXELS = 178_956_970
 DataFormat = Literal["auto", "folder", "webdataset", "parquet"]
 
 
+RAW_SIZE_ADVICE = "give [height, width], [3, height, width], [height, width, 3] or null"
+
+
+def is_raw_size(value: object) -> bool:
+    """Whether `raw_image_size` can be this: null, or the size of raw pixels as `RAW_SIZE_ADVICE` says."""
+    if value is None:
+        return True
+    if not isinstance(value, list) or not all(isinstance(side, int) and side > 0 for side in value):
+        return False
+    return len(value) == 2 or (len(value) == 3 and 3 in (value[0], value[2]))
+
+
+def raw_shape(size: list[int] | None) -> tuple[int, int, int] | None:
+    """The shape of the images, CHW or HWC, that `raw_image_size` describes."""
+    if size is None:
+        return None
+    return (size[0], size[1], size[2]) if len(size) == 3 else (3, size[0], size[1])
+
+
 @dataclass(frozen=True)
 class DecodeSettings:
     """How images are decoded.

@@ -83,10 +83,10 @@ class SampleOrder:
         epoch, offset = divmod(n, self._length)
         if not self._shuffle:
             return offset
-        layout = _recall(self._epochs, epoch, lambda: self._permute_shards(epoch))
+        layout = recall(self._epochs, epoch, lambda: self._permute_shards(epoch))
         # The last pool that starts at or before the offset; pool_starts ends with N, which no offset reaches.
         pool = int(np.searchsorted(layout.pool_starts, offset, side="right")) - 1
-        samples = _recall(self._pools, (epoch, pool), lambda: self._shuffle_pool(layout, epoch, pool))
+        samples = recall(self._pools, (epoch, pool), lambda: self._shuffle_pool(layout, epoch, pool))
         return int(samples[offset - layout.pool_starts[pool]])
 
     __iter__ = None  # the order is endless; ask for positions
@@ -123,7 +123,8 @@ def default_window(source: SampleSource) -> int:
     return max(DEFAULT_WINDOW, min(spanned, _LARGEST_WINDOW))
 
 
-def _recall(cache: OrderedDict[object, _Value], key: object, make: Callable[[], _Value]) -> _Value:
+def recall(cache: OrderedDict[object, _Value], key: object, make: Callable[[], _Value]) -> _Value:
+    """Return what a key stands for, made anew unless it is one of the two that were used last."""
     if key not in cache:
         cache[key] = make()
         while len(cache) > _KEPT:

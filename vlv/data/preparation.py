@@ -41,6 +41,7 @@ class PreparedSample(TypedDict):
     name: str
     error: str | None
     truncated: bool
+    source: int
     caption_ids: list[int]
 
 
@@ -87,6 +88,7 @@ class SamplePreparation:
             name=name,
             error=None,
             truncated=is_truncated(image),
+            source=0,
             caption_ids=caption_ids,
         )
 
@@ -106,6 +108,7 @@ class SamplePreparation:
             name=name,
             error=error,
             truncated=False,
+            source=0,
             caption_ids=[],
         )
 
@@ -120,6 +123,7 @@ class SamplePreparation:
             names=[sample["name"] for sample in samples],
             errors=[sample["error"] for sample in samples],
             truncated=[sample["truncated"] for sample in samples],
+            sources=torch.tensor([sample["source"] for sample in samples]),
         )
         if self.caption_tokenizer is None:
             return batch

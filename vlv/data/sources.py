@@ -18,6 +18,7 @@ from vlv.data.files import (
     unread_kind,
 )
 from vlv.data.formats import FORMATS, DataFiles, DataFormat, SourceSettings, accepted
+from vlv.data.mixture import check_mixture, is_mixture, open_mixture
 from vlv.data.sample import SampleSource
 
 _CHECKED = 10_000  # files of a folder that a check lists: enough to see its format
@@ -28,13 +29,16 @@ def open_source(path: str, settings: SourceSettings | None = None) -> SampleSour
     """Open a dataset for reading by index.
 
     Args:
-        path: a folder (recursive), a file, a glob, or a list with braces or commas.
+        path: a folder (recursive), a file, a glob, a list with braces or commas, or a .yaml file that lists sources
+            (`vlv.data.mixture`).
         settings: format, captions, columns; None is images of whatever format is there.
 
     Raises:
         ValueError: nothing usable is there; the message names the path and what is accepted.
     """
     settings = settings or SourceSettings()
+    if is_mixture(path):
+        return open_mixture(path, settings, open_source)
     root, listing = _look(path)
     kind, files = _choose(path, root, listing, settings)
     if settings.data_format == "auto":
@@ -51,6 +55,8 @@ def check_source(path: str, settings: SourceSettings | None = None) -> None:
         ValueError: `open_source` with these settings would fail, or every sample would lack its caption.
     """
     settings = settings or SourceSettings()
+    if is_mixture(path):
+        return check_mixture(path, settings, check_source)
     root, listing = _look(path, _CHECKED)
     kind, files = _choose(path, root, listing, settings)
     FORMATS[kind].load().check_files(files, settings)

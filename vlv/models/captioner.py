@@ -164,7 +164,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
         return self.mlp(self.conditioner.prefix_states(conditioning.states))
 
     def forward(self, conditioning: Conditioning, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy summed over the caption tokens, fp32 scalar.
+        """Cross-entropy of each sample, summed over its caption tokens, fp32 [B].
 
         Args:
             conditioning: states [B, Q, D].

@@ -54,6 +54,7 @@ def train(config: Stage1Config) -> Path | None:
     prepare = SamplePreparation(model.image_processor, decoding=config.decode_settings())
     if config.region_grid is not None and config.initial_checkpoint is None and run.resumed is None:
         start_regions(model, run.accelerator, run.loader(TrainState(), prepare))
+    objective.report_sources(run.data.source_names)
     weights = run.fit(
         objective,
         StageParts(

@@ -64,6 +64,7 @@ def train(config: Stage2Config) -> Path | None:
     if config.projector_init == "whitened" and config.initial_checkpoint is None and run.resumed is None:
         start_projector(model, run.accelerator, run.loader(TrainState(), prepare))
     samples = CaptionSamples(run.validation_samples, model)
+    objective.report_sources(run.data.source_names)
     weights = run.fit(objective, StageParts(prepare, model.origin, samples, part_lrs=part_lrs(config)))
 
     def save(folder: Path) -> None:

@@ -21,12 +21,11 @@ from vlv.config import TrainingConfig
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.dataset import OrderedDataset, build_loader
 from vlv.data.files import is_stream
-from vlv.data.formats import SourceSettings
+from vlv.data.formats import SourceSettings, raw_shape
+from vlv.data.mixture import MixedSource, build_order
 from vlv.data.order import (
     DEFAULT_WINDOW,
     BatchPlan,
-    SampleOrder,
-    default_window,
     training_positions,
     validation_positions,
 )
@@ -53,9 +52,17 @@ class Data:
     num_steps: int
     num_samples: int | None
 
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The sources of a mixture; none where there is one source."""
+        return self.source.names if isinstance(self.source, MixedSource) else ()
+
     def describe(self) -> str:
         """How much there is, for the first line of a run."""
-        return "streamed samples" if self.source is None else f"{len(self.source):,} samples"
+        if self.source is None:
+            return "streamed samples"
+        mixed = f" of {', '.join(self.source_names)}" if self.source_names else ""
+        return f"{len(self.source):,} samples{mixed}"
 
 
 def open_training_data(config: TrainingConfig, accelerator: Accelerator, sizes: BatchSizes) -> Data:
@@ -102,8 +109,7 @@ def training_loader(
         window = config.shuffle_window or DEFAULT_WINDOW
         settings = StreamSettings(config.seed, window, config.num_workers, config.caption_column)
         return build_stream_loader(StreamedDataset(data.path, positions, prepare, settings), pin_memory)
-    window = config.shuffle_window or default_window(data.source)
-    order = SampleOrder(data.source.shard_sizes, config.seed, window)
+    order = build_order(data.source, config.seed, config.shuffle_window)
     dataset = OrderedDataset(data.source, order, prepare, data.num_samples)
     return build_loader(dataset, positions, config.num_workers, pin_memory)
 
@@ -124,7 +130,7 @@ def validation_batches(
     _require_agreement(path, source, accelerator)
     num_samples = min(len(source), config.val_max_samples)
     # As they lie, whatever the seed: the losses of two runs are over the same images.
-    order = SampleOrder(source.shard_sizes, 0, 1, shuffle=False)
+    order = build_order(source, 0, 1, shuffle=False)
     dataset = OrderedDataset(source, order, prepare, num_samples)
     log = BadSampleLog(Path(config.output_dir) / BAD_SAMPLES, "validation", accelerator.num_processes, None)
 
@@ -153,10 +159,9 @@ def _require_agreement(path: str, source: SampleSource, accelerator: Accelerator
 
 
 def _source_settings(config: TrainingConfig) -> SourceSettings:
-    raw = config.raw_image_size
     return SourceSettings(
         image_column=config.image_column,
         caption_column=config.caption_column,
-        raw_image_shape=None if raw is None else (raw[0], raw[1], raw[2]) if len(raw) == 3 else (3, raw[0], raw[1]),
+        raw_image_shape=raw_shape(config.raw_image_size),
         pool_samples=config.shuffle_window or DEFAULT_WINDOW,
     )
