@@ -54,6 +54,9 @@ class DataConfig(ReadingConfig):
     data_format: DataFormat = data_option("auto", "format of the training data; auto looks at what is there")
     image_column: str = data_option("image", "parquet column, or json field, with the image")
     caption_column: str = data_option("caption", "parquet column, or json field, with the caption")
+    data_split: str | None = data_option(None, "split of a dataset of `datasets`; null is train, or the only one")
+    data_subset: str | None = data_option(None, "subset (configuration) of a hub:owner/name dataset")
+    data_revision: str | None = data_option(None, "branch, tag or commit of a hub:owner/name dataset")
     raw_image_size: list[int] | None = data_option(
         None,
         "parquet images that are raw uint8 pixels: [height, width] of channels-first ones, or the whole shape such as "

@@ -25,7 +25,7 @@ DESCRIPTIONS = frozenset({"txt", "json", "jsonl", "csv", "tsv", "md", "yaml", "y
 # Where Pillow by default refuses an image as a decompression bomb.
 MAX_IMAGE_PIXELS = 178_956_970
 
-DataFormat = Literal["auto", "folder", "webdataset", "parquet"]
+DataFormat = Literal["auto", "folder", "webdataset", "parquet", "arrow"]
 
 
 RAW_SIZE_ADVICE = "give [height, width], [3, height, width], [height, width, 3] or null"
@@ -65,7 +65,7 @@ class DecodeSettings:
 class SourceSettings:
     """How a dataset is opened.
 
-    data_format: folder (of images), webdataset (.tar shards), parquet, or auto: what is there.
+    data_format: folder (of images), webdataset (.tar shards), parquet, arrow (of `datasets`), or auto: what is there.
     captions: whether samples are pairs; a pair without its caption is a bad sample, or left out of a folder.
     image_column: parquet column, or field of captions.jsonl, with the image.
     caption_column: parquet column, or field of .json and .jsonl captions, with the caption.
@@ -75,6 +75,7 @@ class SourceSettings:
     pool_samples: the order's shuffle window, which the parquet cache has to hold.
     readers: processes of this machine that read together, which share the row groups that parquet decodes.
     max_bad_share: of the shards, above which damaged ones are an error and no longer a warning.
+    split, subset, revision: of a dataset of `datasets`; no split is train, or the only one.
     """
 
     data_format: DataFormat = "auto"
@@ -87,6 +88,14 @@ class SourceSettings:
     pool_samples: int = 8192
     readers: int = 1
     max_bad_share: float = 1.0
+    split: str | None = None
+    subset: str | None = None
+    revision: str | None = None
+
+
+def caption_column(settings: SourceSettings) -> str | None:
+    """The column of captions that is read; None where samples are images alone."""
+    return settings.caption_column if settings.captions else None
 
 
 @dataclass(frozen=True)
@@ -144,6 +153,12 @@ class Format:
 FORMATS: dict[str, Format] = {
     "webdataset": Format(frozenset({"tar"}), ".tar shard", ".tar shards (webdataset)", "vlv.data.tar_shards"),
     "parquet": Format(frozenset({"parquet"}), ".parquet file", ".parquet files", "vlv.data.parquet"),
+    "arrow": Format(
+        frozenset({"arrow"}),
+        ".arrow file",
+        "a dataset of Hugging Face's `datasets` (.arrow, or hub:owner/name)",
+        "vlv.data.arrow",
+    ),
     "folder": Format(
         IMAGE_EXTENSIONS,
         "image",

@@ -25,7 +25,15 @@ from vlv.data.sample import RawSample, SampleSource
 MIXTURE_ENDINGS = (".yaml", ".yml")
 _BLOCK = 1024  # places, at least: enough for weights of a percent to be the same in every batch
 _LARGEST_BLOCK = 1_000_000  # places; a weight that needs more would be read once in so many samples
-_KEYS = ("path", "weight", "name", "data_format", "image_column", "caption_column", "raw_image_size")
+# An entry's own settings that are texts: the run's setting, and the field of `SourceSettings`.
+_TEXTS = {
+    "image_column": "image_column",
+    "caption_column": "caption_column",
+    "data_split": "split",
+    "data_subset": "subset",
+    "data_revision": "revision",
+}
+_KEYS = ("path", "weight", "name", "data_format", "raw_image_size", *_TEXTS)
 
 
 @dataclass(frozen=True)
@@ -227,13 +235,14 @@ def _entry(path: str, number: int, entry: dict[str, Any]) -> MixtureEntry:
         raise ValueError(f"{here}: raw_image_size={entry['raw_image_size']!r} cannot be used: {RAW_SIZE_ADVICE}")
     if (wanted := entry.get("data_format", "auto")) not in ("auto", *FORMATS):
         raise ValueError(f"{here}: data_format={wanted!r} is unknown: give auto, {', '.join(FORMATS)}")
-    for key in ("image_column", "caption_column"):
+    for key in _TEXTS:
         if not isinstance(entry.get(key, ""), str):
-            raise ValueError(f"{here}: {key}={entry[key]!r} is no column's name")
+            raise ValueError(f"{here}: {key}={entry[key]!r} is no text")
     name = str(entry.get("name") or os.path.basename(place.rstrip("/")))
     if "/" in name:  # names stand in metrics before a slash
         raise ValueError(f"{here}: name={name!r} cannot be used: give one without a slash")
-    settings = {key: value for key, value in entry.items() if key not in ("path", "weight", "name", "raw_image_size")}
+    settings = {field: entry[key] for key, field in _TEXTS.items() if key in entry}
+    settings |= {"data_format": wanted} if "data_format" in entry else {}
     if "raw_image_size" in entry:
         settings["raw_image_shape"] = raw_shape(entry["raw_image_size"])
     return MixtureEntry(name, place, None if weight is None else float(weight), settings)

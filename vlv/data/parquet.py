@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import os
-import re
 import tempfile
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -15,17 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vlv.data.cells import caption_of, check_columns, image_of
 from vlv.data.damaged_shards import report_damaged
-from vlv.data.formats import DataFiles, SourceSettings, accepted
+from vlv.data.formats import DataFiles, SourceSettings, accepted, caption_column
 from vlv.data.sample import BadSample, RawSample
 from vlv.data.shared_tables import SharedTables
 
 _MIN_CACHE = 1 << 30  # bytes: a small dataset's row groups all stay, whatever the window
 _NOTED_CACHE = 2 << 30  # bytes from which a user should know
-# JPEG, PNG, .npy, GIF, WebP, TIFF, AVIF and its kin, JPEG 2000. BMP's two letters alone could be pixels.
-_FILE = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|\x93NUMPY|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|....ftyp|\0\0\0\x0cjP  ", re.DOTALL
-)
 _CHECKED = 10  # files that are looked at for a sound one
 _log = logging.getLogger(__name__)
 
@@ -84,15 +79,8 @@ class ParquetSource:
         group = self._group(index)
         table = self._table(group)
         row = index - int(self._ends[group] - self.shard_sizes[group])
-        image = self._image_of(table.column(self._image)[row])
-        if self._caption is None:
-            return RawSample(image, None)
-        try:
-            caption = table.column(self._caption)[row].as_py()
-        except UnicodeDecodeError:  # writers are not held to it, and a reader sees it at the single value
-            raise BadSample("the caption is not UTF-8") from None
-        if caption is None:
-            raise BadSample("the caption is missing")
+        image = image_of(table.column(self._image)[row], self._raw_shape)
+        caption = None if self._caption is None else caption_of(table.column(self._caption)[row])
         return RawSample(image, caption)
 
     def _group(self, index: int) -> int:
@@ -166,33 +154,6 @@ class ParquetSource:
             # Each worker is a process of its own; Arrow's threads would compete with theirs for the same cores.
             return file.read_row_group(number, columns=self._columns(), use_threads=False)
 
-    def _image_of(self, cell: pa.Scalar) -> bytes | np.ndarray:
-        """Turn an image cell into file bytes, or into uint8 CHW or HWC where the settings say that it is raw."""
-        if pa.types.is_struct(cell.type):
-            if not cell.is_valid or not cell["bytes"].is_valid:
-                raise BadSample("the image bytes are missing (the row has a path at most)")
-            cell = cell["bytes"]
-        if not cell.is_valid:
-            raise BadSample("the image is missing")
-        data = cell.as_py()
-        if _is_file(data):
-            return data
-        if self._raw_shape is not None and len(data) == math.prod(self._raw_shape):
-            return np.frombuffer(data, dtype=np.uint8).reshape(self._raw_shape)
-        side = math.isqrt(len(data) // 3)
-        if data and len(data) == 3 * side * side:
-            raise BadSample(
-                f"no image file; raw pixels of {side} x {side} need raw_image_size=[{side},{side}], or "
-                f"[{side},{side},3] where the channels come last"
-            )
-        return data
-
-
-def _is_file(data: bytes) -> bool:
-    """Whether the first bytes are those of an image file, or of .npy."""
-    is_bmp = data.startswith(b"BM") and int.from_bytes(data[2:6], "little") == len(data)
-    return is_bmp or _FILE.match(data) is not None
-
 
 def open_files(files: DataFiles, settings: SourceSettings) -> ParquetSource:
     """Open the files.
@@ -232,11 +193,6 @@ def has_images(files: DataFiles, settings: SourceSettings) -> bool:
     return False
 
 
-def caption_column(settings: SourceSettings) -> str | None:
-    """The column of captions that is read; None where samples are images alone."""
-    return settings.caption_column if settings.captions else None
-
-
 def read_footer(path: str, image_column: str, caption_column: str | None) -> pq.FileMetaData:
     """Read a file's footer and check its columns.
 
@@ -248,14 +204,7 @@ def read_footer(path: str, image_column: str, caption_column: str | None) -> pq.
         schema = footer.schema.to_arrow_schema()
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from None
-    wanted = [image_column] if caption_column is None else [image_column, caption_column]
-    missing = [column for column in wanted if column not in schema.names]
-    if missing:
-        raise ValueError(
-            f"{path} has no column {' and no '.join(map(repr, missing))}; its columns are "
-            f"{', '.join(schema.names)}: set image_column and caption_column to two of them"
-        )
-    _check_types(path, schema, image_column, caption_column)
+    check_columns(path, schema, image_column, caption_column)
     return footer
 
 
@@ -263,17 +212,3 @@ def _is_of(footer: pq.FileMetaData, number: int, columns: list[str]) -> bool:
     path = footer.schema.column(number).path
     # A struct's fields follow a dot; a column's own name may have one too.
     return any(path == name or path.startswith(f"{name}.") for name in columns)
-
-
-def _check_types(path: str, schema: pa.Schema, image: str, caption: str | None) -> None:
-    kind = schema.field(image).type
-    if pa.types.is_struct(kind):
-        names = [kind.field(n).name for n in range(kind.num_fields)]
-        kind = kind.field("bytes").type if "bytes" in names else kind
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)):
-        raise ValueError(f"{path}: column {image!r} is {kind}, wanted binary or a struct with binary field 'bytes'")
-    if caption is not None:
-        kind = schema.field(caption).type
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise ValueError(f"{path}: column {caption!r} is {kind}, wanted string")

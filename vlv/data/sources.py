@@ -6,6 +6,7 @@ import logging
 import os
 from collections import Counter
 
+from vlv.data.arrow import check_hub, is_hub, open_hub
 from vlv.data.files import (
     Listing,
     describe_kinds,
@@ -29,14 +30,16 @@ def open_source(path: str, settings: SourceSettings | None = None) -> SampleSour
     """Open a dataset for reading by index.
 
     Args:
-        path: a folder (recursive), a file, a glob, a list with braces or commas, or a .yaml file that lists sources
-            (`vlv.data.mixture`).
+        path: a folder (recursive), a file, a glob, a list with braces or commas, a .yaml file that lists sources
+            (`vlv.data.mixture`), or hub:owner/name.
         settings: format, captions, columns; None is images of whatever format is there.
 
     Raises:
         ValueError: nothing usable is there; the message names the path and what is accepted.
     """
     settings = settings or SourceSettings()
+    if is_hub(path):
+        return open_hub(path, settings)
     if is_mixture(path):
         return open_mixture(path, settings, open_source)
     root, listing = _look(path)
@@ -55,11 +58,14 @@ def check_source(path: str, settings: SourceSettings | None = None) -> None:
         ValueError: `open_source` with these settings would fail, or every sample would lack its caption.
     """
     settings = settings or SourceSettings()
-    if is_mixture(path):
-        return check_mixture(path, settings, check_source)
-    root, listing = _look(path, _CHECKED)
-    kind, files = _choose(path, root, listing, settings)
-    FORMATS[kind].load().check_files(files, settings)
+    if is_hub(path):
+        check_hub(path)
+    elif is_mixture(path):
+        check_mixture(path, settings, check_source)
+    else:
+        root, listing = _look(path, _CHECKED)
+        kind, files = _choose(path, root, listing, settings)
+        FORMATS[kind].load().check_files(files, settings)
 
 
 def _look(path: str, limit: int | None = None) -> tuple[str, Listing]:

@@ -163,5 +163,8 @@ def _source_settings(config: TrainingConfig) -> SourceSettings:
         image_column=config.image_column,
         caption_column=config.caption_column,
         raw_image_shape=raw_shape(config.raw_image_size),
+        split=config.data_split,
+        subset=config.data_subset,
+        revision=config.data_revision,
         pool_samples=config.shuffle_window or DEFAULT_WINDOW,
     )

@@ -152,7 +152,7 @@ def test_an_entry_has_settings_of_its_own(tmp_path):
         ("sources: [{path: other.yaml}]", "is a mixture itself"),
         ("sources: [{path: a, data_format: zip}]", "data_format='zip' is unknown: give auto, webdataset"),
         ("sources: [{path: a, raw_image_size: [8]}]", r"raw_image_size=\[8\] cannot be used"),
-        ("sources: [{path: a, image_column: 3}]", "image_column=3 is no column's name"),
+        ("sources: [{path: a, image_column: 3}]", "image_column=3 is no text"),
         ("sources: []", "lists no sources"),
         ("[a, b]", "lists no sources"),
         ("sources: [", "cannot be read as a list of sources"),

@@ -1,0 +1,167 @@
+"""Hugging Face `datasets`: folders of `save_to_disk`, plain Arrow files, and datasets of the hub, read by index.
+
+The library maps Arrow files into memory, so that a row is found without decoding a group of them, and all processes of
+a machine share the pages. It follows a saved selection or shuffle of rows too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any, cast
+
+import pyarrow as pa
+
+from vlv.data.cells import caption_of, check_columns, image_of
+from vlv.data.files import split_evenly
+from vlv.data.formats import DataFiles, SourceSettings, accepted, caption_column
+from vlv.data.sample import RawSample
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+HUB = "hub:"
+_FILE_MAGIC = b"ARROW1"
+_SHARD_SAMPLES = 1_000_000  # a row is found by itself, as a file of a folder is; see there
+_SPLITS = "dataset_dict.json"  # of a folder with several splits
+_STATE = "state.json"  # of a folder with one
+
+
+class ArrowSource:
+    """Rows of a dataset of `datasets`."""
+
+    pool_shards = 1
+
+    def __init__(self, label: str, dataset: Dataset, settings: SourceSettings) -> None:
+        """Take a dataset and what to read of it.
+
+        Args:
+            label: what stands before a row's number in its name.
+
+        Raises:
+            ValueError: it has no rows, or not the columns or their types.
+        """
+        self._label, self._raw_shape = label, settings.raw_image_shape
+        self._image, self._caption = settings.image_column, caption_column(settings)
+        # Arrow's own rows: decoding, and which images are bad, is a matter of the preparation.
+        check_columns(label, dataset.data.schema, self._image, self._caption)
+        if not len(dataset):
+            raise ValueError(f"{label} has no rows: {accepted()}")
+        wanted = [self._image] if self._caption is None else [self._image, self._caption]
+        self._rows: Any = dataset.with_format("arrow", columns=wanted)
+        self.shard_sizes = split_evenly(len(dataset), _SHARD_SAMPLES)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._rows)
+
+    def name(self, index: int) -> str:
+        """Return label:row, as in train:17."""
+        return f"{self._label}:{index}"
+
+    def read(self, index: int) -> RawSample:
+        """Read one row."""
+        row: pa.Table = self._rows[index]
+        image = image_of(row.column(self._image)[0], self._raw_shape)
+        return RawSample(image, None if self._caption is None else caption_of(row.column(self._caption)[0]))
+
+
+def open_files(files: DataFiles, settings: SourceSettings) -> ArrowSource:
+    """Open a folder of `save_to_disk`, its split where it has several, or Arrow files one after another.
+
+    Raises:
+        ValueError: there is no such split, a file cannot be read, or the columns are not there.
+    """
+    from datasets import Dataset, concatenate_datasets, load_from_disk
+
+    folder = _saved_folder(files, settings)
+    try:
+        if folder is not None:
+            dataset = cast("Dataset", load_from_disk(folder))  # a DatasetDict where the folder has splits, as this not
+            return ArrowSource(os.path.basename(os.path.abspath(folder)), dataset, settings)
+        tables = [_map(os.path.join(files.root, os.fsdecode(name))) for name in files.names.to_pylist()]
+        return ArrowSource(files.path, concatenate_datasets([Dataset(table) for table in tables]), settings)
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise ValueError(f"{files.path} cannot be read as Arrow files: {_one_line(error)}") from None
+
+
+def _map(path: str) -> InMemoryTable:
+    """Map a file of either of Arrow's formats; the library itself opens streams alone."""
+    from datasets.table import InMemoryTable
+
+    mapped = pa.memory_map(path)
+    is_file = mapped.read(len(_FILE_MAGIC)) == _FILE_MAGIC
+    mapped.seek(0)
+    return InMemoryTable((pa.ipc.open_file(mapped) if is_file else pa.ipc.open_stream(mapped)).read_all())
+
+
+def check_files(files: DataFiles, settings: SourceSettings) -> None:
+    """Check that the split is there, and the columns; a file is mapped, not read.
+
+    Raises:
+        ValueError: they are not.
+    """
+    open_files(files, settings)
+
+
+def has_images(files: DataFiles, settings: SourceSettings) -> bool:
+    """Whether the files are a saved dataset; Arrow files that lie beside other data may be anything."""
+    return any(os.path.isfile(os.path.join(files.root, name)) for name in (_SPLITS, _STATE))
+
+
+def _saved_folder(files: DataFiles, settings: SourceSettings) -> str | None:
+    """The folder to load: that of the split, or the root; None where the files were not saved by `save_to_disk`."""
+    listing = os.path.join(files.root, _SPLITS)
+    if not os.path.isfile(listing):
+        return files.root if os.path.isfile(os.path.join(files.root, _STATE)) else None
+    try:
+        with open(listing, encoding="utf-8") as file:
+            splits: list[str] = json.load(file)["splits"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{listing} cannot be read: {_one_line(error)}") from None
+    wanted = settings.split or (splits[0] if len(splits) == 1 else "train")
+    if wanted not in splits:
+        raise ValueError(f"{files.path} has no split {wanted!r}: set data_split to one of {', '.join(splits)}")
+    return os.path.join(files.root, wanted)
+
+
+def is_hub(path: str) -> bool:
+    """Whether a path is a dataset of the Hugging Face hub: hub:owner/name."""
+    return path.startswith(HUB)
+
+
+def open_hub(path: str, settings: SourceSettings) -> ArrowSource:
+    """Open a dataset of the hub, which `datasets` downloads once and keeps as Arrow files in its cache.
+
+    Raises:
+        ValueError: it cannot be had, or has not the split or the columns.
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    split = settings.split or "train"
+    check_hub(path)
+    try:
+        dataset = load_dataset(path.removeprefix(HUB), settings.subset, split=split, revision=settings.revision)
+    except (OSError, ValueError, DatasetsError) as error:
+        raise ValueError(
+            f"{path} cannot be loaded ({_one_line(error)}): check the name, data_subset, data_split={split} and "
+            "data_revision"
+        ) from None
+    return ArrowSource(f"{path.removeprefix(HUB)}:{split}", dataset, settings)
+
+
+def check_hub(path: str) -> None:
+    """Check the form of a hub path; nothing is asked of the hub.
+
+    Raises:
+        ValueError: it is not owner/name.
+    """
+    owner, _, name = path.removeprefix(HUB).partition("/")
+    if not owner or not name or "/" in name:
+        raise ValueError(f"{path} names no dataset of the hub: write hub:owner/name")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
