@@ -83,7 +83,7 @@ def open_files(files: DataFiles, settings: SourceSettings) -> ArrowSource:
         tables = [_map(os.path.join(files.root, os.fsdecode(name))) for name in files.names.to_pylist()]
         return ArrowSource(files.path, concatenate_datasets([Dataset(table) for table in tables]), settings)
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise ValueError(f"{files.path} cannot be read as Arrow files: {_one_line(error)}") from None
+        raise ValueError(f"{files.path} cannot be read as Arrow files: {one_line(error)}") from None
 
 
 def _map(path: str) -> InMemoryTable:
@@ -119,7 +119,7 @@ def _saved_folder(files: DataFiles, settings: SourceSettings) -> str | None:
         with open(listing, encoding="utf-8") as file:
             splits: list[str] = json.load(file)["splits"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{listing} cannot be read: {_one_line(error)}") from None
+        raise ValueError(f"{listing} cannot be read: {one_line(error)}") from None
     wanted = settings.split or (splits[0] if len(splits) == 1 else "train")
     if wanted not in splits:
         raise ValueError(f"{files.path} has no split {wanted!r}: set data_split to one of {', '.join(splits)}")
@@ -140,28 +140,29 @@ def open_hub(path: str, settings: SourceSettings) -> ArrowSource:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
-    split = settings.split or "train"
-    check_hub(path)
+    name, split = require_hub_name(path, HUB), settings.split or "train"
     try:
-        dataset = load_dataset(path.removeprefix(HUB), settings.subset, split=split, revision=settings.revision)
+        dataset = load_dataset(name, settings.subset, split=split, revision=settings.revision)
     except (OSError, ValueError, DatasetsError) as error:
         raise ValueError(
-            f"{path} cannot be loaded ({_one_line(error)}): check the name, data_subset, data_split={split} and "
+            f"{path} cannot be loaded ({one_line(error)}): check the name, data_subset, data_split={split} and "
             "data_revision"
         ) from None
-    return ArrowSource(f"{path.removeprefix(HUB)}:{split}", dataset, settings)
+    return ArrowSource(f"{name}:{split}", dataset, settings)
 
 
-def check_hub(path: str) -> None:
-    """Check the form of a hub path; nothing is asked of the hub.
+def require_hub_name(path: str, prefix: str) -> str:
+    """The owner/name behind the prefix of a path; nothing is asked of the hub.
 
     Raises:
         ValueError: it is not owner/name.
     """
-    owner, _, name = path.removeprefix(HUB).partition("/")
+    owner, _, name = path.strip().removeprefix(prefix).partition("/")
     if not owner or not name or "/" in name:
-        raise ValueError(f"{path} names no dataset of the hub: write hub:owner/name")
+        raise ValueError(f"{path} names no dataset of the hub: write {prefix}owner/name")
+    return f"{owner}/{name}"
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """An error's message on one line."""
     return " ".join(str(error).split())[:300] or type(error).__name__

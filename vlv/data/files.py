@@ -19,6 +19,7 @@ from braceexpand import braceexpand
 
 from vlv.data.formats import DESCRIPTIONS, FORMATS, IMAGE_EXTENSIONS, accepted
 
+HUB_STREAM = "hub-stream:"
 _CHUNK = 100_000
 _MAGIC = re.compile(r"[*?\[{]")
 _SPECIAL = re.compile(r"[*?\[{,]")
@@ -225,5 +226,5 @@ def split_evenly(total: int, largest: int) -> np.ndarray:
 
 
 def is_stream(path: str) -> bool:
-    """Whether a path names what can only be read from start to end: a command's output or a URL."""
-    return path.lstrip().startswith(("pipe:", "http://", "https://"))
+    """Whether a path names what is read from start to end: a command's output, a URL, or a streamed hub dataset."""
+    return path.lstrip().startswith(("pipe:", "http://", "https://", HUB_STREAM))

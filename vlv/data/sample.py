@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,6 +17,16 @@ class RawSample(NamedTuple):
 
     image: bytes | np.ndarray  # an encoded image file, .npy bytes, or uint8 CHW, HWC or HW
     caption: str | None
+
+
+class StreamSample(NamedTuple):
+    """A sample of a stream.
+
+    read: gives it; raises BadSample as `SampleSource.read` does.
+    """
+
+    name: str
+    read: Callable[[], RawSample]
 
 
 class SampleSource(Protocol):

@@ -6,7 +6,7 @@ import logging
 import os
 from collections import Counter
 
-from vlv.data.arrow import check_hub, is_hub, open_hub
+from vlv.data.arrow import HUB, is_hub, open_hub, require_hub_name
 from vlv.data.files import (
     Listing,
     describe_kinds,
@@ -59,7 +59,7 @@ def check_source(path: str, settings: SourceSettings | None = None) -> None:
     """
     settings = settings or SourceSettings()
     if is_hub(path):
-        check_hub(path)
+        require_hub_name(path, HUB)
     elif is_mixture(path):
         check_mixture(path, settings, check_source)
     else:

@@ -107,7 +107,8 @@ def training_loader(
     pin_memory = accelerator.device.type == "cuda"
     if data.source is None:
         window = config.shuffle_window or DEFAULT_WINDOW
-        settings = StreamSettings(config.seed, window, config.num_workers, config.caption_column)
+        source = replace(_source_settings(config), captions=config.reads_captions)
+        settings = StreamSettings(config.seed, source, window, config.num_workers)
         return build_stream_loader(StreamedDataset(data.path, positions, prepare, settings), pin_memory)
     order = build_order(data.source, config.seed, config.shuffle_window)
     dataset = OrderedDataset(data.source, order, prepare, data.num_samples)
@@ -122,11 +123,11 @@ def validation_batches(
 ) -> Callable[[], Iterable[Batch]]:
     """A function that gives the validation batches of this process anew, each sample once over all processes."""
     path, captions = config.val_dataset_path, prepare.caption_tokenizer is not None
+    settings = replace(_source_settings(config), captions=captions)
     if is_stream(path):
-        held = StreamSettings(config.seed, caption_column=config.caption_column)
-        source: SampleSource = HeldStream(path, config.val_max_samples, captions, held)
+        source: SampleSource = HeldStream(path, config.val_max_samples, StreamSettings(config.seed, settings))
     else:
-        source = open_source(path, replace(_source_settings(config), captions=captions))
+        source = open_source(path, settings)
     _require_agreement(path, source, accelerator)
     num_samples = min(len(source), config.val_max_samples)
     # As they lie, whatever the seed: the losses of two runs are over the same images.

@@ -1,6 +1,7 @@
 """A hub on loopback with one dataset, owner/name, as far as `datasets` asks it."""
 
 import json
+import re
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,7 +11,10 @@ COMMIT = "a" * 40
 
 @contextmanager
 def serve_dataset(files):
-    """Serve {path: bytes} under data/ as commit `COMMIT` of owner/name; yields the endpoint and the requests."""
+    """Serve {path: bytes} under data/ as commit `COMMIT` of owner/name; yields the endpoint and the requests.
+
+    A path whose bytes are None is listed, and answers 503.
+    """
     requests = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -21,7 +25,13 @@ def serve_dataset(files):
             requests.append(f"{self.command} {self.path}")
             path = self.path.partition("?")[0]
             data, headers = self.answer(path)
-            if data is None:
+            wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            if data is not None and wanted:
+                first, last = int(wanted[1]), int(wanted[2] or len(data) - 1)
+                headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+                data = data[first : last + 1]
+                self.send_response(206)
+            elif data is None:
                 self.send_response(404)
                 self.send_header("X-Error-Code", "EntryNotFound" if "/name" in path else "RepoNotFound")
                 data = b""
@@ -35,7 +45,7 @@ def serve_dataset(files):
 
         def answer(self, path):
             entries = [
-                {"type": "file", "path": f"data/{name}", "size": len(data), "oid": "b" * 40}
+                {"type": "file", "path": f"data/{name}", "size": len(data or ""), "oid": "b" * 40}
                 for name, data in files.items()
             ]
             if "/resolve/" in path:

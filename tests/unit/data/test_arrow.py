@@ -1,5 +1,6 @@
 """Datasets of Hugging Face's `datasets`: saved folders, Arrow files, and the hub."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -12,10 +13,12 @@ from datasets import Dataset, DatasetDict, Features, Image, Value
 
 from vlv.data.dataset import OrderedDataset, build_loader
 from vlv.data.formats import SourceSettings
+from vlv.data.hub_stream import HubStream
 from vlv.data.mixture import build_order
 from vlv.data.preparation import SamplePreparation
 from vlv.data.sample import BadSample
 from vlv.data.sources import check_source, open_source
+from vlv.data.transport import StreamBrokenError
 
 from .hub import COMMIT, serve_dataset
 from .pictures import encode, picture
@@ -131,6 +134,23 @@ def test_workers_read_the_mapped_files(tmp_path, processor, num_workers):
     assert all(batch["weights"].all() for batch in batches)
 
 
+def parquet(first, last):
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.table({"image": FILES[first:last], "text": TEXTS[first:last]}), buffer, row_group_size=2)
+    return buffer.getvalue().to_pybytes()
+
+
+def run_script(script, endpoint, home, *arguments):
+    """In a process of its own: the library reads its environment when it is imported."""
+    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env={**environment, "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"},
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
 SCRIPT = """
 import hashlib, json, sys
 from vlv.data.formats import SourceSettings
@@ -147,22 +167,11 @@ except ValueError as error:
 
 def test_a_dataset_of_the_hub(tmp_path):
     """Through a server of its own: downloaded once, then read from the cache without asking for the data again."""
-    import hashlib
-
-    table = pa.table({"image": FILES, "text": TEXTS})
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer)
     expected = [[f"owner/name:train:{n}", hashlib.md5(data).hexdigest(), TEXTS[n]] for n, data in enumerate(FILES)]
-    with serve_dataset({"train-00000-of-00001.parquet": buffer.getvalue().to_pybytes()}) as (endpoint, requests):
+    with serve_dataset({"train-00000-of-00001.parquet": parquet(0, 7)}) as (endpoint, requests):
 
         def run(path, **settings):
-            environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
-            done = subprocess.run(
-                [sys.executable, "-c", SCRIPT, path, json.dumps(settings)],
-                env={**environment, "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"},
-                capture_output=True, text=True, timeout=120, check=True,
-            )  # fmt: skip
-            return json.loads(done.stdout)
+            return run_script(SCRIPT, endpoint, tmp_path, path, json.dumps(settings))
 
         assert run("hub:owner/name") == expected
         fetched = [line for line in requests if line.startswith("GET") and "parquet" in line]
@@ -173,6 +182,68 @@ def test_a_dataset_of_the_hub(tmp_path):
         assert message.startswith("hub:owner/name cannot be loaded (Unknown split")
         assert message.endswith("check the name, data_subset, data_split=dev and data_revision")
         assert "hub:other/gone cannot be loaded" in run("hub:other/gone")
+
+
+STREAM = """
+import json, sys
+from vlv.data.formats import SourceSettings
+from vlv.data.order import BatchPlan, training_positions
+from vlv.data.preparation import SamplePreparation
+from vlv.data.streaming import HeldStream, StreamedDataset, StreamSettings
+from vlv.models.image_processor import VLVImageProcessor
+settings = StreamSettings(1, SourceSettings(caption_column="text", captions=True), window=3)
+processor = VLVImageProcessor(8, 8)
+def names(processes, process, start, steps):
+    plan = BatchPlan(4, processes, process, 2)
+    dataset = StreamedDataset(
+        sys.argv[1], training_positions(plan, start, steps), SamplePreparation(processor), settings
+    )
+    return {n: name for batch in dataset for n, name in zip(batch["positions"], batch["names"], strict=True)}
+try:
+    held = HeldStream(sys.argv[1], 5, settings)
+    print(json.dumps({
+        "whole": names(1, 0, 0, 4), "rest": names(1, 0, 8, 2), "shares": [names(2, n, 0, 4) for n in range(2)],
+        "held": [[held.name(n), held.read(n).caption] for n in range(len(held))],
+    }))
+except ValueError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+def test_a_streamed_dataset_of_the_hub(tmp_path):
+    """Each row once an epoch, the same for two processes and after a resume; nothing is kept."""
+    files = {f"train-0000{n}-of-00002.parquet": parquet(4 * n, 7 if n else 4) for n in range(2)}
+    with serve_dataset(files) as (endpoint, _):
+        found = run_script(STREAM, endpoint, tmp_path, "hub-stream:owner/name")
+        rows = [f"owner/name:train:0:{n}" for n in range(4)] + [f"owner/name:train:1:{n}" for n in range(3)]
+        epochs = [[found["whole"][str(n)] for n in range(start, start + 7)] for start in (0, 7)]
+        assert sorted(epochs[0]) == sorted(epochs[1]) == rows
+        assert epochs[0] != epochs[1]
+        assert found["rest"] == {str(n): found["whole"][str(n)] for n in range(8, 16)}
+        assert found["shares"][0] | found["shares"][1] == found["whole"]
+        assert found["held"] == [[name, f"picture {n}"] for n, name in enumerate(rows[:5])]
+        assert not list(tmp_path.rglob("*.parquet")) + list(tmp_path.rglob("*.arrow"))
+        assert "cannot be streamed" in run_script(STREAM, endpoint, tmp_path, "hub-stream:other/gone")
+
+
+def test_a_stream_of_the_hub_that_breaks():
+    """Whatever the library raises, once it has given up: the run ends, and no process goes on without the others."""
+
+    class Rows:
+        def shard(self, *_, **__):
+            return self
+
+        def iter(self, _):
+            yield pa.table({"image": FILES[:2]})
+            raise RuntimeError("the server\nis gone")
+
+    stream = object.__new__(HubStream)
+    stream._path, stream._settings, stream._label = "hub-stream:a/b", SourceSettings(), "a/b:train"
+    stream._rows, stream.num_shards = Rows(), 2
+    samples = stream.read([1, 0])
+    assert [next(samples).name, next(samples).read().image] == ["a/b:train:1:0", FILES[1]]
+    with pytest.raises(StreamBrokenError, match="hub-stream:a/b broke off: the server is gone"):
+        next(samples)
 
 
 @pytest.mark.parametrize("path", ["hub:", "hub:name", "hub:a/b/c"])

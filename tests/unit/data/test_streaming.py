@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from vlv.data.captions import CaptionTokenizer
+from vlv.data.formats import SourceSettings
 from vlv.data.order import BatchPlan, training_positions
 from vlv.data.preparation import SamplePreparation
-from vlv.data.streaming import StreamedDataset, StreamSettings, build_stream_loader, expand_stream
+from vlv.data.streaming import StreamedDataset, StreamSettings, build_stream_loader
+from vlv.data.tar_stream import expand_stream
 
 from .pictures import encode, picture, write_tar
 from .test_captions import EOS, Words
@@ -24,7 +26,8 @@ def shards(tmp_path):
 
 
 def stream(path, processor, plan, start=0, steps=6, tokenizer=None, num_threads=1):
-    settings = StreamSettings(seed=3, window=5, num_threads=num_threads)
+    source = SourceSettings(captions=tokenizer is not None)
+    settings = StreamSettings(3, source, window=5, num_threads=num_threads)
     return StreamedDataset(
         path, training_positions(plan, start, steps), SamplePreparation(processor, tokenizer), settings
     )

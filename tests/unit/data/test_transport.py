@@ -120,7 +120,7 @@ def test_commands():
 
 
 def test_the_first_samples_of_a_stream_are_held(server):
-    source = HeldStream(f"{server.url}/{{0..2}}.tar", 6, False, StreamSettings(seed=0, patience=QUICK))
+    source = HeldStream(f"{server.url}/{{0..2}}.tar", 6, StreamSettings(seed=0, patience=QUICK))
     expected = ["0.tar/00.png", "0.tar/01.png", "0.tar/02.png", "0.tar/03.png", "1.tar/10.png", "1.tar/11.png"]
     assert [source.name(index) for index in range(len(source))] == expected
     assert source.read(5).image == encode(picture(11))
