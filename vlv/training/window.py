@@ -53,12 +53,11 @@ def named_terms(prefix: str, means: Mapping[str, float], counts: Mapping[str, fl
 
     A part that nothing counts for is left out: no sample of that source came.
     """
-    if len(means) == 1:
-        return {}
+    several = sum("/" not in name for name in means) > 1  # a single one is the loss itself
     metrics: dict[str, float] = {}
     for name, mean in means.items():
         if "/" not in name:
-            metrics[f"{prefix}/{name}_loss"] = mean
+            metrics |= {f"{prefix}/{name}_loss": mean} if several else {}
         elif counts[name]:
             metrics |= {f"{prefix}/{name}_loss": mean, f"{prefix}/{name}_count": counts[name]}
     return metrics
