@@ -143,6 +143,14 @@ def test_gradient_checkpointing_changes_no_loss(stage1, again, tmp_path):
     assert all(abs(one[step] - two[step]) <= 1e-5 for step in one)
 
 
+def test_the_device_resizes_for_the_encoder(stage1, again, tmp_path):
+    """Nearly as Pillow does: the losses are those of the loader's view, within what a rounded pixel changes."""
+    again(tmp_path, "encoder_view=device", num_steps=8)
+    one, two = metrics(stage1, "train/loss"), metrics(tmp_path, "train/loss")
+    assert one.keys() == two.keys()
+    assert all(abs(one[step] - two[step]) <= 1e-3 for step in one)
+
+
 def test_what_goes_beyond_the_paper_trains_and_resumes(stage1, again, tmp_path):
     options = (
         "ema_decay=0.9", "min_snr_gamma=5", "conditioning_dropout=0.2", "encoder_view_from_original=true",

@@ -62,6 +62,11 @@ class DataConfig(ReadingConfig):
         "parquet images that are raw uint8 pixels: [height, width] of channels-first ones, or the whole shape such as "
         "[384, 384, 3]; null where there are none",
     )
+    encoder_view: Literal["auto", "device", "loader"] = data_option(
+        "auto",
+        "where the decoder's crop is resized to the encoder's: by loader workers with Pillow, as published, or on the "
+        "device, which sends a fifth of the bytes; auto is device on a GPU where that enlarges it",
+    )
     shuffle_window: int | None = data_option(
         None,
         "samples: permuted shards are pooled until they hold this many, then shuffled; null is 8192, and for .tar "

@@ -47,11 +47,13 @@ def train(config: Stage1Config) -> Path | None:
 
     from vlv.data.preparation import SamplePreparation
     from vlv.inference.validation import ReconstructionSamples
+    from vlv.recipes.training_data import loader_processor
     from vlv.recipes.training_run import StageParts, TrainingRun
     from vlv.training.state import TrainState
 
     run = TrainingRun.start(config, precision)
-    prepare = SamplePreparation(model.image_processor, decoding=config.decode_settings())
+    processor = loader_processor(config, model.image_processor, run.accelerator.device)
+    prepare = SamplePreparation(processor, decoding=config.decode_settings())
     if config.region_grid is not None and config.initial_checkpoint is None and run.resumed is None:
         start_regions(model, run.accelerator, run.loader(TrainState(), prepare))
     objective.report_sources(run.data.source_names)
@@ -104,7 +106,7 @@ def start_regions(model: VLVAutoEncoder, accelerator: Accelerator, loader: Itera
     rows, width = regions.mean.shape
 
     def averages(pixels: torch.Tensor) -> torch.Tensor:
-        return regions.averages(encoder.image_features(pixels))
+        return regions.averages(encoder.image_features(model.image_processor.encoder_view(pixels)))
 
     regions.start_whitened(*first_moments(accelerator, loader, [encoder], averages, StateMoments(width, rows)))
 

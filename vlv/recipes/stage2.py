@@ -54,12 +54,14 @@ def train(config: Stage2Config) -> Path | None:
     from vlv.data.captions import CaptionTokenizer
     from vlv.data.preparation import SamplePreparation
     from vlv.inference.validation import CaptionSamples
+    from vlv.recipes.training_data import loader_processor
     from vlv.recipes.training_run import StageParts, TrainingRun
     from vlv.training.state import TrainState
 
     run = TrainingRun.start(config, precision)
     tokenizer = CaptionTokenizer(model.tokenizer, config.max_caption_tokens, config.supervise_eos, model.eos_token_id)
-    prepare = SamplePreparation(model.image_processor, tokenizer, config.decode_settings())
+    processor = loader_processor(config, model.image_processor, run.accelerator.device)
+    prepare = SamplePreparation(processor, tokenizer, config.decode_settings())
     # Weights that are there already, of another model or of this run, would be lost.
     if config.projector_init == "whitened" and config.initial_checkpoint is None and run.resumed is None:
         start_projector(model, run.accelerator, run.loader(TrainState(), prepare))

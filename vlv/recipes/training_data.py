@@ -33,6 +33,7 @@ from vlv.data.preparation import SamplePreparation
 from vlv.data.sample import SampleSource
 from vlv.data.sources import open_source
 from vlv.data.streaming import HeldStream, StreamedDataset, StreamSettings, build_stream_loader
+from vlv.models.image_processor import VLVImageProcessor
 from vlv.recipes.batch_sizes import BatchSizes, require_countable_epochs
 from vlv.training.state import TrainState
 
@@ -89,6 +90,17 @@ def open_training_data(config: TrainingConfig, accelerator: Accelerator, sizes: 
     num_samples = math.ceil(config.epoch_limit * len(source))
     by_epochs = math.ceil(num_samples / sizes.global_batch_size)
     return Data(path, source, min(num_steps, by_epochs), num_samples)
+
+
+def loader_processor(config: TrainingConfig, processor: VLVImageProcessor, device: torch.device) -> VLVImageProcessor:
+    """The image processor of the loader's workers: without the encoder's view where the device makes it.
+
+    Raises:
+        ValueError: the device is to make it, and cannot.
+    """
+    pays = device.type == "cuda" and processor.encoder_resolution > processor.decoder_resolution
+    wanted = pays and not processor.encoder_view_from_original
+    return processor.of_loader(wanted if config.encoder_view == "auto" else config.encoder_view == "device")
 
 
 def training_loader(
