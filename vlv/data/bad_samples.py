@@ -27,7 +27,8 @@ class BadSampleLog:
             path: appended to, and made at the first bad sample; a name that it has already is not repeated.
             dataset: which one the names belong to, train or validation; several logs share the file.
             num_processes: processes that read the same order; each watches its own loader.
-            max_share: above this share of bad samples the watch ends in TooManyBadSamples; None never does.
+            max_share: above this share of bad samples the watch ends in TooManyBadSamples; 0 ends it at the first, or
+                at the first truncated one; None never does.
         """
         self.path = path
         self._dataset, self._num_processes, self._max_share = dataset, num_processes, max_share
@@ -42,7 +43,8 @@ class BadSampleLog:
         """Yield the loader's batches.
 
         Raises:
-            TooManyBadSamples: after the first 1,000 samples of all processes, the share is above the limit.
+            TooManyBadSamples: after the first 1,000 samples of all processes, the share is above the limit; with a
+                limit of 0 at once.
         """
         for batch in loader:
             self._count(batch)
@@ -71,6 +73,13 @@ class BadSampleLog:
             )
 
     def _write(self, name: str, position: int, reason: str) -> None:
+        self._record(name, position, reason)
+        if self._max_share == 0:
+            raise TooManyBadSamples(
+                f"{name}: {reason}; max_bad_share=0 allows none. Repair or remove it, or raise max_bad_share"
+            )
+
+    def _record(self, name: str, position: int, reason: str) -> None:
         if name not in self._written:
             self._read_names()
         if name in self._written:

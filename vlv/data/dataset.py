@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from vlv.batch import Batch
+from vlv.data.latent_cache import facts_of
 from vlv.data.mixture import MixedOrder, MixedSource
 from vlv.data.order import SampleOrder
 from vlv.data.preparation import PreparedSample, SamplePreparation
@@ -32,16 +33,24 @@ class OrderedDataset(Dataset[PreparedSample]):
         """Join source and order; positions from `num_samples` on are padding (None: the order is endless)."""
         self._source, self._order, self._num_samples = source, order, num_samples
         self._mixture = source if isinstance(source, MixedSource) else None
+        self._latents = facts_of(source)
         self._prepare = prepare
         self.collate = prepare.collate
 
     def __getitem__(self, position: int) -> PreparedSample:
         """Return the sample at `position`."""
         if self._num_samples is not None and position >= self._num_samples:
-            return self._prepare.empty(position, "", None)
+            return self._shaped(self._prepare.empty(position, "", None))
         index = self._order[position]
         sample = self._prepare(position, self._source.name(index), lambda: self._source.read(index))
         sample["source"] = 0 if self._mixture is None else self._mixture.source_of(index)
+        return self._shaped(sample)
+
+    def _shaped(self, sample: PreparedSample) -> PreparedSample:
+        """Give what stands for a missing sample the shape of its neighbours, where those are latents."""
+        if self._latents is not None and not sample["weight"]:
+            numbers = torch.float16 if self._latents.numbers == "fp16" else torch.float32
+            sample["decoder_pixels"] = torch.zeros(self._latents.shape, dtype=numbers)
         return sample
 
 

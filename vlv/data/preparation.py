@@ -12,7 +12,7 @@ from torch import Tensor
 from vlv.batch import Batch, PairBatch
 from vlv.data.captions import CaptionTokenizer, pad_captions
 from vlv.data.formats import DecodeSettings
-from vlv.data.sample import BadSample, RawSample
+from vlv.data.sample import BadSample, LatentImage, RawSample
 from vlv.data.transforms import DECODE_ERRORS, damage, decode_image, is_truncated
 
 
@@ -66,7 +66,10 @@ class SamplePreparation:
         """
         try:
             sample = read()
-            image = decode_image(sample.image, self.decoding)
+            stored, latents = sample.image, None
+            if isinstance(stored, LatentImage):
+                stored, latents = stored.file, stored
+            image = decode_image(stored, self.decoding)
             pixels = self._process(image)
             caption_ids = self._tokenize(sample.caption)
         except BadSample as reason:
@@ -80,9 +83,9 @@ class SamplePreparation:
                 position, name, f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             )
         return PreparedSample(
-            decoder_pixels=pixels["decoder_pixels"],
+            decoder_pixels=pixels["decoder_pixels"] if latents is None else torch.tensor(latents.moments),
             encoder_pixels=pixels["encoder_pixels"],
-            crop=pixels["crop"],
+            crop=pixels["crop"] if latents is None else torch.tensor(latents.crop),
             weight=1.0,
             position=position,
             name=name,

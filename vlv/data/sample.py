@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,10 +12,22 @@ class BadSample(ValueError):  # noqa: N818  (it names the sample, which is skipp
     """A sample that cannot be used; the message is the reason, as a user reads it in bad_samples.jsonl."""
 
 
+class LatentImage(NamedTuple):
+    """An image of a cache of latents.
+
+    file: the decoder's crop, as an encoded image file. moments: of its VAE posterior, float [2, C, h, w].
+    crop: where it lay in the image, [4], as `VLVImageProcessor` says it.
+    """
+
+    file: bytes
+    moments: np.ndarray
+    crop: Sequence[int]
+
+
 class RawSample(NamedTuple):
     """A sample as it is stored."""
 
-    image: bytes | np.ndarray  # an encoded image file, .npy bytes, or uint8 CHW, HWC or HW
+    image: bytes | np.ndarray | LatentImage  # an encoded image file, .npy bytes, or uint8 CHW, HWC or HW
     caption: str | None
 
 

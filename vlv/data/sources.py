@@ -7,6 +7,7 @@ import os
 from collections import Counter
 
 from vlv.data.arrow import HUB, is_hub, open_hub, require_hub_name
+from vlv.data.damaged_shards import leave_out
 from vlv.data.files import (
     Listing,
     describe_kinds,
@@ -47,7 +48,8 @@ def open_source(path: str, settings: SourceSettings | None = None) -> SampleSour
     if settings.data_format == "auto":
         _warn_of_others(path, kind, listing)
     if listing.others:
-        _log.warning("%s: left out, as their kinds cannot be read: %s", path, describe_kinds(listing.others))
+        kinds = describe_kinds(listing.others)
+        leave_out(f"{path}: left out, as their kinds cannot be read: {kinds}", settings.max_bad_share)
     return FORMATS[kind].load().open_files(files, settings)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import TypedDict
 import numpy as np
 import pyarrow as pa
 
-from vlv.data.damaged_shards import report_damaged, some_of
+from vlv.data.damaged_shards import leave_out, report_damaged, some_of
 from vlv.data.files import describe_kinds, display_name
 from vlv.data.formats import DataFiles, SourceSettings, accepted
 from vlv.data.pairing import CAPTION_JSON, CAPTION_NONE, CAPTION_SEVERAL, CAPTION_TEXT
@@ -21,7 +20,6 @@ from vlv.data.tar_index import ShardIndex, index_shards
 
 _POOL_SHARDS = 64  # a sample is read by offset, so that a pool of many shards costs no more than one of few
 _OPEN_FILES = 2 * _POOL_SHARDS  # kept open by each process, which reads of two pools where one ends
-_log = logging.getLogger(__name__)
 
 
 class TarSource:
@@ -166,7 +164,7 @@ def open_files(files: DataFiles, settings: SourceSettings) -> TarSource:
         why = f": {some_of(damaged)}" if damaged else ""
         raise ValueError(f"{files.path} has no image in its {len(shards)} .tar shards{why}; {accepted()}")
     report_damaged(files.path, damaged, len(shards), settings.max_bad_share)
-    _warn_of_members(files.path, shards, indexes, settings.captions)
+    _report_members(files.path, shards, indexes, settings)
     return TarSource(files.root, shards, indexes, settings.captions, settings.caption_column)
 
 
@@ -189,14 +187,15 @@ def has_images(files: DataFiles, settings: SourceSettings) -> bool:
     return True
 
 
-def _warn_of_members(path: str, shards: list[str], indexes: list[ShardIndex], captions: bool) -> None:
+def _report_members(path: str, shards: list[str], indexes: list[ShardIndex], settings: SourceSettings) -> None:
     left_out = [f"{shard}/{name}" for shard, index in zip(shards, indexes, strict=True) for name in index.left_out]
     if left_out:
-        what = "images are left out, as another image has their key"
-        _log.warning("%s: %d %s: %s", path, len(left_out), what, some_of(left_out))
+        what = f"{len(left_out)} images are left out, as another image has their key"
+        leave_out(f"{path}: {what}: {some_of(left_out)}", settings.max_bad_share)
     others = sum((Counter(index.others) for index in indexes), Counter())
     if others:
-        _log.warning("%s: left out of the shards, as their kinds cannot be read: %s", path, describe_kinds(others))
+        kinds = describe_kinds(others)
+        leave_out(f"{path}: left out of the shards, as their kinds cannot be read: {kinds}", settings.max_bad_share)
     lone = sum(index.lone_captions for index in indexes)
-    if lone and captions:
-        _log.warning("%s: %d captions in the shards have no image", path, lone)
+    if lone and settings.captions:
+        leave_out(f"{path}: {lone} captions in the shards have no image", settings.max_bad_share)

@@ -17,11 +17,13 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from vlv.batch import Batch
+from vlv.checkpoints.identity import component_hashes
 from vlv.config import TrainingConfig
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.dataset import OrderedDataset, build_loader
 from vlv.data.files import is_stream
-from vlv.data.formats import SourceSettings, raw_shape
+from vlv.data.formats import SourceSettings
+from vlv.data.latent_cache import LatentFacts, facts_of
 from vlv.data.mixture import MixedSource, build_order
 from vlv.data.order import (
     DEFAULT_WINDOW,
@@ -90,6 +92,43 @@ def open_training_data(config: TrainingConfig, accelerator: Accelerator, sizes: 
     num_samples = math.ceil(config.epoch_limit * len(source))
     by_epochs = math.ceil(num_samples / sizes.global_batch_size)
     return Data(path, source, min(num_steps, by_epochs), num_samples)
+
+
+def latent_facts(folder: Path, resolution: int, latent_shape: tuple[int, int, int], numbers: str) -> LatentFacts:
+    """What latents of the decoder in a folder are of.
+
+    Args:
+        latent_shape: (C, h, w). numbers: format of the moments.
+    """
+    return LatentFacts(component_hashes(folder / "vae"), resolution, (2, *latent_shape), numbers)
+
+
+def require_latents_of(
+    source: SampleSource | None,
+    processor: VLVImageProcessor,
+    decoder: tuple[Path, tuple[int, int, int]] | None,
+) -> None:
+    """Check that latents, if that is what a source holds, are those of a run.
+
+    Args:
+        decoder: the folder of the decoder that learns from them, and its (C, h, w); None where none does, so that the
+            small images alone are read.
+
+    Raises:
+        ValueError: they are of another VAE or of another size; says what differs.
+    """
+    facts = None if source is None else facts_of(source)
+    if facts is None:
+        return
+    if processor.encoder_view_from_original:
+        raise ValueError("a cache of latents has no original image, from which this model's encoder has its view")
+    wanted = replace(facts, resolution=processor.decoder_resolution)
+    if decoder is not None:
+        wanted = latent_facts(decoder[0], processor.decoder_resolution, decoder[1], facts.numbers)
+    if differences := facts.differences(wanted):
+        raise ValueError(
+            f"the latents do not fit the run: {', '.join(differences)}; make them anew with vlv data latents"
+        )
 
 
 def loader_processor(config: TrainingConfig, processor: VLVImageProcessor, device: torch.device) -> VLVImageProcessor:
@@ -172,12 +211,4 @@ def _require_agreement(path: str, source: SampleSource, accelerator: Accelerator
 
 
 def _source_settings(config: TrainingConfig) -> SourceSettings:
-    return SourceSettings(
-        image_column=config.image_column,
-        caption_column=config.caption_column,
-        raw_image_shape=raw_shape(config.raw_image_size),
-        split=config.data_split,
-        subset=config.data_subset,
-        revision=config.data_revision,
-        pool_samples=config.shuffle_window or DEFAULT_WINDOW,
-    )
+    return replace(config.source_settings(), pool_samples=config.shuffle_window or DEFAULT_WINDOW)
