@@ -220,6 +220,7 @@ def _check_data(option: str, config: TrainingConfig, data_format: DataFormat = "
                 captions=config.reads_captions,
                 image_column=config.image_column,
                 caption_column=config.caption_column,
+                remote_cache_gb=config.remote_cache_gb,
             ),
         )
     except ValueError as error:

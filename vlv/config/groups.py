@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from vlv.data.formats import MAX_IMAGE_PIXELS, DataFormat, DecodeSettings
+from vlv.data.formats import MAX_IMAGE_PIXELS, REMOTE_CACHE_GB, DataFormat, DecodeSettings
 from vlv.settings import option, require
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -65,12 +65,17 @@ class DataConfig(ReadingConfig):
         "shards as many as 64 of them hold",
     )
     max_bad_share: float = data_option(0.1, "training stops when more than this share of samples is unreadable")
+    remote_cache_gb: float = data_option(
+        REMOTE_CACHE_GB,
+        "GiB of this machine's disk for what is read of s3://, gs://, hf:// and https:// data; 0 keeps nothing",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         window = self.shuffle_window
         require(window is None or window >= 1, "shuffle_window", window, "give at least 1 sample, or null")
         require(0 < self.max_bad_share <= 1, "max_bad_share", self.max_bad_share, "give a share above 0, at most 1")
+        require(self.remote_cache_gb >= 0, "remote_cache_gb", self.remote_cache_gb, "give 0 or more")
         raw = self.raw_image_size
         advice = "give [height, width], [3, height, width], [height, width, 3] or null"
         is_shape = raw is None or len(raw) == 2 or (len(raw) == 3 and 3 in (raw[0], raw[2]))

@@ -11,13 +11,16 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from braceexpand import braceexpand
 
 from vlv.data.formats import DESCRIPTIONS, FORMATS, IMAGE_EXTENSIONS, accepted
+
+if TYPE_CHECKING:
+    from vlv.data.remote import RemoteFiles
 
 _CHUNK = 100_000
 _MAGIC = re.compile(r"[*?\[{]")
@@ -40,6 +43,7 @@ class Listing(NamedTuple):
 
     files: dict[str, pa.LargeBinaryArray]  # by format, names relative to the root, sorted
     others: Counter[str]  # how many there are of each kind of file that cannot be read, as ".heic"; no descriptions
+    remote: RemoteFiles | None = None  # reads those of the files that are URLs
 
 
 def describe_kinds(counts: Mapping[str, int]) -> str:
@@ -225,5 +229,5 @@ def split_evenly(total: int, largest: int) -> np.ndarray:
 
 
 def is_stream(path: str) -> bool:
-    """Whether a path names what can only be read from start to end: a command's output or a URL."""
-    return path.lstrip().startswith(("pipe:", "http://", "https://"))
+    """Whether a path names what is read from start to end: a command's output, or a URL after `stream:`."""
+    return path.lstrip().startswith(("pipe:", "stream:"))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from vlv.data.remote import RemoteFiles
     from vlv.data.sample import SampleSource
 
 IMAGE_EXTENSIONS = frozenset(
@@ -24,6 +25,8 @@ DESCRIPTIONS = frozenset({"txt", "json", "jsonl", "csv", "tsv", "md", "yaml", "y
 
 # Where Pillow by default refuses an image as a decompression bomb.
 MAX_IMAGE_PIXELS = 178_956_970
+
+REMOTE_CACHE_GB = 10.0  # GiB: validation images, footers, and small datasets
 
 DataFormat = Literal["auto", "folder", "webdataset", "parquet"]
 
@@ -56,6 +59,7 @@ class SourceSettings:
     pool_samples: the order's shuffle window, which the parquet cache has to hold.
     readers: processes of this machine that read together, which share the row groups that parquet decodes.
     max_bad_share: of the shards, above which damaged ones are an error and no longer a warning.
+    remote_cache_gb: GiB of what is read of URLs that stay on this machine's disk; 0 is none.
     """
 
     data_format: DataFormat = "auto"
@@ -68,6 +72,7 @@ class SourceSettings:
     pool_samples: int = 8192
     readers: int = 1
     max_bad_share: float = 1.0
+    remote_cache_gb: float = REMOTE_CACHE_GB
 
 
 @dataclass(frozen=True)
@@ -75,13 +80,15 @@ class DataFiles:
     """The files of one format that a path names.
 
     path: as the user wrote it, for messages.
-    root: the folder that the names are relative to.
+    root: the folder that the names are relative to; "" where they are whole paths and URLs.
     names: sorted, at least one; as the file system's bytes.
+    remote: reads the files that are URLs; None where none is.
     """
 
     path: str
     root: str
     names: pa.LargeBinaryArray
+    remote: RemoteFiles | None = None
 
 
 class FormatModule(Protocol):

@@ -1,4 +1,4 @@
-"""Tar shards that can only be streamed: `pipe:` commands and http(s) URLs, read by webdataset's pipeline.
+"""Tar shards that are streamed: `pipe:` commands, and http(s) URLs after `stream:`, read by webdataset's pipeline.
 
 The positions are those of any other source, so batches and resuming are the same. The price: nothing can
 be read by index, so every process reads the whole stream and keeps its own samples, and resuming at n
@@ -28,9 +28,11 @@ from vlv.data.files import display_name
 from vlv.data.order import permutation
 from vlv.data.pairing import is_sample_file, pair_names, webdataset_key
 from vlv.data.preparation import PreparedSample, SamplePreparation
+from vlv.data.remote import is_http
 from vlv.data.sample import RawSample
 from vlv.data.tar_shards import caption_text
 from vlv.data.transport import Patience, StreamBrokenError, open_bytes
+from vlv.redaction import redact
 
 _log = logging.getLogger(__name__)
 _Member: TypeAlias = dict[str, str | bytes]  # webdataset's: "fname", "data" and "__url__", or nothing at a shard's end
@@ -73,9 +75,17 @@ class StreamSettings:
 
 
 def expand_stream(path: str) -> list[str]:
-    """Expand braces, `::` and, between URLs, commas: "https://a/{0..1}.tar" -> two URLs."""
-    parts = re.split(r",(?=\s*(?:pipe:|https?://))", path)
-    return [url for part in parts for url in expand_urls(part.strip())]
+    """Expand braces, `::` and, between URLs, commas: "stream:https://a/{0..1}.tar" -> two URLs.
+
+    Raises:
+        ValueError: a URL after `stream:` that is no http(s).
+    """
+    parts = [part.strip() for part in re.split(r",(?=\s*(?:pipe:|stream:|https?://))", path)]
+    urls = [part.removeprefix("stream:") for part in parts]
+    for part, url in zip(parts, urls, strict=True):
+        if part != url and not is_http(url):
+            raise ValueError(f"{redact(part)} cannot be streamed: after stream: comes http:// or https://")
+    return [name for url in urls for name in expand_urls(url)]
 
 
 class StreamedDataset(IterableDataset[Batch]):

@@ -159,4 +159,5 @@ def _source_settings(config: TrainingConfig) -> SourceSettings:
         caption_column=config.caption_column,
         raw_image_shape=None if raw is None else (raw[0], raw[1], raw[2]) if len(raw) == 3 else (3, raw[0], raw[1]),
         pool_samples=config.shuffle_window or DEFAULT_WINDOW,
+        remote_cache_gb=config.remote_cache_gb,
     )

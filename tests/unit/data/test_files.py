@@ -145,5 +145,6 @@ def test_two_million_names_are_compact_and_quick():
 
 def test_streams():
     assert is_stream("pipe:cat a.tar")
-    assert is_stream("https://host/{0..3}.tar")
+    assert is_stream("stream:https://host/{0..3}.tar")
+    assert not is_stream("https://host/{0..3}.tar")
     assert not is_stream("data/a.tar")
