@@ -180,11 +180,11 @@ class RemoteFiles:
         system = _system(url)
         path = cast("str", system._strip_protocol(url))
         try:
-            return persist(lambda: request(system, path), self._patience, shown, (Exception,), _may_pass)
+            return persist(lambda: request(system, path), self._patience, url, (Exception,), _may_pass)
         except (RemoteError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001  (each protocol's package has errors of its own)
-            if isinstance(error, FileNotFoundError) and _status(error) in (None, 404, 410):
+            if _is_missing(error):
                 raise MissingFileError(f"{shown} is not there: check the URL") from None
             advice = "check the URL and the credentials" if opening else "once it can be read, resume=latest goes on"
             raise RemoteError(f"{shown} cannot be read: {_reason(error)}; {advice}") from None
@@ -289,13 +289,27 @@ def _gives_ranges(system: AbstractFileSystem, path: str, size: int) -> bool:
         return False
 
 
+def _origin(error: BaseException) -> BaseException:
+    """The error behind a FileNotFoundError, which fsspec raises for whatever kept it from an http file's facts."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and cause is not None and not isinstance(cause, LookupError):
+        return cause
+    return error
+
+
+def _is_missing(error: Exception) -> bool:
+    origin = _origin(error)
+    status = _status(origin)
+    return status in (404, 410) or (status is None and isinstance(origin, FileNotFoundError))
+
+
 def _may_pass(error: Exception) -> bool:
-    status = _status(error)
+    origin = _origin(error)
+    status = _status(origin)
     if status is not None:
         return status in PASSING
-    if isinstance(error, FileNotFoundError):  # fsspec's for http gives it for a refused connection too
-        return error.__cause__ is not None
-    return not isinstance(error, _LASTING) and "Credentials" not in type(error).__name__
+    lasting = isinstance(origin, (FileNotFoundError, *_LASTING))
+    return not lasting and "Credentials" not in type(origin).__name__
 
 
 def _status(error: BaseException | None) -> int | None:
@@ -304,27 +318,24 @@ def _status(error: BaseException | None) -> int | None:
         response = getattr(error, "response", None)
         if isinstance(response, dict):
             response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        found = (
-            getattr(error, "status", None),
-            getattr(error, "code", None),
-            getattr(response, "status_code", response),
-        )
+        places = (getattr(error, "status", None), getattr(error, "code", None))
+        found = (*places, getattr(response, "status_code", response))
         status = next((value for value in found if isinstance(value, int)), None)
         if status is not None:
             return status
-        error = error.__cause__
+        error = error.__cause__ if isinstance(error, OSError) else None  # an OSError may stand for a package's own
     return None
 
 
 def _reason(error: Exception) -> str:
-    status = _status(error)
-    if status in (401, 403) or isinstance(error, PermissionError):
-        return f"access is refused ({status or error})"
-    cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ is not None else error
-    text = " ".join(redact(str(cause)).split())[:200]
-    if isinstance(cause, TimeoutError):
+    origin = _origin(error)
+    status = _status(origin)
+    if status in (401, 403) or isinstance(origin, PermissionError):
+        return f"access is refused ({status or origin})"
+    text = " ".join(redact(str(origin)).split())[:200]
+    if isinstance(origin, TimeoutError):
         return f"the server gave nothing in time{f' ({text})' if text else ''}"
-    return text or type(cause).__name__
+    return text or type(origin).__name__
 
 
 def _instead(url: str) -> str:

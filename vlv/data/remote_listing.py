@@ -41,15 +41,14 @@ def look_remotely(path: str, files: RemoteFiles) -> tuple[str, Listing]:
     path = path.strip()
     parts = _read_list(path, files) if bare(path).endswith(LIST_ENDING) else _expand(path)
     if len(parts) == 1 and _is_folder(parts[0]):
-        root, found = files.ask(parts[0], _find, opening=True)
-        found = {url: found[url] for url in sorted(found, key=os.fsencode) if _is_data(url, root)}
+        root, found = _list(parts[0], files)
     else:
         found = {}
         for part in parts:
             found |= _match(part, files) if _has_magic(part) else {part: {}}
         if missing := [name for name in found if not is_remote(name) and not os.path.lexists(name)]:
             raise ValueError(f"{redact(path)} names {missing[0]}, which does not exist; {accepted()}")
-        root = _common_folder(list(found))
+        root = _common_folder(list(found)) if found else ""
         explicit = [url for url, facts in found.items() if not facts and is_remote(url)]
         files.ask_for_all([url for url in explicit if kind_of(bare(url)) != "folder"])
     if not found:
@@ -101,7 +100,7 @@ def _hide_outer_commas(text: str) -> str:
 
 
 def _has_magic(part: str) -> bool:
-    return glob.has_magic(part.replace("?", "") if is_http(part) else part)  # "?" begins a URL's query
+    return glob.has_magic(_without_query(part))
 
 
 def _is_folder(part: str) -> bool:
@@ -109,32 +108,66 @@ def _is_folder(part: str) -> bool:
     return is_remote(part) and not is_file and not _has_magic(part)
 
 
-def _find(system: AbstractFileSystem, path: str) -> tuple[str, _Found]:
-    system.invalidate_cache()  # what is there now, not what an earlier look of this process found
-    found = cast("_Found", system.find(path, detail=True))
-    return system.unstrip_protocol(path.rstrip("/")), {system.unstrip_protocol(name): found[name] for name in found}
-
-
 def _match(part: str, files: RemoteFiles) -> _Found:
     """The files that a glob matches, sorted."""
     if not is_remote(part):
         return {name: {} for name in sorted(glob.glob(part, recursive=True))}
+    from fsspec.utils import glob_translate
 
-    def request(system: AbstractFileSystem, path: str) -> _Found:
-        system.invalidate_cache()
-        found = cast("_Found", system.glob(path, detail=True))
-        return {system.unstrip_protocol(name): found[name] for name in sorted(found)}
-
-    found = files.ask(part, request, opening=True)
-    literal = re.split(r"[*\[]", part)[0].rpartition("/")[0]
-    return {url: found[url] for url in found if _is_data(url, literal)}
+    levels = part.split("/")
+    first = next(n for n, level in enumerate(levels) if _has_magic(level))
+    folder, rest = "/".join(levels[:first]), "/".join(levels[first:])
+    root, found = _list(folder, files)
+    pattern = re.compile(glob_translate(rest))
+    return {url: found[url] for url in found if pattern.match(url.removeprefix(f"{root}/"))}
 
 
-def _is_data(url: str, root: str) -> bool:
-    """Whether a listed file may be data: not hidden, no folder, and no link of an index page that sorts it."""
-    name = url.removeprefix(root)
-    hidden = any(part.startswith(".") for part in name.split("/"))
-    return not hidden and not url.endswith("/") and not (is_http(url) and "?" in name)
+def _list(url: str, files: RemoteFiles) -> tuple[str, _Found]:
+    """The root as the file system writes it, and all that lies below it, but for what is hidden; sorted.
+
+    fsspec's `glob`, and its `find` where it walks through folders, leave out a folder that cannot be listed.
+    """
+    root, listed = files.ask(url, _find_flat, opening=True)
+    if listed is None:
+        listed, folders = {}, [root]
+        while folders:
+            for name, facts in files.ask(folders.pop(), _entries, opening=True).items():
+                if facts.get("type") != "directory":
+                    listed[name] = facts
+                elif _is_visible(name, root):
+                    folders.append(name)
+    return root, {name: listed[name] for name in sorted(listed, key=os.fsencode) if _is_visible(name, root)}
+
+
+def _find_flat(system: AbstractFileSystem, path: str) -> tuple[str, _Found | None]:
+    """The root, and what object stores list without folders; None for other file systems."""
+    from fsspec import AbstractFileSystem
+    from fsspec.asyn import AsyncFileSystem
+
+    system.invalidate_cache()  # what is there now, not what an earlier look of this process found
+    root = system.unstrip_protocol(path.rstrip("/"))
+    if isinstance(system, AsyncFileSystem):
+        walks = type(system)._find is AsyncFileSystem._find
+    else:
+        walks = type(system).find is AbstractFileSystem.find
+    if walks:
+        return root, None
+    return root, _urls(system, cast("_Found", system.find(path, detail=True)))
+
+
+def _entries(system: AbstractFileSystem, path: str) -> _Found:
+    return _urls(system, {facts["name"]: facts for facts in system.ls(path, detail=True)})
+
+
+def _urls(system: AbstractFileSystem, found: _Found) -> _Found:
+    return {system.unstrip_protocol(name): facts for name, facts in found.items()}
+
+
+def _is_visible(url: str, root: str) -> bool:
+    """Whether a listed file or folder is neither hidden, nor a link of an index page to itself or to another order."""
+    name = url.removeprefix(root).strip("/")
+    hidden = not name or any(part.startswith(".") for part in name.split("/"))
+    return not hidden and not (is_http(url) and "?" in name)
 
 
 def _common_folder(names: list[str]) -> str:
@@ -157,6 +190,8 @@ def _sort(root: str, found: _Found, files: RemoteFiles) -> Listing:
     others: Counter[str] = Counter()
     images = hashlib.sha256()
     for url, facts in found.items():
+        if url.endswith("/"):  # a folder's own object
+            continue
         kind, name = kind_of(bare(url)), url.removeprefix(f"{root}/") if root else url
         if kind is None:
             other = unread_kind(os.path.basename(bare(url)))

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Protocol, TypeVar
 
+from vlv.redaction import redact
+
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # HTTP answers after which another try may do better
 _ERRORS = (OSError, http.client.HTTPException)  # urllib's and a socket's, time-outs included
 _log = logging.getLogger(__name__)
@@ -73,7 +75,8 @@ def persist(
         except errors as error:
             if not tries_left or not may_pass(error):
                 raise
-            _log.warning("%s: %s; trying again in %g s", name, error or type(error).__name__, pause)
+            reason = redact(str(error)) or type(error).__name__  # some name the whole URL
+            _log.warning("%s: %s; trying again in %g s", redact(name), reason, pause)
             time.sleep(pause)
             pause *= 2
     raise AssertionError("the last try returns or raises")
