@@ -8,11 +8,9 @@ each process without a lock.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
 import os
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +22,6 @@ _BLOCK = 4096  # bytes in which a disk gives room
 _CHECKSUM = 4  # bytes before the content: what a power loss has left is not taken for it
 _KEPT_SHARE = 0.9  # of the limit, after the oldest went: each trim looks at every file
 _LARGEST_SHARE = 0.25  # of the limit, that one range may take
-_ABANDONED = 3600  # seconds after which a temporary file is one of a killed process
 _log = logging.getLogger(__name__)
 
 
@@ -50,24 +47,21 @@ class RemoteCache:
         return content
 
     def _keep(self, path: Path, content: bytes) -> None:
+        size = _room(_CHECKSUM + len(content))
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Counted before it is there: a process killed in between leaves a count too high, until the next trim.
-            self._make_room(_room(_CHECKSUM + len(content)))
-            with whole_file(path, durable=False) as temporary, temporary.open("wb") as file:
-                file.write(zlib.crc32(content).to_bytes(_CHECKSUM, "big"))
-                file.write(content)
+            with self._locked() as counter:
+                held = _number(os.pread(counter, 32, 0)) + size
+                if held > self._limit:
+                    held = self._trim(int(_KEPT_SHARE * self._limit) - size) + size
+                # Counted before it is there: a process killed in between leaves a count too high, until the next trim.
+                os.pwrite(counter, b"%-32d" % held, 0)
+                with whole_file(path, durable=False) as temporary, temporary.open("wb") as file:
+                    file.write(zlib.crc32(content).to_bytes(_CHECKSUM, "big"))
+                    file.write(content)
         except OSError as error:  # costs the next reader a request, and nothing else
-            if error.errno != errno.ENOENT:  # else a trim of another run took the folder meanwhile
-                self._failed = True
-                _log.warning("%s cannot keep what is read of remote data: %s", self._folder, error.strerror)
-
-    def _make_room(self, size: int) -> None:
-        with self._locked() as counter:
-            held = _number(os.pread(counter, 32, 0)) + size
-            if held > self._limit:
-                held = self._trim(int(_KEPT_SHARE * self._limit) - size) + size
-            os.pwrite(counter, b"%-32d" % held, 0)
+            self._failed = True
+            _log.warning("%s cannot keep what is read of remote data: %s", self._folder, error.strerror)
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
@@ -82,23 +76,19 @@ class RemoteCache:
     def _trim(self, limit: int) -> int:
         """Remove the least recently read files beyond `limit` bytes; returns the bytes that are left."""
         files: list[tuple[int, int, str]] = []
-        oldest = time.time_ns() - _ABANDONED * 10**9
         for folder in self._folder.glob("[0-9a-f][0-9a-f]"):
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    try:
+                    if entry.name.startswith("."):  # nobody else writes now: a killed process left it
+                        os.unlink(entry.path)
+                    else:
                         status = entry.stat()
-                    except FileNotFoundError:
-                        continue
-                    if not entry.name.startswith("."):
                         files.append((status.st_mtime_ns, _room(status.st_size), entry.path))
-                    elif status.st_mtime_ns < oldest:
-                        _remove(entry.path)
         held = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
             if held <= limit:
                 break
-            _remove(path)
+            os.unlink(path)
             held -= size
         return held
 
@@ -119,10 +109,3 @@ def _room(size: int) -> int:
 
 def _number(text: bytes) -> int:
     return int(text) if text.strip().isdigit() else 0
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
