@@ -18,6 +18,8 @@ import pyarrow as pa
 from braceexpand import braceexpand
 
 from vlv.data.formats import DESCRIPTIONS, FORMATS, IMAGE_EXTENSIONS, accepted
+from vlv.data.remote import is_remote
+from vlv.redaction import redact
 
 if TYPE_CHECKING:
     from vlv.data.remote import RemoteFiles
@@ -152,6 +154,8 @@ def find_images(path: str) -> tuple[str, list[str]]:
     Raises:
         ValueError: nothing is there, or nothing of it is an image.
     """
+    if is_remote(path):
+        raise ValueError(f"{redact(path)} is a URL, from which training reads but not this command: copy the images")
     path = os.path.expanduser(path)
     wanted = "give an image, a folder of images or a glob; images are " + " ".join(
         f".{ending}" for ending in sorted(IMAGE_EXTENSIONS)

@@ -15,6 +15,7 @@ class Faulty(BaseHTTPRequestHandler):
     """
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else the body waits 40 ms for the headers' acknowledgement
 
     def do_HEAD(self):
         self.server.heads.append(self.name)

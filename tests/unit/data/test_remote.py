@@ -99,6 +99,19 @@ def test_the_same_samples_by_http_as_from_a_disk(server, data, processor, path, 
     assert_same(batches(f"{server.url}/{path}", processor, readers=2, remote_cache_gb=cache), expected)
 
 
+def test_workers_leave_the_connections_of_their_parent_alone(server, data, processor):
+    """A forked worker shares sockets and event loop of the process that opened the data."""
+    upload(server, data)
+    source = open_source(f"{server.url}/tar", SourceSettings(remote_cache_gb=0))
+    expected = source.read(0)
+    for _ in range(3):
+        dataset = OrderedDataset(source, SampleOrder([12], 5, 100), SamplePreparation(processor))
+        assert len(list(build_loader(dataset, [[n] for n in range(12)], 2, False))) == 12
+        server.requests.clear()
+        assert source.read(0) == expected
+        assert len(server.requests) == 1  # at once, and not after a time-out
+
+
 def test_a_list_file_joins_a_disk_and_a_server(server, data, processor, tmp_path):
     upload(server, data)
     (tmp_path / "shards.list").write_text(f"data/tar/0.tar\n# the other half\n{server.url}/tar/1.tar?token=secret\n")
