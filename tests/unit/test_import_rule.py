@@ -47,7 +47,7 @@ RULES = {
         RUNNERS,
     ),
     "published": ({"published", "atomic", "models", "encoders", "decoders", "checkpoints", "frozen"}, RUNNERS),
-    "data": ({"data", "batch", "losses", "atomic"}, {"wandb", "accelerate", "diffusers", "transformers"}),
+    "data": ({"data", "batch", "losses", "atomic", "redaction"}, {"wandb", "accelerate", "diffusers", "transformers"}),
     "training": ({"training", "memory", "atomic", "checkpoints", "redaction"}, {"diffusers", "transformers"}),
     "evaluation": ({"evaluation"}, {"wandb", "accelerate", "diffusers", "transformers"}),
     "inference": (

@@ -9,6 +9,7 @@ from typing import Literal
 from vlv.data.formats import (
     MAX_IMAGE_PIXELS,
     RAW_SIZE_ADVICE,
+    REMOTE_CACHE_GB,
     DataFormat,
     DecodeSettings,
     SourceSettings,
@@ -67,9 +68,14 @@ class FormatConfig(ReadingConfig):
         "parquet images that are raw uint8 pixels: [height, width] of channels-first ones, or the whole shape such as "
         "[384, 384, 3]; null where there are none",
     )
+    remote_cache_gb: float = data_option(
+        REMOTE_CACHE_GB,
+        "GiB of this machine's disk for what is read of s3://, gs://, hf:// and https:// data; 0 keeps nothing",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.remote_cache_gb >= 0, "remote_cache_gb", self.remote_cache_gb, "give 0 or more")
         require(is_raw_size(self.raw_image_size), "raw_image_size", self.raw_image_size, RAW_SIZE_ADVICE)
 
     def source_settings(self) -> SourceSettings:
@@ -81,6 +87,7 @@ class FormatConfig(ReadingConfig):
             split=self.data_split,
             subset=self.data_subset,
             revision=self.data_revision,
+            remote_cache_gb=self.remote_cache_gb,
         )
 
 

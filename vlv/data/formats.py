@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from vlv.data.remote import RemoteFiles
     from vlv.data.sample import SampleSource
 
 IMAGE_EXTENSIONS = frozenset(
@@ -25,8 +26,9 @@ DESCRIPTIONS = frozenset({"txt", "json", "jsonl", "csv", "tsv", "md", "yaml", "y
 # Where Pillow by default refuses an image as a decompression bomb.
 MAX_IMAGE_PIXELS = 178_956_970
 
-DataFormat = Literal["auto", "folder", "webdataset", "parquet", "arrow"]
+REMOTE_CACHE_GB = 10.0  # GiB: validation images, footers, and small datasets
 
+DataFormat = Literal["auto", "folder", "webdataset", "parquet", "arrow"]
 
 RAW_SIZE_ADVICE = "give [height, width], [3, height, width], [height, width, 3] or null"
 
@@ -76,6 +78,7 @@ class SourceSettings:
     readers: processes of this machine that read together, which share the row groups that parquet decodes.
     max_bad_share: of the shards, above which damaged ones are an error and no longer a warning.
     split, subset, revision: of a dataset of `datasets`; no split is train, or the only one.
+    remote_cache_gb: GiB of what is read of URLs that stay on this machine's disk; 0 is none.
     """
 
     data_format: DataFormat = "auto"
@@ -91,6 +94,7 @@ class SourceSettings:
     split: str | None = None
     subset: str | None = None
     revision: str | None = None
+    remote_cache_gb: float = REMOTE_CACHE_GB
 
 
 def caption_column(settings: SourceSettings) -> str | None:
@@ -103,13 +107,15 @@ class DataFiles:
     """The files of one format that a path names.
 
     path: as the user wrote it, for messages.
-    root: the folder that the names are relative to.
+    root: the folder that the names are relative to; "" where they are whole paths and URLs.
     names: sorted, at least one; as the file system's bytes.
+    remote: reads the files that are URLs; None where none is.
     """
 
     path: str
     root: str
     names: pa.LargeBinaryArray
+    remote: RemoteFiles | None = None
 
 
 class FormatModule(Protocol):

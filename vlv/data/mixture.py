@@ -21,6 +21,7 @@ import yaml
 from vlv.data.formats import FORMATS, RAW_SIZE_ADVICE, SourceSettings, is_raw_size, raw_shape
 from vlv.data.order import SampleOrder, default_window, recall
 from vlv.data.sample import RawSample, SampleSource
+from vlv.redaction import redact
 
 MIXTURE_ENDINGS = (".yaml", ".yml")
 _BLOCK = 1024  # places, at least: enough for weights of a percent to be the same in every batch
@@ -238,7 +239,7 @@ def _entry(path: str, number: int, entry: dict[str, Any]) -> MixtureEntry:
     for key in _TEXTS:
         if not isinstance(entry.get(key, ""), str):
             raise ValueError(f"{here}: {key}={entry[key]!r} is no text")
-    name = str(entry.get("name") or os.path.basename(place.rstrip("/")))
+    name = str(entry.get("name") or os.path.basename(redact(place).rstrip("/")))
     if "/" in name:  # names stand in metrics before a slash
         raise ValueError(f"{here}: name={name!r} cannot be used: give one without a slash")
     settings = {field: entry[key] for key, field in _TEXTS.items() if key in entry}

@@ -12,6 +12,7 @@ from torch import Tensor
 from vlv.batch import Batch, PairBatch
 from vlv.data.captions import CaptionTokenizer, pad_captions
 from vlv.data.formats import DecodeSettings
+from vlv.data.remote import RemoteError
 from vlv.data.sample import BadSample, LatentImage, RawSample
 from vlv.data.transforms import DECODE_ERRORS, damage, decode_image, is_truncated
 
@@ -62,7 +63,7 @@ class SamplePreparation:
     def __call__(self, position: int, name: str, read: Callable[[], RawSample]) -> PreparedSample:
         """Read and prepare one sample; whatever goes wrong with it gives an empty one with the reason in `error`.
 
-        Only a lack of memory is raised: it says nothing about the sample.
+        Only a lack of memory, and remote data that cannot be had, are raised: they say nothing about the sample.
         """
         try:
             sample = read()
@@ -74,7 +75,7 @@ class SamplePreparation:
             caption_ids = self._tokenize(sample.caption)
         except BadSample as reason:
             return self.empty(position, name, str(reason))
-        except MemoryError:
+        except (MemoryError, RemoteError):
             raise
         except Exception as error:  # noqa: BLE001
             # One sample of millions must not end a run, and every resume of it: what no reader foresaw is named as

@@ -21,7 +21,10 @@ from vlv.data.files import (
 )
 from vlv.data.formats import FORMATS, DataFiles, DataFormat, SourceSettings, accepted
 from vlv.data.mixture import check_mixture, is_mixture, open_mixture
+from vlv.data.remote import remote_files
+from vlv.data.remote_listing import is_listed, look_remotely
 from vlv.data.sample import SampleSource
+from vlv.redaction import redact
 
 _CHECKED = 10_000  # files of a folder that a check lists: enough to see its format
 _log = logging.getLogger(__name__)
@@ -31,8 +34,9 @@ def open_source(path: str, settings: SourceSettings | None = None) -> SampleSour
     """Open a dataset for reading by index.
 
     Args:
-        path: a folder (recursive), a file, a glob, a list with braces or commas, a .yaml file that lists sources
-            (`vlv.data.mixture`), or hub:owner/name.
+        path: a folder (recursive), a file, a glob, or a list with braces or commas, local or as URLs; a file that ends
+            in .list and has one of them on each line; a .yaml file that lists sources (`vlv.data.mixture`); or
+            hub:owner/name.
         settings: format, captions, columns; None is images of whatever format is there.
 
     Raises:
@@ -43,7 +47,8 @@ def open_source(path: str, settings: SourceSettings | None = None) -> SampleSour
         return open_hub(path, settings)
     if is_mixture(path):
         return open_mixture(path, settings, open_source)
-    root, listing = _look(path)
+    root, listing = _look(path, settings)
+    path = redact(path)  # from here on it is for messages
     kind, files = _choose(path, root, listing, settings)
     if settings.data_format == "auto":
         _warn_of_others(path, kind, listing)
@@ -65,15 +70,19 @@ def check_source(path: str, settings: SourceSettings | None = None) -> None:
     elif is_mixture(path):
         check_mixture(path, settings, check_source)
     else:
-        root, listing = _look(path, _CHECKED)
-        kind, files = _choose(path, root, listing, settings)
+        root, listing = _look(path, settings, _CHECKED)
+        kind, files = _choose(redact(path), root, listing, settings)
         FORMATS[kind].load().check_files(files, settings)
 
 
-def _look(path: str, limit: int | None = None) -> tuple[str, Listing]:
+def _look(path: str, settings: SourceSettings, limit: int | None = None) -> tuple[str, Listing]:
     """List what a path holds: (root, what is under it); of a folder about `limit` files."""
     if is_stream(path):
-        raise ValueError(f"{path} can only be streamed, not read by index; copy the shards to disk for this use")
+        raise ValueError(
+            f"{redact(path)} can only be streamed, not read by index; copy the shards to disk for this use"
+        )
+    if is_listed(path):
+        return look_remotely(path, remote_files(settings.remote_cache_gb))
     path = os.path.expanduser(path)
     if os.path.isdir(path):
         return path, scan_folder(path, limit)
@@ -111,8 +120,10 @@ def _choose(path: str, root: str, listing: Listing, settings: SourceSettings) ->
     if wanted != "auto":
         if not len(listing.files[wanted]):
             raise ValueError(f"{path} holds no {FORMATS[wanted].noun}{_others(listing)}: {accepted()}")
-        return wanted, DataFiles(path, root, listing.files[wanted])
-    found = [(kind, DataFiles(path, root, names)) for kind, names in listing.files.items() if len(names)]
+        return wanted, DataFiles(path, root, listing.files[wanted], listing.remote)
+    found = [
+        (kind, DataFiles(path, root, names, listing.remote)) for kind, names in listing.files.items() if len(names)
+    ]
     if not found:
         there = f" (it has {describe_kinds(listing.others)})" if listing.others else ""
         raise ValueError(f"{path} holds nothing that can be read{there}; {accepted()}")

@@ -1,4 +1,4 @@
-"""Data that can only be streamed: tar shards of `pipe:` commands and http(s) URLs, and streamed datasets of the hub.
+"""Data that is streamed: tar shards of `pipe:` commands and of URLs after `stream:`, and streamed datasets of the hub.
 
 The positions are those of any other source, so batches and resuming are the same. The price: nothing can
 be read by index, so every process reads the whole stream and keeps its own samples, and resuming at n
