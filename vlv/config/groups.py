@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from vlv.data.formats import MAX_IMAGE_PIXELS, DataFormat, DecodeSettings
+from vlv.data.formats import MAX_IMAGE_PIXELS, DataFormat, DecodeSettings, SourceSettings
 from vlv.settings import option, require
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -45,19 +45,41 @@ class ReadingConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig(ReadingConfig):
-    """What a training run reads, and in which order."""
+class FormatConfig(ReadingConfig):
+    """How a dataset is stored; every command that reads one by index."""
 
-    val_dataset_path: str = data_option(
-        "./assets", "validation images; with captions.json beside them for stage 2", path="local"
-    )
-    data_format: DataFormat = data_option("auto", "format of the training data; auto looks at what is there")
+    data_format: DataFormat = data_option("auto", "format of the data; auto looks at what is there")
     image_column: str = data_option("image", "parquet column, or json field, with the image")
     caption_column: str = data_option("caption", "parquet column, or json field, with the caption")
     raw_image_size: list[int] | None = data_option(
         None,
         "parquet images that are raw uint8 pixels: [height, width] of channels-first ones, or the whole shape such as "
         "[384, 384, 3]; null where there are none",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        raw = self.raw_image_size
+        advice = "give [height, width], [3, height, width], [height, width, 3] or null"
+        is_shape = raw is None or len(raw) == 2 or (len(raw) == 3 and 3 in (raw[0], raw[2]))
+        require(is_shape, "raw_image_size", raw, advice)
+
+    def source_settings(self) -> SourceSettings:
+        """How the data is opened: its columns and raw pixels. The format is of one dataset of a run alone."""
+        raw = self.raw_image_size
+        return SourceSettings(
+            image_column=self.image_column,
+            caption_column=self.caption_column,
+            raw_image_shape=None if raw is None else (raw[0], raw[1], raw[2]) if len(raw) == 3 else (3, raw[0], raw[1]),
+        )
+
+
+@dataclass(frozen=True)
+class DataConfig(FormatConfig):
+    """What a training run reads, and in which order."""
+
+    val_dataset_path: str = data_option(
+        "./assets", "validation images; with captions.json beside them for stage 2", path="local"
     )
     shuffle_window: int | None = data_option(
         None,
@@ -71,10 +93,6 @@ class DataConfig(ReadingConfig):
         window = self.shuffle_window
         require(window is None or window >= 1, "shuffle_window", window, "give at least 1 sample, or null")
         require(0 < self.max_bad_share <= 1, "max_bad_share", self.max_bad_share, "give a share above 0, at most 1")
-        raw = self.raw_image_size
-        advice = "give [height, width], [3, height, width], [height, width, 3] or null"
-        is_shape = raw is None or len(raw) == 2 or (len(raw) == 3 and 3 in (raw[0], raw[2]))
-        require(is_shape, "raw_image_size", raw, advice)
 
 
 @dataclass(frozen=True)

@@ -35,13 +35,22 @@ def open_source(path: str, settings: SourceSettings | None = None) -> SampleSour
         ValueError: nothing usable is there; the message names the path and what is accepted.
     """
     settings = settings or SourceSettings()
-    root, listing = _look(path)
-    kind, files = _choose(path, root, listing, settings)
+    kind, files, listing = list_source(path, settings)
     if settings.data_format == "auto":
         _warn_of_others(path, kind, listing)
     if listing.others:
         _log.warning("%s: left out, as their kinds cannot be read: %s", path, describe_kinds(listing.others))
     return FORMATS[kind].load().open_files(files, settings)
+
+
+def list_source(path: str, settings: SourceSettings) -> tuple[str, DataFiles, Listing]:
+    """Return what `open_source` would read: the format, its files, and all that the path holds.
+
+    Raises:
+        ValueError: nothing usable is there.
+    """
+    root, listing = _look(path)
+    return *_choose(path, root, listing, settings), listing
 
 
 def check_source(path: str, settings: SourceSettings | None = None) -> None:

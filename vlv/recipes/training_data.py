@@ -153,10 +153,4 @@ def _require_agreement(path: str, source: SampleSource, accelerator: Accelerator
 
 
 def _source_settings(config: TrainingConfig) -> SourceSettings:
-    raw = config.raw_image_size
-    return SourceSettings(
-        image_column=config.image_column,
-        caption_column=config.caption_column,
-        raw_image_shape=None if raw is None else (raw[0], raw[1], raw[2]) if len(raw) == 3 else (3, raw[0], raw[1]),
-        pool_samples=config.shuffle_window or DEFAULT_WINDOW,
-    )
+    return replace(config.source_settings(), pool_samples=config.shuffle_window or DEFAULT_WINDOW)
