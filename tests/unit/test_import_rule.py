@@ -26,6 +26,8 @@ RULES = {
     "memory": (set(), {"torch", "transformers", "diffusers"}),
     "whitening": (set(), {"transformers", "diffusers"}),
     "kept_results": (set(), {"transformers", "diffusers"}),
+    "colour": (set(), {"torch", "transformers", "diffusers"}),
+    "orphans": (set(), {"torch", "transformers", "diffusers"}),
     "frozen": (set(), RUNNERS),
     "atomic": (set(), {"torch", "transformers", "diffusers"}),
     "checkpoints": ({"checkpoints", "atomic", "redaction"}, RUNNERS),
@@ -42,6 +44,7 @@ RULES = {
             "losses",
             "sampling",
             "batch",
+            "colour",
             "whitening",
         },
         RUNNERS,
@@ -83,6 +86,10 @@ RULES = {
     "planning": (
         {"planning", "models", "encoders", "decoders", "resources", "settings", "sampling", "training"},
         {"wandb"},
+    ),
+    "datatools": (
+        {"datatools", "config", "data", "colour", "atomic", "inference", "orphans", "redaction", "settings"},
+        {"torch", "transformers", "diffusers", "accelerate", "wandb"},
     ),
     "cli": (None, {"wandb"}),
     "shapes": ({"shapes", "cli", "data", "resources", "settings", "training"}, {"wandb", "accelerate", "diffusers"}),

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from vlv.config.groups import DataConfig, FormatConfig, OptimConfig, ReadingConfig, RunConfig
 from vlv.config.inference import CaptionConfig, InferenceConfig, ReconstructConfig
 from vlv.config.latents import LatentsConfig
+from vlv.config.tools import InspectDataConfig, ShardsConfig
 from vlv.config.training import Stage1Config, Stage2Config, TrainingConfig
 from vlv.settings import ConfigError, describe, load_config, save_config
 
@@ -21,12 +22,14 @@ __all__ = [
     "DataConfig",
     "FormatConfig",
     "InferenceConfig",
+    "InspectDataConfig",
     "LatentsConfig",
     "LaunchConfig",
     "OptimConfig",
     "ReadingConfig",
     "ReconstructConfig",
     "RunConfig",
+    "ShardsConfig",
     "Stage1Config",
     "Stage2Config",
     "TrainingConfig",

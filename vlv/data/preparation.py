@@ -67,10 +67,8 @@ class SamplePreparation:
         """
         try:
             sample = read()
-            stored, latents = sample.image, None
-            if isinstance(stored, LatentImage):
-                stored, latents = stored.file, stored
-            image = decode_image(stored, self.decoding)
+            latents = sample.image if isinstance(sample.image, LatentImage) else None
+            image = decode_image(sample.image, self.decoding)
             pixels = self._process(image)
             caption_ids = self._tokenize(sample.caption)
         except BadSample as reason:

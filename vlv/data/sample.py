@@ -12,22 +12,27 @@ class BadSample(ValueError):  # noqa: N818  (it names the sample, which is skipp
     """A sample that cannot be used; the message is the reason, as a user reads it in bad_samples.jsonl."""
 
 
-class LatentImage(NamedTuple):
-    """An image of a cache of latents.
+class LatentImage(bytes):
+    """An image file of a cache of latents: the decoder's crop. Whoever does not know of latents takes it as any file.
 
-    file: the decoder's crop, as an encoded image file. moments: of its VAE posterior, float [2, C, h, w].
+    moments: of its VAE posterior, float [2, C, h, w].
     crop: where it lay in the image, [4], as `VLVImageProcessor` says it.
     """
 
-    file: bytes
     moments: np.ndarray
     crop: Sequence[int]
+
+    def __new__(cls, file: bytes, moments: np.ndarray, crop: Sequence[int]) -> LatentImage:
+        """Join the file's bytes with what was computed of it."""
+        image = super().__new__(cls, file)
+        image.moments, image.crop = moments, crop
+        return image
 
 
 class RawSample(NamedTuple):
     """A sample as it is stored."""
 
-    image: bytes | np.ndarray | LatentImage  # an encoded image file, .npy bytes, or uint8 CHW, HWC or HW
+    image: bytes | np.ndarray  # an encoded image file, .npy bytes, or uint8 CHW, HWC or HW
     caption: str | None
 
 

@@ -47,15 +47,24 @@ def open_source(path: str, settings: SourceSettings | None = None) -> SampleSour
         return open_hub(path, settings)
     if is_mixture(path):
         return open_mixture(path, settings, open_source)
-    root, listing = _look(path, settings)
+    kind, files, listing = list_source(path, settings)
     path = redact(path)  # from here on it is for messages
-    kind, files = _choose(path, root, listing, settings)
     if settings.data_format == "auto":
         _warn_of_others(path, kind, listing)
     if listing.others:
         kinds = describe_kinds(listing.others)
         leave_out(f"{path}: left out, as their kinds cannot be read: {kinds}", settings.max_bad_share)
     return FORMATS[kind].load().open_files(files, settings)
+
+
+def list_source(path: str, settings: SourceSettings) -> tuple[str, DataFiles, Listing]:
+    """Return what `open_source` would read: the format, its files, and all that the path holds.
+
+    Raises:
+        ValueError: nothing usable is there.
+    """
+    root, listing = _look(path, settings)
+    return *_choose(redact(path), root, listing, settings), listing
 
 
 def check_source(path: str, settings: SourceSettings | None = None) -> None:
