@@ -15,6 +15,7 @@ import pyarrow as pa
 from vlv.data.cells import caption_of, check_columns, image_of
 from vlv.data.files import split_evenly
 from vlv.data.formats import DataFiles, SourceSettings, accepted, caption_column
+from vlv.data.linked_files import linked_files
 from vlv.data.sample import RawSample
 
 if TYPE_CHECKING:
@@ -33,11 +34,12 @@ class ArrowSource:
 
     pool_shards = 1
 
-    def __init__(self, label: str, dataset: Dataset, settings: SourceSettings) -> None:
+    def __init__(self, label: str, dataset: Dataset, settings: SourceSettings, folder: str | None = None) -> None:
         """Take a dataset and what to read of it.
 
         Args:
             label: what stands before a row's number in its name.
+            folder: with the files that rows may name; None where there is none.
 
         Raises:
             ValueError: it has no rows, or not the columns or their types.
@@ -49,6 +51,7 @@ class ArrowSource:
         if not len(dataset):
             raise ValueError(f"{label} has no rows: {accepted()}")
         wanted = [self._image] if self._caption is None else [self._image, self._caption]
+        self._read_linked = None if folder is None else linked_files(os.path.join(folder, ""), folder)
         self._rows: Any = dataset.with_format("arrow", columns=wanted)
         self.shard_sizes = split_evenly(len(dataset), _SHARD_SAMPLES)
 
@@ -63,7 +66,7 @@ class ArrowSource:
     def read(self, index: int) -> RawSample:
         """Read one row."""
         row: pa.Table = self._rows[index]
-        image = image_of(row.column(self._image)[0], self._raw_shape)
+        image = image_of(row.column(self._image)[0], self._raw_shape, self._read_linked)
         return RawSample(image, None if self._caption is None else caption_of(row.column(self._caption)[0]))
 
 
@@ -79,9 +82,10 @@ def open_files(files: DataFiles, settings: SourceSettings) -> ArrowSource:
     try:
         if folder is not None:
             dataset = cast("Dataset", load_from_disk(folder))  # a DatasetDict where the folder has splits, as this not
-            return ArrowSource(os.path.basename(os.path.abspath(folder)), dataset, settings)
+            return ArrowSource(os.path.basename(os.path.abspath(folder)), dataset, settings, folder)
         tables = [_map(os.path.join(files.root, os.fsdecode(name))) for name in files.names.to_pylist()]
-        return ArrowSource(files.path, concatenate_datasets([Dataset(table) for table in tables]), settings)
+        dataset = concatenate_datasets([Dataset(table) for table in tables])
+        return ArrowSource(files.path, dataset, settings, files.root)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise ValueError(f"{files.path} cannot be read as Arrow files: {one_line(error)}") from None
 

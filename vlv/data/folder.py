@@ -1,4 +1,4 @@
-"""A folder of images, with captions.json or captions.jsonl beside them where samples are pairs."""
+"""A folder of images, with captions of any kind of `vlv.data.folder_captions` where samples are pairs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from vlv.data.caption_file import find_caption_file, match_captions, unpack_text
 from vlv.data.files import display_name, pack_names, split_evenly
+from vlv.data.folder_captions import FolderCaptions, match_captions, require_captions
 from vlv.data.formats import DataFiles, SourceSettings
 from vlv.data.sample import BadSample, RawSample
 
@@ -23,9 +23,9 @@ class FolderSource:
     pool_shards = 1  # its shards bound the order's memory, no more
 
     def __init__(
-        self, root: str, names: Sequence[str] | pa.LargeBinaryArray, captions: pa.LargeBinaryArray | None = None
+        self, root: str, names: Sequence[str] | pa.LargeBinaryArray, captions: FolderCaptions | None = None
     ) -> None:
-        """Take names relative to `root`, and one caption for each, as `match_captions` packs them, or none at all."""
+        """Take names relative to `root`, and captions for each, as `match_captions` gives them, or none at all."""
         # Bytes all through: a name need not be UTF-8, and is what the file system gave.
         self._root = os.fsencode(root)
         self._names: pa.LargeBinaryArray = pack_names(names) if isinstance(names, Sequence) else names
@@ -41,9 +41,9 @@ class FolderSource:
         return display_name(self._names[index].as_py())
 
     def read(self, index: int) -> RawSample:
-        """Read the file's bytes and its caption; an unreadable file is a BadSample."""
+        """Read the file's bytes and its captions; an unreadable file is a BadSample."""
         path = os.path.join(self._root, self._names[index].as_py())
-        caption = None if self._captions is None else unpack_text(self._captions[index].as_py())
+        caption = None if self._captions is None else self._captions.read(index)
         try:
             with open(path, "rb") as file:
                 return RawSample(file.read(), caption)
@@ -55,7 +55,7 @@ def open_files(files: DataFiles, settings: SourceSettings) -> FolderSource:
     """Open the images; of pairs, those that have a caption.
 
     Raises:
-        ValueError: captions are wanted, and there is no file of them or none of its names is an image of the folder.
+        ValueError: captions are wanted, and there are none, or none is of an image of the folder.
     """
     if not settings.captions:
         return FolderSource(files.root, files.names)
@@ -64,13 +64,13 @@ def open_files(files: DataFiles, settings: SourceSettings) -> FolderSource:
 
 
 def check_files(files: DataFiles, settings: SourceSettings) -> None:
-    """Check that there is a file of captions, where they are wanted.
+    """Check that there are captions, where they are wanted.
 
     Raises:
         ValueError: there is none.
     """
     if settings.captions:
-        find_caption_file(files.root)
+        require_captions(files.root, files.names)
 
 
 def has_images(files: DataFiles, settings: SourceSettings) -> bool:
