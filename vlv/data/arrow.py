@@ -16,6 +16,7 @@ from vlv.data.cells import caption_of, check_columns, image_of
 from vlv.data.files import split_evenly
 from vlv.data.formats import DataFiles, SourceSettings, accepted, caption_column
 from vlv.data.latent_cache import MANIFEST, LatentSource, is_latent_cache
+from vlv.data.linked_files import linked_files
 from vlv.data.mapped_rows import MappedRows, checked
 from vlv.data.sample import RawSample
 
@@ -33,11 +34,14 @@ class ArrowSource:
 
     pool_shards = 1
 
-    def __init__(self, label: str, rows: Dataset | MappedRows, settings: SourceSettings) -> None:
+    def __init__(
+        self, label: str, rows: Dataset | MappedRows, settings: SourceSettings, folder: str | None = None
+    ) -> None:
         """Take the rows and what to read of them.
 
         Args:
             label: what stands before a row's number in its name.
+            folder: with the files that rows may name; None where there is none.
 
         Raises:
             ValueError: it has no rows, or not the columns or their types.
@@ -49,6 +53,7 @@ class ArrowSource:
         if not len(rows):
             raise ValueError(f"{label} has no rows: {accepted()}")
         self._columns = [self._image] if self._caption is None else [self._image, self._caption]
+        self._read_linked = None if folder is None else linked_files(os.path.join(folder, ""), folder)
         # Arrow's own rows: decoding, and which images are bad, is a matter of the preparation.
         self._rows: Any = rows if isinstance(rows, MappedRows) else rows.with_format("arrow", columns=self._columns)
         self.shard_sizes = split_evenly(len(rows), _SHARD_SAMPLES)
@@ -64,7 +69,7 @@ class ArrowSource:
     def read(self, index: int) -> RawSample:
         """Read one row."""
         row = checked(self._rows[index].select(self._columns))
-        image = image_of(row.column(self._image)[0], self._raw_shape)
+        image = image_of(row.column(self._image)[0], self._raw_shape, self._read_linked)
         return RawSample(image, None if self._caption is None else caption_of(row.column(self._caption)[0]))
 
 
@@ -81,12 +86,12 @@ def open_files(files: DataFiles, settings: SourceSettings) -> ArrowSource | Late
     folder = _saved_folder(files, settings)
     if folder is None:
         paths = [os.path.join(files.root, os.fsdecode(name)) for name in files.names.to_pylist()]
-        return ArrowSource(files.path, MappedRows(paths), settings)
+        return ArrowSource(files.path, MappedRows(paths), settings, files.root)
     try:
         dataset = cast("Dataset", load_from_disk(folder))  # a DatasetDict where the folder has splits, as this not
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         raise ValueError(f"{files.path} cannot be read as Arrow files: {one_line(error)}") from None
-    return ArrowSource(os.path.basename(os.path.abspath(folder)), dataset, settings)
+    return ArrowSource(os.path.basename(os.path.abspath(folder)), dataset, settings, folder)
 
 
 def check_files(files: DataFiles, settings: SourceSettings) -> None:

@@ -29,9 +29,14 @@ class OrderedDataset(Dataset[PreparedSample]):
         order: SampleOrder | MixedOrder,
         prepare: SamplePreparation,
         num_samples: int | None = None,
+        first_captions: bool = False,
     ) -> None:
-        """Join source and order; positions from `num_samples` on are padding (None: the order is endless)."""
+        """Join source and order; positions from `num_samples` on are padding (None: the order is endless).
+
+        Of several captions, one is read in each epoch of the sample's source; `first_captions`: always the first.
+        """
         self._source, self._order, self._num_samples = source, order, num_samples
+        self._first_captions = first_captions
         self._mixture = source if isinstance(source, MixedSource) else None
         self._latents = facts_of(source)
         self._prepare = prepare
@@ -42,7 +47,8 @@ class OrderedDataset(Dataset[PreparedSample]):
         if self._num_samples is not None and position >= self._num_samples:
             return self._shaped(self._prepare.empty(position, "", None))
         index = self._order[position]
-        sample = self._prepare(position, self._source.name(index), lambda: self._source.read(index))
+        epoch = None if self._first_captions else self._order.epoch(position)
+        sample = self._prepare(position, self._source.name(index), lambda: self._source.read(index), epoch)
         sample["source"] = 0 if self._mixture is None else self._mixture.source_of(index)
         return self._shaped(sample)
 

@@ -1,4 +1,4 @@
-"""A folder of images, with captions.json or captions.jsonl beside them where samples are pairs."""
+"""A folder of images, with captions of any kind of `vlv.data.folder_captions` where samples are pairs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
-from vlv.data.caption_file import find_caption_file, match_captions, unpack_text
 from vlv.data.files import display_name, pack_names, split_evenly
+from vlv.data.folder_captions import FolderCaptions, match_captions, require_captions
 from vlv.data.formats import DataFiles, SourceSettings
 from vlv.data.remote import MissingFileError, RemoteFiles, bare, is_remote, public_name
 from vlv.data.sample import BadSample, RawSample
@@ -30,10 +30,10 @@ class FolderSource:
         self,
         root: str,
         names: Sequence[str] | pa.LargeBinaryArray,
-        captions: pa.LargeBinaryArray | None = None,
+        captions: FolderCaptions | None = None,
         remote: RemoteFiles | None = None,
     ) -> None:
-        """Take names relative to `root`, and one caption for each, as `match_captions` packs them, or none at all.
+        """Take names relative to `root`, and captions for each, as `match_captions` gives them, or none at all.
 
         `remote` reads those that are URLs.
         """
@@ -53,9 +53,9 @@ class FolderSource:
         return name if self._remote is None else public_name(os.fsdecode(self._root), name)
 
     def read(self, index: int) -> RawSample:
-        """Read the file's bytes and its caption; an unreadable file is a BadSample."""
+        """Read the file's bytes and its captions; an unreadable file is a BadSample."""
         path = os.path.join(self._root, self._names[index].as_py())
-        caption = None if self._captions is None else unpack_text(self._captions[index].as_py())
+        caption = None if self._captions is None else self._captions.read(index)
         if self._remote is not None and is_remote(url := os.fsdecode(path)):
             return RawSample(_download(self._remote, url), caption)
         try:
@@ -76,7 +76,7 @@ def open_files(files: DataFiles, settings: SourceSettings) -> FolderSource:
     """Open the images; of pairs, those that have a caption.
 
     Raises:
-        ValueError: captions are wanted, and there is no file of them or none of its names is an image of the folder.
+        ValueError: captions are wanted, and there are none, or none is of an image of the folder.
     """
     if not settings.captions:
         return FolderSource(files.root, files.names, remote=files.remote)
@@ -105,14 +105,14 @@ def _caption_folder(files: DataFiles) -> Iterator[str]:
 
 
 def check_files(files: DataFiles, settings: SourceSettings) -> None:
-    """Check that there is a file of captions, where they are wanted.
+    """Check that there are captions, where they are wanted.
 
     Raises:
         ValueError: there is none.
     """
     if settings.captions:
         with _caption_folder(files) as folder:
-            find_caption_file(folder)
+            require_captions(folder, files.names)
 
 
 def has_images(files: DataFiles, settings: SourceSettings) -> bool:

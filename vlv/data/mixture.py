@@ -125,14 +125,23 @@ class MixedOrder:
 
     def __getitem__(self, n: int) -> int:
         """Return the source index of position n, for any n >= 0."""
+        source, position = self._place(n)
+        return int(self._starts[source]) + self._orders[source][position]
+
+    __iter__ = None  # the order is endless; ask for positions
+
+    def epoch(self, n: int) -> int:
+        """Return the epoch of its own source that position n is in."""
+        source, position = self._place(n)
+        return self._orders[source].epoch(position)
+
+    def _place(self, n: int) -> tuple[int, int]:
+        """The source of position n, and the position in that source's order."""
         if n < 0:
             raise IndexError(f"position {n} is negative")
         number, place = divmod(n, self._block)
         block = recall(self._blocks, number, lambda: self._lay_out(number))
-        source = int(block.sources[place])
-        return int(self._starts[source]) + self._orders[source][int(block.positions[place])]
-
-    __iter__ = None  # the order is endless; ask for positions
+        return int(block.sources[place]), int(block.positions[place])
 
     def _lay_out(self, number: int) -> _Block:
         before, after = self._places_before(number), self._places_before(number + 1)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from vlv.data.cells import caption_of, check_columns, image_of
 from vlv.data.damaged_shards import report_damaged
 from vlv.data.formats import DataFiles, SourceSettings, accepted, caption_column
+from vlv.data.linked_files import linked_files
 from vlv.data.remote import THREADS, RemoteFiles, bare, is_remote, public_name
 from vlv.data.remote_file import RemoteFile, open_remote
 from vlv.data.sample import BadSample, RawSample
@@ -28,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class ParquetSource:
-    """Rows of parquet files. The image is encoded bytes, {bytes, path}, raw uint8 bytes, or .npy bytes.
+    """Rows of parquet files; `image_of` and `caption_of` say what their cells may hold.
 
     A row is read by decoding its row group, which stays in memory while the order is around it, up to the decoded size
     of `pool_samples` rows: in the process, or, with several readers, in one file for all of them.
@@ -83,7 +84,8 @@ class ParquetSource:
         group = self._group(index)
         table = self._table(group)
         row = index - int(self._ends[group] - self.shard_sizes[group])
-        image = image_of(table.column(self._image)[row], self._raw_shape)
+        read_linked = linked_files(self._path(int(self._file_of[group])), self._root)
+        image = image_of(table.column(self._image)[row], self._raw_shape, read_linked)
         caption = None if self._caption is None else caption_of(table.column(self._caption)[row])
         return RawSample(image, caption)
 
@@ -157,7 +159,8 @@ class ParquetSource:
     def _decode(self, path: str, number: int) -> pa.Table:
         with pq.ParquetFile(_readable(path, self._remote), pre_buffer=is_remote(path)) as file:
             # Each worker is a process of its own; Arrow's threads would compete with theirs for the same cores.
-            return file.read_row_group(number, columns=self._columns(), use_threads=False)
+            table = file.read_row_group(number, columns=self._columns(), use_threads=False)
+        return table.unify_dictionaries()  # the file that is shared can hold one for each column
 
 
 def open_files(files: DataFiles, settings: SourceSettings) -> ParquetSource:

@@ -13,7 +13,7 @@ from vlv.batch import Batch, PairBatch
 from vlv.data.captions import CaptionTokenizer, pad_captions
 from vlv.data.formats import DecodeSettings
 from vlv.data.remote import RemoteError
-from vlv.data.sample import BadSample, LatentImage, RawSample
+from vlv.data.sample import BadSample, Caption, LatentImage, RawSample, caption_at
 from vlv.data.transforms import DECODE_ERRORS, damage, decode_image, is_truncated
 
 
@@ -60,17 +60,20 @@ class SamplePreparation:
         self.caption_tokenizer = caption_tokenizer
         self.decoding = decoding or DecodeSettings()
 
-    def __call__(self, position: int, name: str, read: Callable[[], RawSample]) -> PreparedSample:
+    def __call__(
+        self, position: int, name: str, read: Callable[[], RawSample], epoch: int | None = None
+    ) -> PreparedSample:
         """Read and prepare one sample; whatever goes wrong with it gives an empty one with the reason in `error`.
 
-        Only a lack of memory, and remote data that cannot be had, are raised: they say nothing about the sample.
+        `epoch` decides among several captions (`caption_at`). Only a lack of memory, and remote data that cannot be
+        had, are raised: they say nothing about the sample.
         """
         try:
             sample = read()
             latents = sample.image if isinstance(sample.image, LatentImage) else None
             image = decode_image(sample.image, self.decoding)
             pixels = self._process(image)
-            caption_ids = self._tokenize(sample.caption)
+            caption_ids = self._tokenize(sample.caption, name, epoch)
         except BadSample as reason:
             return self.empty(position, name, str(reason))
         except (MemoryError, RemoteError):
@@ -138,9 +141,9 @@ class SamplePreparation:
         except DECODE_ERRORS as error:  # Pillow decodes lazily: some damage shows in the first resize alone
             raise BadSample(damage(error)) from None
 
-    def _tokenize(self, caption: str | None) -> list[int]:
+    def _tokenize(self, caption: Caption | None, name: str, epoch: int | None) -> list[int]:
         if self.caption_tokenizer is None:
             return []
         if caption is None:
             raise BadSample("it has no caption")
-        return self.caption_tokenizer(caption)
+        return self.caption_tokenizer(caption_at(caption, name, epoch))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -29,11 +30,38 @@ class LatentImage(bytes):
         return image
 
 
+Caption: TypeAlias = str | tuple[str, ...]  # several are read in turn, one in each epoch (`caption_at`)
+
+
 class RawSample(NamedTuple):
     """A sample as it is stored."""
 
     image: bytes | np.ndarray  # an encoded image file, .npy bytes, or uint8 CHW, HWC or HW
-    caption: str | None
+    caption: Caption | None
+
+
+def texts_of(value: object) -> list[str]:
+    """The captions in a decoded JSON value: a text, or the texts of a list; none in anything else."""
+    return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+
+
+def one_or_several(texts: Sequence[str]) -> Caption:
+    """Captions of one image, at least one, as `RawSample` has them."""
+    return texts[0] if len(texts) == 1 else tuple(texts)
+
+
+def caption_at(caption: Caption, name: str, epoch: int | None) -> str:
+    """The caption that is read in an epoch: after as many epochs as there are captions, each was read once.
+
+    Args:
+        name: of the sample, by which it is decided where it begins: an epoch has first and last captions alike.
+        epoch: None takes the first caption.
+    """
+    if isinstance(caption, str):
+        return caption
+    if epoch is None:
+        return caption[0]
+    return caption[(epoch + zlib.crc32(name.encode("utf-8", "backslashreplace"))) % len(caption)]
 
 
 class StreamSample(NamedTuple):

@@ -16,7 +16,7 @@ from vlv.data.files import describe_kinds, display_name
 from vlv.data.formats import DataFiles, SourceSettings, accepted
 from vlv.data.pairing import CAPTION_JSON, CAPTION_NONE, CAPTION_SEVERAL, CAPTION_TEXT
 from vlv.data.remote import RemoteFiles, bare, is_remote, public_name
-from vlv.data.sample import BadSample, RawSample
+from vlv.data.sample import BadSample, Caption, RawSample, one_or_several, texts_of
 from vlv.data.tar_index import ShardIndex, index_shards
 
 _POOL_SHARDS = 64  # a sample is read by offset, so that a pool of many shards costs no more than one of few
@@ -92,7 +92,7 @@ def _read_remote(remote: RemoteFiles, url: str, spans: list[tuple[int, int]]) ->
     return [data[offset - start : offset - start + size] for offset, size in spans]
 
 
-def caption_text(kind: int, data: bytes, field: str) -> str:
+def caption_text(kind: int, data: bytes, field: str) -> Caption:
     """Return the caption in a .txt or .json member.
 
     Raises:
@@ -111,16 +111,16 @@ def caption_text(kind: int, data: bytes, field: str) -> str:
         raise BadSample(f"the .json caption is damaged: {error}") from None
 
 
-def caption_field(record: object, field: str) -> str:
-    """Return the caption in a decoded .json member: its `field`, or the whole where that is a text.
+def caption_field(record: object, field: str) -> Caption:
+    """Return the caption in a decoded .json member: its `field`, or the whole; a text, or a list of them.
 
     Raises:
         BadSample: no text is there.
     """
-    value = record.get(field) if isinstance(record, dict) else record
-    if not isinstance(value, str):
+    texts = texts_of(record.get(field) if isinstance(record, dict) else record)
+    if not texts:
         raise BadSample(f"the .json caption has no text under {field!r}")
-    return value
+    return one_or_several(texts)
 
 
 class _OpenFilesState(TypedDict):

@@ -183,7 +183,7 @@ def validation_batches(
     num_samples = min(len(source), config.val_max_samples)
     # As they lie, whatever the seed: the losses of two runs are over the same images.
     order = build_order(source, 0, 1, shuffle=False)
-    dataset = OrderedDataset(source, order, prepare, num_samples)
+    dataset = OrderedDataset(source, order, prepare, num_samples, first_captions=True)
     log = BadSampleLog(Path(config.output_dir) / BAD_SAMPLES, "validation", accelerator.num_processes, None)
 
     def batches() -> Iterable[Batch]:
