@@ -68,7 +68,8 @@ def check_source(path: str, settings: SourceSettings | None = None) -> None:
 def _look(path: str, limit: int | None = None) -> tuple[str, Listing]:
     """List what a path holds: (root, what is under it); of a folder about `limit` files."""
     if is_stream(path):
-        raise ValueError(f"{path} can only be streamed, not read by index; copy the shards to disk for this use")
+        # The path last: of a command that is printed all is hidden that may be a secret, and words behind it too.
+        raise ValueError(f"this can only be streamed, not read by index; copy the shards to disk for this use: {path}")
     path = os.path.expanduser(path)
     if os.path.isdir(path):
         return path, scan_folder(path, limit)
