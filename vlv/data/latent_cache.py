@@ -2,7 +2,7 @@
 
 `vlv data latents` writes them. A row has `image` (the decoder's crop, R x R, as an image file, from which the encoder's
 view is made), `moments` (mean and standard deviation of the VAE's posterior, 2 x C x h x w numbers), `crop` (where the
-crop lay in the image), and `caption` where there are captions. Moments and not latents: the sampling stays random.
+crop lay in the image), and `caption` (a list) where there are captions. Moments and not latents: the sampling stays random.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow as pa
 from vlv.data.formats import SourceSettings
 from vlv.data.mapped_rows import MappedRows, checked
 from vlv.data.mixture import MixedSource
-from vlv.data.sample import BadSample, LatentImage, RawSample, SampleSource
+from vlv.data.sample import BadSample, LatentImage, RawSample, SampleSource, one_or_several
 
 MANIFEST = "latents.json"
 IMAGE, CAPTION = "image", "caption"
@@ -60,7 +60,7 @@ def schema(captions: bool, facts: LatentFacts) -> pa.Schema:
         pa.field("crop", pa.list_(pa.int32(), 4)),
         pa.field("moments", pa.binary(size)),
     ]
-    return pa.schema([*fields, pa.field(CAPTION, pa.string())] if captions else fields)
+    return pa.schema([*fields, pa.field(CAPTION, pa.list_(pa.string()))] if captions else fields)
 
 
 def write_manifest(folder: Path, facts: LatentFacts, shards: list[dict[str, Any]]) -> None:
@@ -127,9 +127,7 @@ class LatentSource:
     def read(self, index: int) -> RawSample:
         """Read one row."""
         row = checked(self._rows[index])
-        caption = row[CAPTION][0].as_py() if self._captions else None
-        if self._captions and caption is None:
-            raise BadSample("the caption is missing")
+        caption = one_or_several(row[CAPTION][0].as_py()) if self._captions else None
         moments = np.frombuffer(row["moments"][0].as_buffer(), dtype=NUMBERS[self.facts.numbers])
         image = LatentImage(row[IMAGE][0].as_py(), moments.reshape(self.facts.shape), row["crop"][0].as_py())
         return RawSample(image, caption)

@@ -50,6 +50,11 @@ def one_or_several(texts: Sequence[str]) -> Caption:
     return texts[0] if len(texts) == 1 else tuple(texts)
 
 
+def captions_of(caption: Caption | None) -> Sequence[str]:
+    """All captions of an image."""
+    return () if caption is None else (caption,) if isinstance(caption, str) else caption
+
+
 def caption_at(caption: Caption, name: str, epoch: int | None) -> str:
     """The caption that is read in an epoch: after as many epochs as there are captions, each was read once.
 

@@ -87,8 +87,9 @@ def check_source(path: str, settings: SourceSettings | None = None) -> None:
 def _look(path: str, settings: SourceSettings, limit: int | None = None) -> tuple[str, Listing]:
     """List what a path holds: (root, what is under it); of a folder about `limit` files."""
     if is_stream(path):
+        # The path last: of a command that is printed all is hidden that may be a secret, and words behind it too.
         raise ValueError(
-            f"{redact(path)} can only be streamed, not read by index; copy the shards to disk for this use"
+            f"this can only be streamed, not read by index; copy the shards to disk for this use: {redact(path)}"
         )
     if is_listed(path):
         return look_remotely(path, remote_files(settings.remote_cache_gb))

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vlv.config import ShardsConfig
 from vlv.data.caption_text import require_text
-from vlv.data.sample import BadSample, RawSample
+from vlv.data.sample import BadSample, Caption, RawSample, captions_of
 from vlv.data.transforms import DECODE_ERRORS, FORMATS, damage, decode_image, is_truncated
 from vlv.datatools.pictures import encoded, extension_of, made_smaller, rgb, upright_size
 
@@ -28,7 +28,7 @@ class Converted(NamedTuple):
 
     image: bytes
     extension: str
-    caption: str | None
+    caption: Caption | None
     truncated: bool  # read, although the file lacks its end
     fingerprint: bytes  # 16 bytes, equal for images that `duplicates` takes for the same; empty where it is not asked
 
@@ -40,9 +40,9 @@ def convert(raw: RawSample, config: ShardsConfig) -> Converted:
         BadSample: training could not use it.
         Filtered: a filter leaves it out.
     """
-    if raw.caption is not None:
-        require_text(raw.caption)
-        _filter_words(len(raw.caption.split()), config)
+    for caption in captions_of(raw.caption):
+        require_text(caption)
+        _filter_words(len(caption.split()), config)
     image = decode_image(raw.image, config.decode_settings()) if _is_decoded(raw.image, config) else _header(raw.image)
     width, height = upright_size(image)
     _filter_size(width, height, config)

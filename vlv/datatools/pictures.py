@@ -11,6 +11,7 @@ from vlv.data.sample import BadSample
 from vlv.data.transforms import DECODE_ERRORS, damage
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+_EXIF_KEYS = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # of a PNG's info
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif", "JPEG2000": "jp2", "DIB": "bmp"}
 
 
@@ -20,6 +21,8 @@ def orientation(image: Image.Image) -> int:
     Raises:
         BadSample: the EXIF data is damaged.
     """
+    if image.format == "PNG" and not any(key in image.info for key in _EXIF_KEYS):
+        return 1  # Pillow would decode all of it, to look behind the pixels
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except DECODE_ERRORS as error:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vlv.data.caption_text import require_text
 from vlv.data.formats import DecodeSettings
-from vlv.data.sample import BadSample, SampleSource
+from vlv.data.sample import BadSample, SampleSource, caption_at
 from vlv.data.transforms import DECODE_ERRORS, damage, decode_image, is_truncated
 from vlv.datatools.pictures import encoded, orientation, rgb, upright_size
 
@@ -128,7 +128,9 @@ class Prober:
             raise BadSample(damage(error)) from None
         resized = time.perf_counter()
         width, height = upright_size(image)
-        self._count_caption(sample.caption, probe)  # the last that can fail: nothing is counted of a bad sample
+        name = self.source.name(index)
+        caption = None if sample.caption is None else caption_at(sample.caption, name, None)
+        self._count_caption(caption, probe)  # the last that can fail: nothing is counted of a bad sample
         self._describe(image, probe)
         probe.sides.append(min(width, height))
         probe.aspects.append(width / height)
@@ -138,7 +140,7 @@ class Prober:
             small = rgb(image)
             small.thumbnail(_THUMBNAIL)
             picture = encoded(small, "jpeg", 85)
-            probe.shown.append(Shown(self.source.name(index), picture, (width, height), sample.caption))
+            probe.shown.append(Shown(name, picture, (width, height), caption))
         data = sample.image.tobytes() if isinstance(sample.image, np.ndarray) else sample.image
         return hashlib.sha256(data).digest()
 

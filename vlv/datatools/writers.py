@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlv.config import ShardsConfig
+from vlv.data.sample import Caption
 
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -24,7 +25,7 @@ class Member(NamedTuple):
     name: str
     image: bytes
     extension: str
-    caption: str | None
+    caption: Caption | None
 
 
 Writer = Callable[[Path, Iterable[Member], ShardsConfig, bool], int]
@@ -47,7 +48,9 @@ def write_tar(path: Path, members: Iterable[Member], config: ShardsConfig, capti
 def tar_files(member: Member, keep_names: bool) -> list[tuple[str, bytes]]:
     """The files of a sample as (extension, content)."""
     files, record = [(member.extension, member.image)], {"name": member.name} if keep_names else {}
-    if member.caption is not None:
+    if isinstance(member.caption, tuple):
+        record["caption"] = list(member.caption)
+    elif member.caption is not None:
         text = member.caption.encode()
         # Readers strip a .txt, and take a byte order mark from it.
         if text.decode("utf-8-sig").strip() == member.caption:
@@ -81,6 +84,10 @@ def write_parquet(path: Path, members: Iterable[Member], config: ShardsConfig, c
             held.clear()
 
         for rows, member in enumerate(members, 1):  # noqa: B007
+            if isinstance(member.caption, tuple):
+                raise ValueError(
+                    f"{member.name} has several captions, of which format=parquet holds one: use webdataset"
+                )
             held.append(member)
             if len(held) == config.row_group_size:
                 write_group()

@@ -28,7 +28,7 @@ from vlv.config.latents import FREE
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.latent_cache import NUMBERS, LatentFacts, schema, write_manifest
 from vlv.data.preparation import SamplePreparation
-from vlv.data.sample import RawSample, SampleSource
+from vlv.data.sample import RawSample, SampleSource, captions_of
 from vlv.data.sources import open_source
 from vlv.decoders.building import load_vae
 from vlv.decoders.latent import posterior_moments
@@ -116,16 +116,16 @@ class _Images(Dataset[dict[str, Any]]):
         self._prepare = SamplePreparation(processor, decoding=config.decode_settings())
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        captions: list[str | None] = []
+        captions: list[str] = []
 
         def read() -> RawSample:
             sample = self._source.read(index)
-            captions.append(sample.caption)
+            captions.extend(captions_of(sample.caption))
             return sample
 
         prepared = self._prepare(index, self._source.name(index), read)
         file = b"" if prepared["error"] else self._encode(prepared["decoder_pixels"])
-        return {"prepared": prepared, "file": file, "caption": captions[0] if captions else None}
+        return {"prepared": prepared, "file": file, "caption": captions}
 
     def _encode(self, pixels: Tensor) -> bytes:
         buffer, (image,) = io.BytesIO(), to_images(pixels[None])
