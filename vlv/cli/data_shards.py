@@ -39,6 +39,8 @@ def _pack(config: ShardsConfig) -> None:
     if config.duplicates == "near" and find_spec("imagehash") is None:
         raise ValueError("duplicates=near needs the package imagehash: pip install 'vlv[duplicates]'")
     opened = open_dataset(config.source, config, config.captions)
+    if config.counts_words and not opened.captions:
+        raise ValueError(f"{config.source} has no captions, whose words are to be counted: drop the limits of words")
     what = "samples with captions" if opened.captions else "images without captions"
     print(f"{config.source}: {opened.kind}, {len(opened.source):,} {what}")
     for note in opened.notes:

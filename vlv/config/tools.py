@@ -78,8 +78,14 @@ class ShardsConfig(FormatConfig):
         require(1 <= self.quality <= 100, "quality", self.quality, "give 1 to 100")
         needs = self.short_side is not None or self.duplicates == "near"
         require(self.check_images or not needs, "check_images", False, "short_side and duplicates=near decode images")
-        words = self.min_caption_words is not None or self.max_caption_words is not None
-        require(not words or self.captions != "off", "captions", self.captions, "limits of words need captions")
+        require(
+            self.captions != "off" or not self.counts_words, "captions", self.captions, "limits of words need captions"
+        )
+
+    @property
+    def counts_words(self) -> bool:
+        """Whether a filter looks at captions."""
+        return self.min_caption_words is not None or self.max_caption_words is not None
 
     @property
     def folder(self) -> str:

@@ -6,7 +6,8 @@ import csv
 import json
 from collections.abc import Iterable, Iterator
 from io import TextIOWrapper
-from typing import IO, Literal, NamedTuple
+from itertools import islice
+from typing import IO, Any, Literal, NamedTuple
 
 from vlv.data.files import extension
 from vlv.data.sample import texts_of
@@ -43,7 +44,7 @@ def caption_entries(path: str, image_column: str = "image", caption_column: str 
     try:
         with _open(path) as file:
             if extension(path) == "json":
-                yield from _read_json(path, file, fields)
+                yield from _read_tolerantly(path, file, fields)
             else:
                 lines = TextIOWrapper(file, encoding="utf-8", newline="")
                 records = csv.DictReader(lines) if extension(path) == "csv" else _read_lines(path, lines)
@@ -66,9 +67,11 @@ def read_captions(path: str, image_column: str = "image", caption_column: str = 
 
 def is_coco(path: str) -> bool:
     """Whether a .json file has COCO's annotations, whose names have no folders; False where it is damaged."""
+    import ijson
+
     try:
         with _open(path) as file:
-            return extension(path) == "json" and _json_kind(path, file) == "coco"
+            return extension(path) == "json" and _json_kind(path, file, ijson) == "coco"
     except (OSError, ValueError):
         return False
 
@@ -79,11 +82,28 @@ def _open(path: str) -> IO[bytes]:
     return file
 
 
-def _read_json(path: str, file: IO[bytes], fields: _Fields) -> Iterator[CaptionEntry]:
+def _read_tolerantly(path: str, file: IO[bytes], fields: _Fields) -> Iterator[CaptionEntry]:
+    """Read JSON, also where a text has half a character (a lone surrogate), which is a matter of one sample.
+
+    The quick parser stops at it, and the slow one, which does not, goes on from the same entry.
+    """
     import ijson  # here, as it alone needs it
 
+    start, given = file.tell(), 0
+    try:
+        for entry in _read_json(path, file, fields, ijson):
+            given += 1
+            yield entry
+    except UnicodeDecodeError:
+        file.seek(start)
+        yield from islice(_read_json(path, file, fields, ijson.get_backend("python")), given, None)
+
+
+def _read_json(path: str, file: IO[bytes], fields: _Fields, ijson: Any) -> Iterator[CaptionEntry]:
+    from ijson.common import JSONError
+
     start = file.tell()
-    kind = _json_kind(path, file)
+    kind = _json_kind(path, file, ijson)
     file.seek(start)
     try:
         if kind == "list":
@@ -101,13 +121,13 @@ def _read_json(path: str, file: IO[bytes], fields: _Fields) -> Iterator[CaptionE
         else:
             for name, value in ijson.kvitems(file, ""):
                 yield from _entries(name, texts_of(value))
-    except ijson.JSONError as error:
+    except JSONError as error:
         raise _damage(path, error) from None
 
 
-def _json_kind(path: str, file: IO[bytes]) -> Literal["names", "list", "coco"]:
+def _json_kind(path: str, file: IO[bytes], ijson: Any) -> Literal["names", "list", "coco"]:
     """What a file's first values show; `names` are those of images, with a caption or a list of them."""
-    import ijson
+    from ijson.common import JSONError
 
     try:
         for prefix, event, value in ijson.parse(file):
@@ -121,7 +141,7 @@ def _json_kind(path: str, file: IO[bytes]) -> Literal["names", "list", "coco"]:
                     return "names"
             elif event not in ("start_map", "end_map"):
                 raise ValueError(f'{path} holds a {event}: wanted {{"a.jpg": "its caption", ...}}')
-    except ijson.JSONError as error:
+    except JSONError as error:
         raise _damage(path, error) from None
     return "names"
 

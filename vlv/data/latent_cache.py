@@ -2,7 +2,8 @@
 
 `vlv data latents` writes them. A row has `image` (the decoder's crop, R x R, as an image file, from which the encoder's
 view is made), `moments` (mean and standard deviation of the VAE's posterior, 2 x C x h x w numbers), `crop` (where the
-crop lay in the image), and `caption` (a list) where there are captions. Moments and not latents: the sampling stays random.
+crop lay in the image), and `caption` (a list) where there are captions. Moments and not latents, so that the
+sampling stays random.
 """
 
 from __future__ import annotations

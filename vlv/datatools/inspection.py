@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from vlv.config import InspectDataConfig
-from vlv.data.files import split_evenly
 from vlv.datatools.distribution import Distribution, of_aspects, of_counts, of_sides
 from vlv.datatools.opening import Opened
 from vlv.datatools.probe import BadKind, Probe
@@ -40,7 +39,8 @@ class Speed:
 class Inspection:
     """What `vlv data inspect` finds; shares are of the good samples of the probe.
 
-    num_bytes: of all files; `estimated` from some of them where there are many. num_shards: tar files or row groups.
+    num_bytes: of all files; `estimated` from some of them where there are many. num_shards: tar files, row groups, or
+    parts of a folder, which have no meaning but the order's. shard_samples: least, median and most in one.
     above_limit: share of captions longer than max_caption_tokens; None where tokens were not counted.
     enlarged: share of images whose short side is below decoder_resolution.
     """
@@ -82,7 +82,7 @@ class Inspection:
 def inspection(opened: Opened, probe: Probe, config: InspectDataConfig) -> Inspection:
     """Put together what is known."""
     num_bytes, estimated = _size(opened)
-    sizes = _shard_sizes(opened)
+    sizes = opened.source.shard_sizes
     counts = {"tokens": probe.tokens, "words": probe.words, "characters": probe.characters}
     lengths = {unit: spread for unit, values in counts.items() if (spread := of_counts(values)) is not None}
     above = [count > config.max_caption_tokens for count in probe.tokens]
@@ -96,7 +96,7 @@ def inspection(opened: Opened, probe: Probe, config: InspectDataConfig) -> Inspe
         num_samples=len(opened.source),
         captions=opened.captions,
         num_shards=len(sizes),
-        shard_samples=[int(sizes.min()), int(np.median(sizes)), int(sizes.max())],
+        shard_samples=[int(number) for number in (sizes.min(), np.median(sizes), sizes.max())],
         notes=[redact(note) for note in opened.notes],
         probed=probe.samples,
         good=probe.good,
@@ -117,12 +117,6 @@ def inspection(opened: Opened, probe: Probe, config: InspectDataConfig) -> Inspe
         above_limit=sum(above) / len(above) if above else None,
         speed=_speed(probe, len(opened.source)),
     )
-
-
-def _shard_sizes(opened: Opened) -> np.ndarray:
-    """Samples of each shard; every image of a folder is a file of its own."""
-    sizes = opened.source.shard_sizes
-    return split_evenly(len(opened.source), 1) if opened.kind == "folder" else sizes
 
 
 def _size(opened: Opened) -> tuple[int, bool]:

@@ -40,7 +40,7 @@ def open_dataset(path: str, config: FormatConfig, captions: CaptionsChoice) -> O
     with _warnings() as notes:
         source = open_source(path, paired)
     kind, files, _ = list_source(path, paired)
-    return Opened(source, kind, files, paired.captions, notes)
+    return Opened(source, kind, files, paired.captions, [note.removeprefix(f"{path}: ") for note in notes])
 
 
 def _has_captions(path: str, settings: SourceSettings) -> bool:

@@ -47,7 +47,8 @@ def write_tar(path: Path, members: Iterable[Member], config: ShardsConfig, capti
 
 def tar_files(member: Member, keep_names: bool) -> list[tuple[str, bytes]]:
     """The files of a sample as (extension, content)."""
-    files, record = [(member.extension, member.image)], {"name": member.name} if keep_names else {}
+    files = [(member.extension, member.image)]
+    record: dict[str, object] = {"name": member.name} if keep_names else {}
     if isinstance(member.caption, tuple):
         record["caption"] = list(member.caption)
     elif member.caption is not None:

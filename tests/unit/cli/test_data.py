@@ -29,14 +29,14 @@ def test_an_unknown_tool_names_the_near_one_or_all(capsys):
     code, _, err = ended(capsys, "shard")
     assert code == 2
     assert "did you mean shards?" in err
-    assert "give one of inspect, shards" in ended(capsys, "xyz")[2]
+    assert "give one of inspect, latents, shards" in ended(capsys, "xyz")[2]
 
 
 @pytest.mark.parametrize("tool", data.TOOLS)
 def test_help_of_the_tools_is_light(tool):
     assert callable(import_module(data.TOOLS[tool][0]).main)
     text = run(help_of("vlv", "data", tool))[1]
-    assert f"usage: vlv data {tool} [SOURCE]" in text
+    assert f"usage: vlv data {tool} [{'DATASET_PATH' if tool == 'latents' else 'SOURCE'}]" in text
     assert "num_workers=4" in text
 
 

@@ -461,5 +461,7 @@ def test_calls_that_cannot_work(call, photos, tmp_path, argument, message):
     code, _, err = call("shards", photos, tmp_path / "out", *argument.split())
     assert code == 2
     assert message in err
+    (photos / "captions.json").unlink()
+    assert "has no captions" in call("shards", photos, tmp_path / "out", "max_caption_words=9")[2]
     assert not (tmp_path / "out").exists()
     assert "needs a dataset and a folder" in call("shards", photos)[2]
