@@ -20,6 +20,7 @@ from vlv.cli.quickstart import QuickstartConfig
 from vlv.config import (
     CaptionConfig,
     InspectDataConfig,
+    LatentsConfig,
     ReconstructConfig,
     ShardsConfig,
     Stage1Config,
@@ -69,6 +70,7 @@ COMMANDS = (
     Command("export", ExportConfig),
     Command("inspect", InspectConfig),
     Command("data inspect", InspectDataConfig),
+    Command("data latents", LatentsConfig),
     Command("data shards", ShardsConfig),
     Command("download", DownloadConfig),
     Command("quickstart", QuickstartConfig),
