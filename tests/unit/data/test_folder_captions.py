@@ -3,6 +3,8 @@
 import csv
 import json
 import logging
+import subprocess
+import sys
 import tracemalloc
 import unicodedata
 
@@ -377,3 +379,30 @@ def test_captions_written_by_csv(make, tmp_path):
     with open(f"{root}/metadata.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("file_name", "text"), *((f"{n}.jpg", text) for n, text in enumerate(texts))])
     assert list(captions_of(root).values()) == texts
+
+
+MEMORY = """
+import re, sys
+from vlv.data.files import pack_names
+from vlv.data.folder import open_files
+from vlv.data.formats import DataFiles, SourceSettings
+import vlv.data.folder_captions
+def peak(): return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+count = int(sys.argv[2])
+names = pack_names([f"{n:09d}.jpg" for n in range(count)])
+before = peak()
+source = open_files(DataFiles(sys.argv[1], sys.argv[1], names), SourceSettings(captions=True))
+assert len(source) == count
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_of_long_captions(make):
+    """The peak of a process, in bytes for each of 300,000 captions of 1,000 bytes."""
+    count = 300_000
+    root = make({"captions.json": json.dumps({f"{n:09d}.jpg": f"{n:09d} " + "word " * 198 for n in range(count)})})
+    done = subprocess.run([sys.executable, "-c", MEMORY, root, str(count)], capture_output=True, text=True, check=True)
+    each = int(done.stdout) / count
+    print(f"{each:.0f} bytes a caption")
+    assert each < 1500
