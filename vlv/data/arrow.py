@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
@@ -35,13 +36,13 @@ class ArrowSource:
     pool_shards = 1
 
     def __init__(
-        self, label: str, rows: Dataset | MappedRows, settings: SourceSettings, folder: str | None = None
+        self, label: str, rows: Dataset | MappedRows, settings: SourceSettings, folders: Sequence[str]
     ) -> None:
         """Take the rows and what to read of them.
 
         Args:
             label: what stands before a row's number in its name.
-            folder: with the files that rows may name; None where there is none.
+            folders: with the files that rows may name, relative to the first.
 
         Raises:
             ValueError: it has no rows, or not the columns or their types.
@@ -53,7 +54,7 @@ class ArrowSource:
         if not len(rows):
             raise ValueError(f"{label} has no rows: {accepted()}")
         self._columns = [self._image] if self._caption is None else [self._image, self._caption]
-        self._read_linked = None if folder is None else linked_files(os.path.join(folder, ""), folder)
+        self._read_linked = linked_files(folders[0], folders)
         # Arrow's own rows: decoding, and which images are bad, is a matter of the preparation.
         self._rows: Any = rows if isinstance(rows, MappedRows) else rows.with_format("arrow", columns=self._columns)
         self.shard_sizes = split_evenly(len(rows), _SHARD_SAMPLES)
@@ -86,12 +87,12 @@ def open_files(files: DataFiles, settings: SourceSettings) -> ArrowSource | Late
     folder = _saved_folder(files, settings)
     if folder is None:
         paths = [os.path.join(files.root, os.fsdecode(name)) for name in files.names.to_pylist()]
-        return ArrowSource(files.path, MappedRows(paths), settings, files.root)
+        return ArrowSource(files.path, MappedRows(paths), settings, [files.root])
     try:
         dataset = cast("Dataset", load_from_disk(folder))  # a DatasetDict where the folder has splits, as this not
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         raise ValueError(f"{files.path} cannot be read as Arrow files: {one_line(error)}") from None
-    return ArrowSource(os.path.basename(os.path.abspath(folder)), dataset, settings, folder)
+    return ArrowSource(os.path.basename(os.path.abspath(folder)), dataset, settings, [folder])
 
 
 def check_files(files: DataFiles, settings: SourceSettings) -> None:
@@ -135,8 +136,9 @@ def open_hub(path: str, settings: SourceSettings) -> ArrowSource:
     Raises:
         ValueError: it cannot be had, or has not the split or the columns.
     """
-    from datasets import load_dataset
+    from datasets import config, load_dataset
     from datasets.exceptions import DatasetsError
+    from huggingface_hub.constants import HF_HUB_CACHE
 
     name, split = require_hub_name(path, HUB), settings.split or "train"
     try:
@@ -146,7 +148,8 @@ def open_hub(path: str, settings: SourceSettings) -> ArrowSource:
             f"{path} cannot be loaded ({one_line(error)}): check the name, data_subset, data_split={split} and "
             "data_revision"
         ) from None
-    return ArrowSource(f"{name}:{split}", dataset, settings)
+    # Of a dataset of image files the rows have paths alone: of files as they were downloaded, or unpacked.
+    return ArrowSource(f"{name}:{split}", dataset, settings, [HF_HUB_CACHE, str(config.HF_DATASETS_CACHE)])
 
 
 def require_hub_name(path: str, prefix: str) -> str:

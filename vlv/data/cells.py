@@ -28,7 +28,7 @@ def image_of(
     """Turn an image cell into file bytes, or into uint8 CHW or HWC where the settings say that it is raw.
 
     Args:
-        read_linked: reads the file that a cell names (`linked_files`); None where there are no files beside.
+        read_linked: reads the file that a cell names (`linked_files`); None in a stream, which has no files beside it.
 
     Raises:
         BadSample: nothing is there, a file cannot be read, or raw pixels that no setting describes.
@@ -64,7 +64,9 @@ def _bytes_of(cell: pa.Scalar, read_linked: Callable[[str], bytes] | None) -> by
     if not _is_text(cell.type):
         return cell.as_py()
     if read_linked is None:
-        raise BadSample("the row has a path and no image: files beside cannot be read here")
+        raise BadSample(
+            "the row has a path and no image, and a stream no files: hub: in place of hub-stream: reads them"
+        )
     return read_linked(_text_of(cell.as_py, "image's path"))
 
 

@@ -69,8 +69,8 @@ class SourceSettings:
 
     data_format: folder (of images), webdataset (.tar shards), parquet, arrow (of `datasets`), or auto: what is there.
     captions: whether samples are pairs; a pair without its caption is a bad sample, or left out of a folder.
-    image_column: parquet column, or field of captions.jsonl, with the image.
-    caption_column: parquet column, or field of .json and .jsonl captions, with the caption.
+    image_column: column of a table with the image, or field of .jsonl and .csv captions with its name.
+    caption_column: column of a table, or field of .json, .jsonl and .csv captions, with the caption.
     raw_image_shape: shape of images that parquet holds as raw uint8 bytes, CHW or HWC; None where it holds none.
     cache_dir: where tar indexes are kept; None is $VLV_CACHE_DIR or ~/.cache/vlv/index.
     num_workers: shards indexed at once; None goes by the cores.

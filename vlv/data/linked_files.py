@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from vlv.data.sample import BadSample
 
 
-def linked_files(table: str, root: str) -> Callable[[str], bytes]:
+def linked_files(folder: str, roots: Sequence[str]) -> Callable[[str], bytes]:
     """A function that reads the files which the rows of a table name.
 
     Args:
-        table: path of the table's file, whose folder the names are relative to.
-        root: folder of the dataset.
+        folder: that the names are relative to, the table's.
+        roots: folders of the dataset; nothing outside of them is read.
     """
-    return partial(_read, os.path.dirname(table), root)
+    return partial(_read, folder, roots)
 
 
-def _read(folder: str, root: str, name: str) -> bytes:
+def _read(folder: str, roots: Sequence[str], name: str) -> bytes:
     """Read a file.
 
     Raises:
@@ -32,7 +32,7 @@ def _read(folder: str, root: str, name: str) -> bytes:
     # Normalised before it is opened too: what is checked is what is read. Rows come from elsewhere, and must not name
     # any file of this machine.
     path = os.path.abspath(os.path.join(folder, name))
-    if os.path.commonpath([path, os.path.abspath(root)]) != os.path.abspath(root):
+    if not any(os.path.commonpath([path, root]) == root for root in map(os.path.abspath, roots)):
         raise BadSample(f"the image's path {name[:200]!r} leads out of the dataset's folder")
     try:
         with open(path, "rb") as file:

@@ -84,7 +84,7 @@ class ParquetSource:
         group = self._group(index)
         table = self._table(group)
         row = index - int(self._ends[group] - self.shard_sizes[group])
-        read_linked = linked_files(self._path(int(self._file_of[group])), self._root)
+        read_linked = linked_files(os.path.dirname(self._path(int(self._file_of[group]))), [self._root])
         image = image_of(table.column(self._image)[row], self._raw_shape, read_linked)
         caption = None if self._caption is None else caption_of(table.column(self._caption)[row])
         return RawSample(image, caption)

@@ -13,17 +13,11 @@ import pyarrow as pa
 
 from vlv.data.pairing import CAPTION_SEVERAL, is_sample_file, pair_names, webdataset_key
 
-# In the order in which they go before one another, and all of them before what lies beside a single image.
-_FILES = [
-    re.compile(pattern)
-    for pattern in (
-        rb"captions\.json",
-        rb"captions\.jsonl",
-        rb"metadata\.jsonl",
-        rb"metadata\.csv",
-        rb"captions_.*\.json|.*_captions\.json",  # COCO's: captions_val2017.json
-    )
-]
+# In the order in which they go before one another, and all of them before what lies beside a single image. The last
+# are COCO's: captions_val2017.json.
+_FILES = re.compile(
+    rb"(captions\.json)|(captions\.jsonl)|(metadata\.jsonl)|(metadata\.csv)|(captions_.*\.json|.*_captions\.json)"
+)
 _ANNOTATIONS = b"annotations"  # COCO's folder of them, beside those of the images
 _ENDINGS = frozenset({b"txt", b"json", b"jsonl", b"csv"})
 _CHUNK = 100_000
@@ -62,7 +56,8 @@ def find_beside(root: str, names: pa.LargeBinaryArray) -> Beside:
         images = order[start:end]
         base_names = [os.path.basename(name) for name in names.take(pa.array(images)).to_pylist()] if others else []
         sidecars, doubtful = _pair(base_names, [name for name in others if not _is_named(name)])
-        files += [(folder, name) for name in others if _rank(name) is not None and name not in set(sidecars)]
+        taken = set(sidecars)
+        files += [(folder, name) for name in others if _rank(name) is not None and name not in taken]
         unclear.append(images[doubtful])
         paths = [None if name is None else os.path.join(folder, name) for name in sidecars] or [None] * len(images)
         chunks.append(pa.array(paths, type=pa.large_binary()))
@@ -121,12 +116,13 @@ def _list_captions(root: str, folder: bytes) -> list[bytes]:
 
 
 def _rank(name: bytes) -> int | None:
-    return next((rank for rank, pattern in enumerate(_FILES) if pattern.fullmatch(name)), None)
+    found = _FILES.fullmatch(name)
+    return None if found is None else found.lastindex
 
 
 def _is_named(name: bytes) -> bool:
     """Whether a file is one of captions whatever images are called; captions_1.json may belong to captions_1.jpg."""
-    return _rank(name) in range(len(_FILES) - 1)
+    return (_rank(name) or _FILES.groups) < _FILES.groups
 
 
 def _precedence(file: tuple[bytes, bytes]) -> tuple[int, int, bytes, bytes]:
