@@ -232,8 +232,11 @@ def test_a_server_without_ranges_is_named_before_anything_is_downloaded(server, 
     upload(server, data)
     server.has_ranges = False
     for name in ("tar/0.tar", "parquet/0.parquet"):
-        with pytest.raises(ValueError, match=rf"{name} cannot be read by index: the server gives no ranges; stream:"):
-            open_source(f"{server.url}/{name}")
+        for look in (open_source, check_source):
+            with pytest.raises(
+                ValueError, match=rf"{name} cannot be read by index: the server gives no ranges; stream:"
+            ):
+                look(f"{server.url}/{name}")
     assert len(open_source(f"{server.url}/folder")) == 12  # files are read whole
 
 
