@@ -188,14 +188,16 @@ def open_files(files: DataFiles, settings: SourceSettings) -> TarSource:
 
 
 def check_files(files: DataFiles, settings: SourceSettings) -> None:
-    """Check that the first shard has captions, where they are wanted.
+    """Check that the first shard has captions, where they are wanted, and that a remote one can be read by ranges.
 
     Raises:
-        ValueError: it has none.
+        ValueError: it has none, or cannot.
     """
+    first = os.path.join(files.root, os.fsdecode(files.names[0].as_py()))
+    if files.remote is not None and is_remote(first):
+        files.remote.require_ranges(first)
     if not settings.captions:
         return
-    first = os.path.join(files.root, os.fsdecode(files.names[0].as_py()))
     index = index_shards([first], settings.cache_dir, 1, files.remote)[0]
     if len(index) and not index.has_captions:
         raise ValueError(f"{bare(first)} has no captions: each image needs a .txt or .json member with its key")

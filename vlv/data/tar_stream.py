@@ -110,6 +110,6 @@ def _data(member: _Member) -> bytes:
 def _warn_and_continue(error: Exception) -> bool:
     """Pass over a damaged shard, which is the same for every process; a broken connection is not."""
     if isinstance(error, StreamBrokenError):
-        raise error
+        raise StreamBrokenError(error.args[0]) from None  # webdataset has added its own objects to the message
     _log.warning("a shard of the stream is damaged; what came before is used: %s", error)
     return True
