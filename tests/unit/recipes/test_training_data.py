@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlv.config import Stage2Config
+from vlv.config import Stage1Config, Stage2Config
 from vlv.data.captions import CaptionTokenizer
 from vlv.data.preparation import SamplePreparation
 from vlv.models.image_processor import VLVImageProcessor
@@ -47,7 +47,7 @@ def test_processes_must_see_the_same_shards(sizes, other):
 
 
 def test_the_shuffle_window_reaches_streams(shards):
-    config = types.SimpleNamespace(seed=0, shuffle_window=7, num_workers=1, caption_column="caption")
+    config = Stage1Config(shuffle_window=7, num_workers=1)
     sizes = types.SimpleNamespace(global_batch_size=4, micro_batch_size=4)
     prepare = SamplePreparation(VLVImageProcessor(8, 8))
     data = Data(shards, None, 1, None)
@@ -56,10 +56,7 @@ def test_the_shuffle_window_reaches_streams(shards):
 
 
 def test_a_stream_may_be_validation_data(shards, tmp_path):
-    config = types.SimpleNamespace(
-        val_dataset_path=shards, val_max_samples=6, seed=0, caption_column="caption", output_dir=str(tmp_path),
-        num_workers=0,
-    )  # fmt: skip
+    config = Stage1Config(val_dataset_path=shards, val_max_samples=6, output_dir=str(tmp_path), num_workers=0)
     sizes = types.SimpleNamespace(micro_batch_size=4)
     batches = validation_batches(config, accelerator(), sizes, SamplePreparation(VLVImageProcessor(8, 8)))
     for _ in range(2):  # at each save
