@@ -34,7 +34,7 @@ def test_an_unknown_tool_names_the_near_one_or_all(capsys):
 
 @pytest.mark.parametrize("tool", data.TOOLS)
 def test_help_of_the_tools_is_light(tool):
-    assert callable(import_module(data.TOOLS[tool][0]).main)
+    assert callable(import_module(data.TOOLS[tool].module).main)
     text = run(help_of("vlv", "data", tool))[1]
     assert f"usage: vlv data {tool} [{'DATASET_PATH' if tool == 'latents' else 'SOURCE'}]" in text
     assert "num_workers=4" in text

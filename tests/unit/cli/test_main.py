@@ -47,7 +47,7 @@ def test_every_command_is_there(name):
 
 
 def test_launched_commands_have_recipes_and_functions():
-    tools = {f"data {name}" for name, (module, _) in data.TOOLS.items() if module == "vlv.cli.launch"}
+    tools = {f"data {name}" for name, tool in data.TOOLS.items() if tool.with_name}
     assert {name for name, entry in command.COMMANDS.items() if entry.with_name} | tools == set(LAUNCHED)
     for launched in LAUNCHED.values():
         assert launched.recipe is None or (resources.recipes_folder() / launched.recipe).is_file()
