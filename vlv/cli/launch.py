@@ -87,7 +87,7 @@ def main(arguments: list[str]) -> None:
     try:
         check_call(config)
         # A dry run counts alone, so it may be asked on a machine without the GPUs of the run.
-        on_cpu = dry_run or check_devices(config.num_gpus, config.accelerate_config, precision_of(config))
+        on_cpu = dry_run or check_devices(config.num_gpus, config.accelerate_config, config.precision)
         require_deepspeed(config.accelerate_config)
     except (ValueError, OSError) as error:
         stop(str(error), BAD_CALL)
@@ -106,11 +106,6 @@ def main(arguments: list[str]) -> None:
             write_resolved(config, config_file)
             code = _start_alone([name, str(config_file)], config, on_cpu)
         _finish(code, error_file, _trace_path(config))
-
-
-def precision_of(config: LaunchConfig) -> str:
-    """The number format that a call computes in; a VAE's latents are made in fp32 alone."""
-    return "fp32" if isinstance(config, LatentsConfig) else config.precision
 
 
 def _with_published_configs(config: Stage1Config) -> Stage1Config:

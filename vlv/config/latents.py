@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from vlv.config.groups import FormatConfig, data_option, model_option, run_option
 from vlv.settings import require
@@ -15,6 +15,8 @@ FREE = frozenset(("batch_size", "num_gpus", "num_workers", "accelerate_config", 
 @dataclass(frozen=True)
 class LatentsConfig(FormatConfig):
     """VAE moments of a whole dataset, beside the small image that the encoder sees: stage 1 then needs no VAE."""
+
+    precision: ClassVar[str] = "fp32"  # of a VAE alone: in fp16 it overflows, and in bf16 colours drift
 
     dataset_path: str = data_option("./data/images", "the images or pairs", frequent=True, path="local")
     output_dir: str = run_option("./data/latents", "the folder that is written", frequent=True, path="local")

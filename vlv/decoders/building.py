@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL
 
 from vlv.checkpoints.identity import JsonObject
 from vlv.decoders.interface import Conditioner, DiffusionDecoder
+from vlv.decoders.latent import latent_shape
 from vlv.decoders.layout import DecoderLayout, read_layout
 from vlv.decoders.parts import DecoderParts
 from vlv.decoders.settings import DecoderSettings
@@ -69,8 +70,7 @@ def load_vae(folder: Path, resolution: int) -> tuple[AutoencoderKL, tuple[int, i
     layout = read_layout(folder)
     layout.check(settings)
     vae = freeze(DecoderParts(layout, settings).latent_model("vae", AutoencoderKL, torch.float32))
-    side = resolution // 2 ** (len(vae.config["block_out_channels"]) - 1)
-    return vae, (vae.config["latent_channels"], side, side)
+    return vae, latent_shape(vae, resolution)
 
 
 def build_conditioner(description: JsonObject) -> Conditioner:

@@ -45,17 +45,12 @@ class LatentDecoder(DiffusionDecoder):
         self.register_buffer("unconditional_pooled", unconditional.pooled, persistent=False)
 
     @property
-    def _vae_factor(self) -> int:
-        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)  # every block but the last halves the side
-
-    @property
     def _shift(self) -> float:
         return self.vae.config["shift_factor"] or 0.0  # null in the configs of SD and SDXL
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        side = self.resolution // self._vae_factor
-        return (self.vae.config["latent_channels"], side, side)
+        return latent_shape(self.vae, self.resolution)
 
     def encode_images(self, decoder_pixels: Tensor, posterior_noise: Tensor) -> Tensor:
         # Autocast would run the VAE's convolutions in bf16, whatever its weights are.
@@ -131,6 +126,12 @@ class LatentDecoder(DiffusionDecoder):
         sampler = self.schedulers[self.scheduler_name(scheduler)].from_config(self.noise_scheduler.config)
         latents = denoise(predict, sampler, noise, num_inference_steps, generators)
         return (self.decode_latents(latents) * 255).round().to(torch.uint8)
+
+
+def latent_shape(vae: AutoencoderKL, resolution: int) -> tuple[int, int, int]:
+    """(C, h, w) of a VAE's latents of images of this side in pixels."""
+    side = resolution // 2 ** (len(vae.config["block_out_channels"]) - 1)  # every block but the last halves the side
+    return (vae.config["latent_channels"], side, side)
 
 
 def posterior_moments(vae: AutoencoderKL, decoder_pixels: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ are not there yet.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Iterable
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vlv.atomic import whole_file, write_whole
+from vlv.checkpoints.identity import file_hash
 from vlv.checkpoints.pretrained import resolve_component
 from vlv.config import LatentsConfig
 from vlv.config.latents import FREE
@@ -168,7 +168,5 @@ def _write(path: Path, table: pa.Table) -> None:
 
 def _describe(path: Path) -> dict[str, Any]:
     """A file's entry in the manifest."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     rows = pa.ipc.open_file(pa.memory_map(str(path))).read_all().num_rows
-    return {"file": path.name, "samples": rows, "bytes": path.stat().st_size, "sha256": digest}
+    return {"file": path.name, "samples": rows, "bytes": path.stat().st_size, "sha256": file_hash(path)}

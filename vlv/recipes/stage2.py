@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,10 +62,8 @@ def train(config: Stage2Config) -> Path | None:
 
     run = TrainingRun.start(config, precision)
     tokenizer = CaptionTokenizer(model.tokenizer, config.max_caption_tokens, config.supervise_eos, model.eos_token_id)
-    teacher = None
-    if decoder is not None:
-        teacher = decoder_folder_of(model, config.stable_diffusion_model_path), decoder.latent_shape
-    require_latents_of(run.data.source, model.image_processor, teacher)
+    find_decoder = partial(decoder_folder_of, model, config.stable_diffusion_model_path)
+    require_latents_of(run.data.source, model.image_processor, decoder, find_decoder)
     processor = loader_processor(config, model.image_processor, run.accelerator.device)
     prepare = SamplePreparation(processor, tokenizer, config.decode_settings())
     # Weights that are there already, of another model or of this run, would be lost.

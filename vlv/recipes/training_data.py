@@ -35,6 +35,7 @@ from vlv.data.preparation import SamplePreparation
 from vlv.data.sample import SampleSource
 from vlv.data.sources import open_source
 from vlv.data.streaming import HeldStream, StreamedDataset, StreamSettings, build_stream_loader
+from vlv.decoders import DiffusionDecoder
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.recipes.batch_sizes import BatchSizes, require_countable_epochs
 from vlv.training.state import TrainState
@@ -106,13 +107,14 @@ def latent_facts(folder: Path, resolution: int, latent_shape: tuple[int, int, in
 def require_latents_of(
     source: SampleSource | None,
     processor: VLVImageProcessor,
-    decoder: tuple[Path, tuple[int, int, int]] | None,
+    decoder: DiffusionDecoder | None,
+    find_decoder: Callable[[], Path],
 ) -> None:
     """Check that latents, if that is what a source holds, are those of a run.
 
     Args:
-        decoder: the folder of the decoder that learns from them, and its (C, h, w); None where none does, so that the
-            small images alone are read.
+        decoder: learns from them; None where none does, so that the small images alone are read.
+        find_decoder: gives its folder, which is asked of a hub where it came from one: for latents alone.
 
     Raises:
         ValueError: they are of another VAE or of another size; says what differs.
@@ -124,7 +126,7 @@ def require_latents_of(
         raise ValueError("a cache of latents has no original image, from which this model's encoder has its view")
     wanted = replace(facts, resolution=processor.decoder_resolution)
     if decoder is not None:
-        wanted = latent_facts(decoder[0], processor.decoder_resolution, decoder[1], facts.numbers)
+        wanted = latent_facts(find_decoder(), processor.decoder_resolution, decoder.latent_shape, facts.numbers)
     if differences := facts.differences(wanted):
         raise ValueError(
             f"the latents do not fit the run: {', '.join(differences)}; make them anew with vlv data latents"
