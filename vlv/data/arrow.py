@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
 from vlv.data.cells import caption_of, check_columns, image_of
 from vlv.data.files import split_evenly
-from vlv.data.formats import DataFiles, SourceSettings, accepted, caption_column
+from vlv.data.formats import DataFiles, SourceSettings, accepted, caption_column, wanted_columns
 from vlv.data.latent_cache import MANIFEST, LatentSource, is_latent_cache
 from vlv.data.linked_files import linked_files
 from vlv.data.mapped_rows import MappedRows, checked
@@ -53,7 +54,7 @@ class ArrowSource:
         check_columns(label, schema, self._image, self._caption)
         if not len(rows):
             raise ValueError(f"{label} has no rows: {accepted()}")
-        self._columns = [self._image] if self._caption is None else [self._image, self._caption]
+        self._columns = wanted_columns(settings)
         self._read_linked = linked_files(folders[0], folders)
         # Arrow's own rows: decoding, and which images are bad, is a matter of the preparation.
         self._rows: Any = rows if isinstance(rows, MappedRows) else rows.with_format("arrow", columns=self._columns)
@@ -137,19 +138,31 @@ def open_hub(path: str, settings: SourceSettings) -> ArrowSource:
         ValueError: it cannot be had, or has not the split or the columns.
     """
     from datasets import config, load_dataset
-    from datasets.exceptions import DatasetsError
     from huggingface_hub.constants import HF_HUB_CACHE
 
     name, split = require_hub_name(path, HUB), settings.split or "train"
-    try:
+    with hub_errors(path, "loaded", split):
         dataset = load_dataset(name, settings.subset, split=split, revision=settings.revision)
-    except (OSError, ValueError, DatasetsError) as error:
-        raise ValueError(
-            f"{path} cannot be loaded ({one_line(error)}): check the name, data_subset, data_split={split} and "
-            "data_revision"
-        ) from None
     # Of a dataset of image files the rows have paths alone: of files as they were downloaded, or unpacked.
     return ArrowSource(f"{name}:{split}", dataset, settings, [HF_HUB_CACHE, str(config.HF_DATASETS_CACHE)])
+
+
+@contextmanager
+def hub_errors(path: str, what: str, split: str) -> Iterator[None]:
+    """Say on one line what could not be done with a dataset of the hub.
+
+    Raises:
+        ValueError: where the library gave up.
+    """
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except (OSError, ValueError, DatasetsError) as error:
+        raise ValueError(
+            f"{path} cannot be {what} ({one_line(error)}): check the name, data_subset, data_split={split} and "
+            "data_revision"
+        ) from None
 
 
 def require_hub_name(path: str, prefix: str) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
-import warnings
 from collections.abc import Iterable
 from typing import cast
 
@@ -18,6 +16,7 @@ from vlv.data.mixture import MixedOrder, MixedSource
 from vlv.data.order import SampleOrder
 from vlv.data.preparation import PreparedSample, SamplePreparation
 from vlv.data.sample import SampleSource
+from vlv.data.transforms import silence_pillow
 
 
 class OrderedDataset(Dataset[PreparedSample]):
@@ -89,8 +88,7 @@ def start_worker(_: int) -> None:
     Ctrl-C is for the main process to handle: it reaches every process of the terminal, and a worker that died of it
     first would show as a failed loader.
     """
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what cannot be decoded is reported as a bad sample
+    silence_pillow()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)  # there are as many workers as cores to use; more threads would only wait for each other
     signal.signal(signal.SIGINT, signal.SIG_IGN)

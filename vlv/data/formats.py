@@ -102,6 +102,12 @@ def caption_column(settings: SourceSettings) -> str | None:
     return settings.caption_column if settings.captions else None
 
 
+def wanted_columns(settings: SourceSettings) -> list[str]:
+    """The columns of a table that are read."""
+    caption = caption_column(settings)
+    return [settings.image_column] if caption is None else [settings.image_column, caption]
+
+
 @dataclass(frozen=True)
 class DataFiles:
     """The files of one format that a path names.

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from vlv.data.cells import caption_of, check_columns, image_of
 from vlv.data.damaged_shards import report_damaged
-from vlv.data.formats import DataFiles, SourceSettings, accepted, caption_column
+from vlv.data.formats import DataFiles, SourceSettings, accepted, caption_column, wanted_columns
 from vlv.data.linked_files import linked_files
 from vlv.data.remote import THREADS, RemoteFiles, bare, is_remote, public_name
 from vlv.data.remote_file import RemoteFile, open_remote
@@ -47,6 +47,7 @@ class ParquetSource:
         self._names = [public_name(files.root, file) for file in self._files]
         self._root, self._remote = files.root, files.remote
         self._image, self._caption = settings.image_column, caption_column(settings)
+        self._columns = wanted_columns(settings)
         self._raw_shape = settings.raw_image_shape
         at_once = settings.num_workers or min(16, os.cpu_count() or 1)
         with ThreadPoolExecutor(at_once if self._remote is None else THREADS) as pool:
@@ -63,7 +64,7 @@ class ParquetSource:
         file_starts = np.cumsum([per_file.sum() for per_file in sizes])
         self._file_starts = file_starts - [per_file.sum() for per_file in sizes]
         self._cache_bytes = self._size_cache(int(np.sum(weights)), settings.pool_samples, settings.readers)
-        identity = f"{os.path.abspath(self._root)} {self._columns()} {len(self)}"
+        identity = f"{os.path.abspath(self._root)} {self._columns} {len(self)}"
         self._shared = SharedTables(identity, self._cache_bytes) if settings.readers > 1 else None
         self._process = os.getpid()
         self._groups: OrderedDict[int, pa.Table] = OrderedDict()
@@ -95,9 +96,6 @@ class ParquetSource:
     def _path(self, file: int) -> str:
         return os.path.join(self._root, self._files[file])
 
-    def _columns(self) -> list[str]:
-        return [self._image] if self._caption is None else [self._image, self._caption]
-
     def _read_footer(self, file: str) -> tuple[np.ndarray, int, str]:
         """Check a file; returns the rows of its row groups (int64), its decoded bytes, and what is wrong with it."""
         try:
@@ -105,7 +103,7 @@ class ParquetSource:
         except ValueError as error:
             return np.zeros(0, dtype=np.int64), 0, str(error)
         groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-        wanted = [n for n in range(footer.num_columns) if _is_of(footer, n, self._columns())]
+        wanted = [n for n in range(footer.num_columns) if _is_of(footer, n, self._columns)]
         first_rows = groups[0].num_rows if groups else 0
         # The first row group stands for the file: a footer says nothing else of decoded sizes, and rows are alike.
         decoded = sum(groups[0].column(n).total_uncompressed_size for n in wanted) if first_rows else 0
@@ -159,7 +157,7 @@ class ParquetSource:
     def _decode(self, path: str, number: int) -> pa.Table:
         with pq.ParquetFile(_readable(path, self._remote), pre_buffer=is_remote(path)) as file:
             # Each worker is a process of its own; Arrow's threads would compete with theirs for the same cores.
-            table = file.read_row_group(number, columns=self._columns(), use_threads=False)
+            table = file.read_row_group(number, columns=self._columns, use_threads=False)
         return table.unify_dictionaries()  # the file that is shared can hold one for each column
 
 

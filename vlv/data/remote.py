@@ -98,9 +98,8 @@ class RemoteFiles:
         self._cache, self._patience = cache, patience or _PATIENCE
         self._facts: dict[str, Facts] = {}
         self._ranged: set[str] = set()  # servers that are known to give ranges
-        self.listing = (
-            ""  # digest of the names and versions of the images, which are read without asking for each one's
-        )
+        # Digest of the names and versions of the images, which are read without asking for each one's.
+        self.listing = ""
 
     def facts(self, url: str) -> Facts:
         """Return the size and version of a file, asked for once.

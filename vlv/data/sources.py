@@ -47,8 +47,12 @@ def open_source(path: str, settings: SourceSettings | None = None) -> SampleSour
         return open_hub(path, settings)
     if is_mixture(path):
         return open_mixture(path, settings, open_source)
-    kind, files, listing = list_source(path, settings)
-    path = redact(path)  # from here on it is for messages
+    return open_listed(path, *list_source(path, settings), settings)
+
+
+def open_listed(path: str, kind: str, files: DataFiles, listing: Listing, settings: SourceSettings) -> SampleSource:
+    """Open what `list_source` has found at a path; errors as of `open_source`."""
+    path = redact(path)  # it is for messages alone
     if settings.data_format == "auto":
         _warn_of_others(path, kind, listing)
     if listing.others:

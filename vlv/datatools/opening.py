@@ -11,7 +11,7 @@ from vlv.config import FormatConfig
 from vlv.config.tools import CaptionsChoice
 from vlv.data.formats import DataFiles, SourceSettings
 from vlv.data.sample import SampleSource
-from vlv.data.sources import check_source, list_source, open_source
+from vlv.data.sources import check_source, list_source, open_listed
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ def open_dataset(path: str, config: FormatConfig, captions: CaptionsChoice) -> O
     """
     settings = replace(config.source_settings(), data_format=config.data_format)
     paired = replace(settings, captions=captions == "on" or (captions == "auto" and _has_captions(path, settings)))
+    kind, files, listing = list_source(path, paired)
     with _warnings() as notes:
-        source = open_source(path, paired)
-    kind, files, _ = list_source(path, paired)
+        source = open_listed(path, kind, files, listing, paired)
     return Opened(source, kind, files, paired.captions, [note.removeprefix(f"{path}: ") for note in notes])
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import signal
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 
+from vlv.data.transforms import silence_pillow
 from vlv.orphans import end_with_parent
 
 # Of a worker: handed over by the fork, as an opened source is too large to pickle.
@@ -24,7 +23,7 @@ def in_processes(work: Callable[[int], int], items: Sequence[int], num_workers: 
     """
     workers = min(num_workers, len(items))
     if workers <= 1:
-        _quiet()
+        silence_pillow()
         yield from map(work, items)
         return
     context = multiprocessing.get_context("fork")
@@ -52,13 +51,7 @@ def _start(work: Callable[[int], int]) -> None:
     _work = work
     end_with_parent()  # a worker that wrote on would meet the next call's
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the parent handles it
-    _quiet()
-
-
-def _quiet() -> None:
-    """Silence Pillow's remarks on odd metadata: what cannot be decoded is reported as a bad sample."""
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    silence_pillow()
 
 
 def _call(item: int) -> int:
