@@ -9,12 +9,31 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vlv.batch import Batch
+from vlv.data.remote import RemoteError
+from vlv.data.sample import BadSample
 
 _JUDGED_FROM = 1000  # samples over all processes before a share means anything
 
 
 class TooManyBadSamples(ValueError):  # noqa: N818  (the message is the error; the name says what it is about)
     """The share of unreadable samples is above the limit."""
+
+
+def reason_of(error: Exception) -> str:
+    """Why a sample is bad, of what was raised while it was read and prepared.
+
+    One sample of millions must not end a run, and every resume of it: what no reader foresaw is named as such. A fault
+    of the code's own shows all the same, as it makes more than max_bad_share bad.
+
+    Raises:
+        Exception: the error itself where it says nothing about the sample: a lack of memory, or remote data that cannot
+            be had.
+    """
+    if isinstance(error, BadSample):
+        return str(error)
+    if isinstance(error, (MemoryError, RemoteError)):
+        raise error
+    return f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 class BadSampleLog:

@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from vlv.batch import Batch, PairBatch
+from vlv.data.bad_samples import reason_of
 from vlv.data.captions import CaptionTokenizer, pad_captions
 from vlv.data.formats import DecodeSettings
-from vlv.data.remote import RemoteError
 from vlv.data.sample import BadSample, Caption, LatentImage, RawSample, caption_at
 from vlv.data.transforms import DECODE_ERRORS, damage, decode_image, is_truncated
 
@@ -74,16 +74,8 @@ class SamplePreparation:
             image = decode_image(sample.image, self.decoding)
             pixels = self._process(image)
             caption_ids = self._tokenize(sample.caption, name, epoch)
-        except BadSample as reason:
-            return self.empty(position, name, str(reason))
-        except (MemoryError, RemoteError):
-            raise
-        except Exception as error:  # noqa: BLE001
-            # One sample of millions must not end a run, and every resume of it: what no reader foresaw is named as
-            # such. A fault of the code's own shows all the same, as it makes more than max_bad_share bad.
-            return self.empty(
-                position, name, f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            )
+        except Exception as error:  # noqa: BLE001  (what is no matter of the sample is raised again)
+            return self.empty(position, name, reason_of(error))
         return PreparedSample(
             decoder_pixels=pixels["decoder_pixels"] if latents is None else torch.tensor(latents.moments),
             encoder_pixels=pixels["encoder_pixels"],

@@ -22,7 +22,8 @@ import numpy as np
 
 from vlv.atomic import whole_file, write_whole
 from vlv.config import ShardsConfig
-from vlv.data.sample import BadSample, SampleSource
+from vlv.data.bad_samples import reason_of
+from vlv.data.sample import SampleSource
 from vlv.datatools.conversion import Converted, Filtered, convert
 from vlv.datatools.duplicates import Fingerprints, repeated
 from vlv.datatools.manifest import (
@@ -192,12 +193,8 @@ def convert_at(source: SampleSource, index: int, config: ShardsConfig, outcome: 
     except Filtered as name:
         outcome.left_out[str(name)] += 1
         return None
-    except BadSample as reason:
-        text = str(reason)
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001 - as in training: one sample of millions must not end the call
-        text = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    except Exception as error:  # noqa: BLE001  (what is no matter of the sample is raised again)
+        text = reason_of(error)
     else:
         if sample.truncated:
             outcome.truncated += 1

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
+from vlv.data.bad_samples import reason_of
 from vlv.data.caption_text import require_text
 from vlv.data.formats import DecodeSettings
 from vlv.data.sample import BadSample, SampleSource, caption_at
@@ -106,12 +107,8 @@ class Prober:
                 due -= bool(due)
                 probe.repeated += digest in seen
                 seen.add(digest)
-            except BadSample as reason:
-                _note(probe, self.source.name(index), str(reason))
-            except MemoryError:
-                raise
-            except Exception as error:  # noqa: BLE001 - as in training, where it makes one sample bad
-                _note(probe, self.source.name(index), f"unexpected {type(error).__name__}: {error}")
+            except Exception as error:  # noqa: BLE001  (what is no matter of the sample is raised again)
+                _note(probe, self.source.name(index), reason_of(error))
             advance(1)
         return probe
 
