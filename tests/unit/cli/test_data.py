@@ -6,30 +6,23 @@ from importlib import import_module
 
 import pytest
 
+from tests.unit.cli.test_main import ended
 from tests.unit.test_import_speed import ROOT, help_of, run
 from vlv.cli import data
-from vlv.cli.main import main
-
-
-def ended(capsys, *arguments):
-    with pytest.raises(SystemExit) as stopped:
-        main(["data", *arguments])
-    printed = capsys.readouterr()
-    return stopped.value.code, printed.out, printed.err
 
 
 def test_help_lists_the_tools(capsys):
-    code, out, _ = ended(capsys, "--help")
+    code, out, _ = ended(capsys, "data", "--help")
     assert code == 0
     assert all(f"  {name} " in out for name in data.TOOLS)
-    assert ended(capsys)[:2] == (2, out)
+    assert ended(capsys, "data")[:2] == (2, out)
 
 
 def test_an_unknown_tool_names_the_near_one_or_all(capsys):
-    code, _, err = ended(capsys, "shard")
+    code, _, err = ended(capsys, "data", "shard")
     assert code == 2
     assert "did you mean shards?" in err
-    assert "give one of inspect, latents, shards" in ended(capsys, "xyz")[2]
+    assert "give one of inspect, latents, shards" in ended(capsys, "data", "xyz")[2]
 
 
 @pytest.mark.parametrize("tool", data.TOOLS)
