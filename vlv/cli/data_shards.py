@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from vlv.cli.entry import BAD_CALL, FAILED_RUN, Call, parse, stop
 from vlv.config import ShardsConfig
+from vlv.redaction import redact
 
 if TYPE_CHECKING:
     from vlv.datatools.manifest import Manifest
@@ -42,7 +43,7 @@ def _pack(config: ShardsConfig) -> None:
     if config.counts_words and not opened.captions:
         raise ValueError(f"{config.source} has no captions, whose words are to be counted: drop the limits of words")
     what = "samples with captions" if opened.captions else "images without captions"
-    print(f"{config.source}: {opened.kind}, {len(opened.source):,} {what}")
+    print(f"{redact(config.source)}: {opened.kind}, {len(opened.source):,} {what}")
     for note in opened.notes:
         print(f"  {note}")
     folder = Path(config.destination)

@@ -12,6 +12,7 @@ from vlv.config.tools import CaptionsChoice
 from vlv.data.formats import DataFiles, SourceSettings
 from vlv.data.sample import SampleSource
 from vlv.data.sources import check_source, list_source, open_listed
+from vlv.redaction import redact
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def open_dataset(path: str, config: FormatConfig, captions: CaptionsChoice) -> O
     kind, files, listing = list_source(path, paired)
     with _warnings() as notes:
         source = open_listed(path, kind, files, listing, paired)
-    return Opened(source, kind, files, paired.captions, [note.removeprefix(f"{path}: ") for note in notes])
+    return Opened(source, kind, files, paired.captions, [note.removeprefix(f"{redact(path)}: ") for note in notes])
 
 
 def _has_captions(path: str, settings: SourceSettings) -> bool:

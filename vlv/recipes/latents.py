@@ -35,6 +35,7 @@ from vlv.decoders.latent import posterior_moments
 from vlv.inference.images import forked_loader
 from vlv.models.image_processor import VLVImageProcessor, to_images
 from vlv.recipes.training_data import latent_facts
+from vlv.redaction import redact_values
 from vlv.training.processes import start_processes
 
 PLAN = "plan.json"
@@ -90,7 +91,7 @@ def _agree_on_plan(path: Path, config: LatentsConfig, facts: LatentFacts, sample
     Raises:
         ValueError: it is of another call.
     """
-    settings = {key: value for key, value in asdict(config).items() if key not in FREE}
+    settings = redact_values({key: value for key, value in asdict(config).items() if key not in FREE})
     plan = json.loads(json.dumps({**settings, "samples": samples, "vae": facts.vae}))
     if path.exists():
         former = json.loads(path.read_text())
