@@ -17,7 +17,15 @@ from vlv.cli.export_checkpoint import ExportConfig
 from vlv.cli.import_checkpoint import ImportConfig
 from vlv.cli.inspect_checkpoint import InspectConfig
 from vlv.cli.quickstart import QuickstartConfig
-from vlv.config import CaptionConfig, ReconstructConfig, Stage1Config, Stage2Config
+from vlv.config import (
+    CaptionConfig,
+    InspectDataConfig,
+    LatentsConfig,
+    ReconstructConfig,
+    ShardsConfig,
+    Stage1Config,
+    Stage2Config,
+)
 from vlv.settings.declare import Group, Setting, settings_of, shown
 from vlv.settings.help import FREQUENT
 from vlv.settings.loading import recipe_values
@@ -61,6 +69,9 @@ COMMANDS = (
     Command("import", ImportConfig),
     Command("export", ExportConfig),
     Command("inspect", InspectConfig),
+    Command("data inspect", InspectDataConfig),
+    Command("data latents", LatentsConfig),
+    Command("data shards", ShardsConfig),
     Command("download", DownloadConfig),
     Command("quickstart", QuickstartConfig),
 )

@@ -89,18 +89,19 @@ def min_snr_weights(signal: Tensor, gamma: float, velocity: bool) -> Tensor:
 
 
 def caption_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy summed over the caption tokens, in fp32.
+    """Cross-entropy of each sample, summed over its caption tokens, in fp32.
 
     Args:
         logits: [B, L, V]; row l is the prediction of labels[:, l] (already shifted).
         labels: [B, L], token ids, IGNORED where nothing is to be learned.
 
     Returns:
-        scalar, the sum over all labels that are not IGNORED.
+        [B], the sum over the labels of a sample that are not IGNORED.
     """
-    return F.cross_entropy(
-        logits.float().flatten(0, 1), labels.to(logits.device).flatten(), ignore_index=IGNORED, reduction="sum"
+    errors = F.cross_entropy(
+        logits.float().flatten(0, 1), labels.to(logits.device).flatten(), ignore_index=IGNORED, reduction="none"
     )
+    return errors.view(labels.shape).sum(1)
 
 
 def weighted_sum(values: Tensor, weights: Tensor) -> Tensor:

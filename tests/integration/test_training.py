@@ -143,6 +143,14 @@ def test_gradient_checkpointing_changes_no_loss(stage1, again, tmp_path):
     assert all(abs(one[step] - two[step]) <= 1e-5 for step in one)
 
 
+def test_the_device_resizes_for_the_encoder(stage1, again, tmp_path):
+    """Nearly as Pillow does: the losses are those of the loader's view, within what a rounded pixel changes."""
+    again(tmp_path, "encoder_view=device", num_steps=8)
+    one, two = metrics(stage1, "train/loss"), metrics(tmp_path, "train/loss")
+    assert one.keys() == two.keys()
+    assert all(abs(one[step] - two[step]) <= 1e-3 for step in one)
+
+
 def test_what_goes_beyond_the_paper_trains_and_resumes(stage1, again, tmp_path):
     options = (
         "ema_decay=0.9", "min_snr_gamma=5", "conditioning_dropout=0.2", "encoder_view_from_original=true",
@@ -233,10 +241,15 @@ def test_stage2_resumes_bit_exact(launch, stage1, tiny_components, sample_photos
 
 @pytest.mark.distributed
 def test_stage2_with_denoising_on_two_processes(launch, stage1, stage2, tiny_components, sample_photos, tmp_path):
+    """On a mixture, whose sources are reported one by one."""
+    mixture = tmp_path / "mixture.yaml"
+    sources = [{"name": name, "path": str(sample_photos), "weight": weight} for name, weight in (("a", 3), ("b", 1))]
+    mixture.write_text(json.dumps({"sources": sources}))  # YAML holds JSON
+
     def run(folder, **variables):
         done = launch(
             "train_stage2.sh", "log_every=1", "val_pictures=0", "diffusion_weight=3", "projector_init=whitened",
-            CONFIG=TINY2, dataset_path=sample_photos, val_dataset_path=sample_photos,
+            CONFIG=TINY2, dataset_path=mixture, val_dataset_path=sample_photos,
             qwen_model=tiny_components / "qwen", diffusion_model_path=stage1 / "final", output_dir=folder,
             total_steps=4, save_step=4, **variables,
         )  # fmt: skip
@@ -244,10 +257,15 @@ def test_stage2_with_denoising_on_two_processes(launch, stage1, stage2, tiny_com
 
     run(tmp_path / "one", batch_size=4)
     run(tmp_path / "two", batch_size=2, num_gpus=2, ACCELERATE_CONFIG=ROOT / "configs/accelerate/cpu.yaml")
-    for key in ("train/loss", "train/caption_loss", "train/diffusion_loss", "train/lr", "val/loss"):
+    terms = [f"train/{source}{term}_loss" for source in ("", "a/", "b/") for term in ("caption", "diffusion")]
+    for key in ("train/loss", "train/lr", "val/loss", *terms, "train/a/caption_count", "train/b/diffusion_count"):
         one, two = metrics(tmp_path / "one", key), metrics(tmp_path / "two", key)
         assert one.keys() == two.keys()
         assert all(abs(one[step] - two[step]) <= 1e-3 * max(1, abs(one[step])) for step in one), key
+    counts = [metrics(tmp_path / "one", f"train/{source}/diffusion_count") for source in ("a", "b")]
+    assert [list(steps.values()) for steps in counts] == [[3.0] * 4, [1.0] * 4]  # their weights, in each step
+    assert metrics(tmp_path / "one", "val/caption_loss")
+    assert not metrics(tmp_path / "one", "val/a/caption_loss")
 
 
 def test_epochs_end_a_run(launch, stage1, tiny_components, sample_photos, tmp_path):

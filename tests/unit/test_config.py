@@ -154,7 +154,11 @@ def test_each_decoder_has_a_recipe_of_both_stages_with_its_cost(member):
 @pytest.mark.parametrize(
     ("kind", "stage", "differing"),
     [
-        (Stage1Config, "stage1", {"lr_schedule_steps", "head_init", "convert_profiles", "read_truncated"}),
+        (
+            Stage1Config,
+            "stage1",
+            {"lr_schedule_steps", "head_init", "encoder_view", "convert_profiles", "read_truncated"},
+        ),
         (
             Stage2Config,
             "stage2",
@@ -166,6 +170,7 @@ def test_each_decoder_has_a_recipe_of_both_stages_with_its_cost(member):
                 "max_grad_norm",
                 "projector_init",
                 "token_mean",
+                "encoder_view",
                 "convert_profiles",
                 "read_truncated",
             },

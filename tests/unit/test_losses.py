@@ -19,9 +19,10 @@ def test_diffusion_loss_by_hand():
 
 
 def test_caption_loss_by_hand():
-    logits = torch.zeros(1, 3, 4)  # uniform: each counted token costs log 4
-    labels = torch.tensor([[1, IGNORED, 2]])
-    assert math.isclose(caption_loss(logits, labels).item(), 2 * math.log(4), rel_tol=1e-6)
+    logits = torch.zeros(2, 3, 4)  # uniform: each counted token costs log 4
+    labels = torch.tensor([[1, IGNORED, 2], [IGNORED, IGNORED, 3]])
+    losses = caption_loss(logits, labels).tolist()
+    assert losses == pytest.approx([2 * math.log(4), math.log(4)], rel=1e-6)
 
 
 def test_caption_loss_of_no_token_is_zero():

@@ -16,14 +16,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, Stage2Config
+from vlv.config import CaptionConfig, ConfigError, LaunchConfig
 
 # What `lockf` says where a file system keeps no locks (some mounts of NFS and Lustre).
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextmanager
-def output_locks(config: Stage1Config | Stage2Config | CaptionConfig | ReconstructConfig) -> Iterator[None]:
+def output_locks(
+    config: LaunchConfig,
+) -> Iterator[None]:
     """Hold every place that a call writes into while the block runs.
 
     Of several machines the first alone holds them, for all of the run.
@@ -34,11 +36,13 @@ def output_locks(config: Stage1Config | Stage2Config | CaptionConfig | Reconstru
     with ExitStack() as held:
         if os.environ.get("MACHINE_RANK", "0") == "0":
             for option, path in _places(config):
-                held.enter_context(_lock(option, path))
+                held.enter_context(place_lock(option, path))
         yield
 
 
-def _places(config: Stage1Config | Stage2Config | CaptionConfig | ReconstructConfig) -> Iterator[tuple[str, Path]]:
+def _places(
+    config: LaunchConfig,
+) -> Iterator[tuple[str, Path]]:
     if not isinstance(config, CaptionConfig):
         yield f"output_dir={config.output_dir}", Path(config.output_dir) / ".lock"
         return
@@ -49,7 +53,16 @@ def _places(config: Stage1Config | Stage2Config | CaptionConfig | ReconstructCon
 
 
 @contextmanager
-def _lock(place: str, path: Path) -> Iterator[None]:
+def place_lock(place: str, path: Path) -> Iterator[None]:
+    """Hold one place while the block runs; its folder is made.
+
+    Args:
+        place: what a message calls it, as `output_dir=...`.
+        path: the lock file.
+
+    Raises:
+        ConfigError: another process holds it; names its host and process.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = _taken(place, path)
     try:

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from vlv.data.formats import MAX_IMAGE_PIXELS, DataFormat, DecodeSettings
+from vlv.data.formats import (
+    MAX_IMAGE_PIXELS,
+    RAW_SIZE_ADVICE,
+    REMOTE_CACHE_GB,
+    DataFormat,
+    DecodeSettings,
+    SourceSettings,
+    is_raw_size,
+    raw_shape,
+)
 from vlv.settings import option, require
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -45,36 +54,70 @@ class ReadingConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig(ReadingConfig):
+class FormatConfig(ReadingConfig):
+    """How a dataset is stored; every command that reads one by index."""
+
+    data_format: DataFormat = data_option("auto", "format of the data; auto looks at what is there")
+    image_column: str = data_option("image", "parquet column, or json field, with the image")
+    caption_column: str = data_option("caption", "parquet column, or json field, with the caption")
+    data_split: str | None = data_option(None, "split of a dataset of `datasets`; null is train, or the only one")
+    data_subset: str | None = data_option(None, "subset (configuration) of a hub:owner/name dataset")
+    data_revision: str | None = data_option(None, "branch, tag or commit of a hub:owner/name dataset")
+    raw_image_size: list[int] | None = data_option(
+        None,
+        "parquet images that are raw uint8 pixels: [height, width] of channels-first ones, or the whole shape such as "
+        "[384, 384, 3]; null where there are none",
+    )
+    remote_cache_gb: float = data_option(
+        REMOTE_CACHE_GB,
+        "GiB of this machine's disk for what is read of s3://, gs://, hf:// and https:// data; 0 keeps nothing",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.remote_cache_gb >= 0, "remote_cache_gb", self.remote_cache_gb, "give 0 or more")
+        require(is_raw_size(self.raw_image_size), "raw_image_size", self.raw_image_size, RAW_SIZE_ADVICE)
+
+    def source_settings(self) -> SourceSettings:
+        """How the data is opened: its columns and raw pixels. The format is of one dataset of a run alone."""
+        return SourceSettings(
+            image_column=self.image_column,
+            caption_column=self.caption_column,
+            raw_image_shape=raw_shape(self.raw_image_size),
+            split=self.data_split,
+            subset=self.data_subset,
+            revision=self.data_revision,
+            remote_cache_gb=self.remote_cache_gb,
+        )
+
+
+@dataclass(frozen=True)
+class DataConfig(FormatConfig):
     """What a training run reads, and in which order."""
 
     val_dataset_path: str = data_option(
         "./assets", "validation images; with captions.json beside them for stage 2", path="local"
     )
-    data_format: DataFormat = data_option("auto", "format of the training data; auto looks at what is there")
-    image_column: str = data_option("image", "parquet column, or json field, with the image")
-    caption_column: str = data_option("caption", "parquet column, or json field, with the caption")
-    raw_image_size: list[int] | None = data_option(
-        None,
-        "parquet images that are raw uint8 pixels: [height, width] of channels-first ones, or the whole shape such as "
-        "[384, 384, 3]; null where there are none",
+    encoder_view: Literal["auto", "device", "loader"] = data_option(
+        "auto",
+        "where the decoder's crop is resized to the encoder's: by loader workers with Pillow, as published, or on the "
+        "device, which sends a fifth of the bytes; auto is device on a GPU where that enlarges it",
     )
     shuffle_window: int | None = data_option(
         None,
         "samples: permuted shards are pooled until they hold this many, then shuffled; null is 8192, and for .tar "
         "shards as many as 64 of them hold",
     )
-    max_bad_share: float = data_option(0.1, "training stops when more than this share of samples is unreadable")
+    max_bad_share: float = data_option(
+        0.1,
+        "training stops when more than this share of samples is unreadable; 0 stops at whatever is wrong with the data",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         window = self.shuffle_window
         require(window is None or window >= 1, "shuffle_window", window, "give at least 1 sample, or null")
-        require(0 < self.max_bad_share <= 1, "max_bad_share", self.max_bad_share, "give a share above 0, at most 1")
-        raw = self.raw_image_size
-        advice = "give [height, width], [3, height, width], [height, width, 3] or null"
-        is_shape = raw is None or len(raw) == 2 or (len(raw) == 3 and 3 in (raw[0], raw[2]))
-        require(is_shape, "raw_image_size", raw, advice)
+        require(0 <= self.max_bad_share <= 1, "max_bad_share", self.max_bad_share, "give a share of 0 to 1")
 
 
 @dataclass(frozen=True)

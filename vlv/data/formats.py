@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from vlv.data.remote import RemoteFiles
     from vlv.data.sample import SampleSource
 
 IMAGE_EXTENSIONS = frozenset(
@@ -25,7 +26,27 @@ DESCRIPTIONS = frozenset({"txt", "json", "jsonl", "csv", "tsv", "md", "yaml", "y
 # Where Pillow by default refuses an image as a decompression bomb.
 MAX_IMAGE_PIXELS = 178_956_970
 
-DataFormat = Literal["auto", "folder", "webdataset", "parquet"]
+REMOTE_CACHE_GB = 10.0  # GiB: validation images, footers, and small datasets
+
+DataFormat = Literal["auto", "folder", "webdataset", "parquet", "arrow"]
+
+RAW_SIZE_ADVICE = "give [height, width], [3, height, width], [height, width, 3] or null"
+
+
+def is_raw_size(value: object) -> bool:
+    """Whether `raw_image_size` can be this: null, or the size of raw pixels as `RAW_SIZE_ADVICE` says."""
+    if value is None:
+        return True
+    if not isinstance(value, list) or not all(isinstance(side, int) and side > 0 for side in value):
+        return False
+    return len(value) == 2 or (len(value) == 3 and 3 in (value[0], value[2]))
+
+
+def raw_shape(size: list[int] | None) -> tuple[int, int, int] | None:
+    """The shape of the images, CHW or HWC, that `raw_image_size` describes."""
+    if size is None:
+        return None
+    return (size[0], size[1], size[2]) if len(size) == 3 else (3, size[0], size[1])
 
 
 @dataclass(frozen=True)
@@ -46,16 +67,18 @@ class DecodeSettings:
 class SourceSettings:
     """How a dataset is opened.
 
-    data_format: folder (of images), webdataset (.tar shards), parquet, or auto: what is there.
+    data_format: folder (of images), webdataset (.tar shards), parquet, arrow (of `datasets`), or auto: what is there.
     captions: whether samples are pairs; a pair without its caption is a bad sample, or left out of a folder.
-    image_column: parquet column, or field of captions.jsonl, with the image.
-    caption_column: parquet column, or field of .json and .jsonl captions, with the caption.
+    image_column: column of a table with the image, or field of .jsonl and .csv captions with its name.
+    caption_column: column of a table, or field of .json, .jsonl and .csv captions, with the caption.
     raw_image_shape: shape of images that parquet holds as raw uint8 bytes, CHW or HWC; None where it holds none.
     cache_dir: where tar indexes are kept; None is $VLV_CACHE_DIR or ~/.cache/vlv/index.
     num_workers: shards indexed at once; None goes by the cores.
     pool_samples: the order's shuffle window, which the parquet cache has to hold.
     readers: processes of this machine that read together, which share the row groups that parquet decodes.
     max_bad_share: of the shards, above which damaged ones are an error and no longer a warning.
+    split, subset, revision: of a dataset of `datasets`; no split is train, or the only one.
+    remote_cache_gb: GiB of what is read of URLs that stay on this machine's disk; 0 is none.
     """
 
     data_format: DataFormat = "auto"
@@ -68,6 +91,21 @@ class SourceSettings:
     pool_samples: int = 8192
     readers: int = 1
     max_bad_share: float = 1.0
+    split: str | None = None
+    subset: str | None = None
+    revision: str | None = None
+    remote_cache_gb: float = REMOTE_CACHE_GB
+
+
+def caption_column(settings: SourceSettings) -> str | None:
+    """The column of captions that is read; None where samples are images alone."""
+    return settings.caption_column if settings.captions else None
+
+
+def wanted_columns(settings: SourceSettings) -> list[str]:
+    """The columns of a table that are read."""
+    caption = caption_column(settings)
+    return [settings.image_column] if caption is None else [settings.image_column, caption]
 
 
 @dataclass(frozen=True)
@@ -75,13 +113,15 @@ class DataFiles:
     """The files of one format that a path names.
 
     path: as the user wrote it, for messages.
-    root: the folder that the names are relative to.
+    root: the folder that the names are relative to; "" where they are whole paths and URLs.
     names: sorted, at least one; as the file system's bytes.
+    remote: reads the files that are URLs; None where none is.
     """
 
     path: str
     root: str
     names: pa.LargeBinaryArray
+    remote: RemoteFiles | None = None
 
 
 class FormatModule(Protocol):
@@ -125,6 +165,12 @@ class Format:
 FORMATS: dict[str, Format] = {
     "webdataset": Format(frozenset({"tar"}), ".tar shard", ".tar shards (webdataset)", "vlv.data.tar_shards"),
     "parquet": Format(frozenset({"parquet"}), ".parquet file", ".parquet files", "vlv.data.parquet"),
+    "arrow": Format(
+        frozenset({"arrow"}),
+        ".arrow file",
+        "a dataset of Hugging Face's `datasets` (.arrow, or hub:owner/name)",
+        "vlv.data.arrow",
+    ),
     "folder": Format(
         IMAGE_EXTENSIONS,
         "image",

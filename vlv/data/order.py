@@ -83,13 +83,17 @@ class SampleOrder:
         epoch, offset = divmod(n, self._length)
         if not self._shuffle:
             return offset
-        layout = _recall(self._epochs, epoch, lambda: self._permute_shards(epoch))
+        layout = recall(self._epochs, epoch, lambda: self._permute_shards(epoch))
         # The last pool that starts at or before the offset; pool_starts ends with N, which no offset reaches.
         pool = int(np.searchsorted(layout.pool_starts, offset, side="right")) - 1
-        samples = _recall(self._pools, (epoch, pool), lambda: self._shuffle_pool(layout, epoch, pool))
+        samples = recall(self._pools, (epoch, pool), lambda: self._shuffle_pool(layout, epoch, pool))
         return int(samples[offset - layout.pool_starts[pool]])
 
     __iter__ = None  # the order is endless; ask for positions
+
+    def epoch(self, n: int) -> int:
+        """Return the epoch that position n is in."""
+        return n // self._length
 
     def _permute_shards(self, epoch: int) -> _Epoch:
         # Number 0 of the key is the shards' order, and k + 1 is pool k's: each shuffle has its own random stream.
@@ -123,7 +127,8 @@ def default_window(source: SampleSource) -> int:
     return max(DEFAULT_WINDOW, min(spanned, _LARGEST_WINDOW))
 
 
-def _recall(cache: OrderedDict[object, _Value], key: object, make: Callable[[], _Value]) -> _Value:
+def recall(cache: OrderedDict[object, _Value], key: object, make: Callable[[], _Value]) -> _Value:
+    """Return what a key stands for, made anew unless it is one of the two that were used last."""
     if key not in cache:
         cache[key] = make()
         while len(cache) > _KEPT:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import os
-import re
 import tempfile
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -15,23 +13,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vlv.data.cells import caption_of, check_columns, image_of
 from vlv.data.damaged_shards import report_damaged
-from vlv.data.formats import DataFiles, SourceSettings, accepted
+from vlv.data.formats import DataFiles, SourceSettings, accepted, caption_column, wanted_columns
+from vlv.data.linked_files import linked_files
+from vlv.data.remote import THREADS, RemoteFiles, bare, is_remote, public_name
+from vlv.data.remote_file import RemoteFile, open_remote
 from vlv.data.sample import BadSample, RawSample
 from vlv.data.shared_tables import SharedTables
 
 _MIN_CACHE = 1 << 30  # bytes: a small dataset's row groups all stay, whatever the window
 _NOTED_CACHE = 2 << 30  # bytes from which a user should know
-# JPEG, PNG, .npy, GIF, WebP, TIFF, AVIF and its kin, JPEG 2000. BMP's two letters alone could be pixels.
-_FILE = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|\x93NUMPY|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|....ftyp|\0\0\0\x0cjP  ", re.DOTALL
-)
 _CHECKED = 10  # files that are looked at for a sound one
 _log = logging.getLogger(__name__)
 
 
 class ParquetSource:
-    """Rows of parquet files. The image is encoded bytes, {bytes, path}, raw uint8 bytes, or .npy bytes.
+    """Rows of parquet files; `image_of` and `caption_of` say what their cells may hold.
 
     A row is read by decoding its row group, which stays in memory while the order is around it, up to the decoded size
     of `pool_samples` rows: in the process, or, with several readers, in one file for all of them.
@@ -46,10 +44,13 @@ class ParquetSource:
             ValueError: too many files are no parquet files, or have not the columns or their types.
         """
         self._files = [os.fsdecode(name) for name in files.names.to_pylist()]
-        self._root = files.root
+        self._names = [public_name(files.root, file) for file in self._files]
+        self._root, self._remote = files.root, files.remote
         self._image, self._caption = settings.image_column, caption_column(settings)
+        self._columns = wanted_columns(settings)
         self._raw_shape = settings.raw_image_shape
-        with ThreadPoolExecutor(settings.num_workers or min(16, os.cpu_count() or 1)) as pool:
+        at_once = settings.num_workers or min(16, os.cpu_count() or 1)
+        with ThreadPoolExecutor(at_once if self._remote is None else THREADS) as pool:
             sizes, weights, faults = zip(*pool.map(self._read_footer, self._files), strict=True)
         damaged = [fault for fault in faults if fault]
         if len(damaged) == len(faults):  # nothing is left to read, and the first says what to set
@@ -63,7 +64,7 @@ class ParquetSource:
         file_starts = np.cumsum([per_file.sum() for per_file in sizes])
         self._file_starts = file_starts - [per_file.sum() for per_file in sizes]
         self._cache_bytes = self._size_cache(int(np.sum(weights)), settings.pool_samples, settings.readers)
-        identity = f"{os.path.abspath(self._root)} {self._columns()} {len(self)}"
+        identity = f"{os.path.abspath(self._root)} {self._columns} {len(self)}"
         self._shared = SharedTables(identity, self._cache_bytes) if settings.readers > 1 else None
         self._process = os.getpid()
         self._groups: OrderedDict[int, pa.Table] = OrderedDict()
@@ -77,22 +78,16 @@ class ParquetSource:
         """Return file:row, as in a/train-00000.parquet:17."""
         group = self._group(index)
         file = int(self._file_of[group])
-        return f"{self._files[file]}:{index - int(self._file_starts[file])}"
+        return f"{self._names[file]}:{index - int(self._file_starts[file])}"
 
     def read(self, index: int) -> RawSample:
         """Read one row."""
         group = self._group(index)
         table = self._table(group)
         row = index - int(self._ends[group] - self.shard_sizes[group])
-        image = self._image_of(table.column(self._image)[row])
-        if self._caption is None:
-            return RawSample(image, None)
-        try:
-            caption = table.column(self._caption)[row].as_py()
-        except UnicodeDecodeError:  # writers are not held to it, and a reader sees it at the single value
-            raise BadSample("the caption is not UTF-8") from None
-        if caption is None:
-            raise BadSample("the caption is missing")
+        read_linked = linked_files(os.path.dirname(self._path(int(self._file_of[group]))), [self._root])
+        image = image_of(table.column(self._image)[row], self._raw_shape, read_linked)
+        caption = None if self._caption is None else caption_of(table.column(self._caption)[row])
         return RawSample(image, caption)
 
     def _group(self, index: int) -> int:
@@ -101,17 +96,14 @@ class ParquetSource:
     def _path(self, file: int) -> str:
         return os.path.join(self._root, self._files[file])
 
-    def _columns(self) -> list[str]:
-        return [self._image] if self._caption is None else [self._image, self._caption]
-
     def _read_footer(self, file: str) -> tuple[np.ndarray, int, str]:
         """Check a file; returns the rows of its row groups (int64), its decoded bytes, and what is wrong with it."""
         try:
-            footer = read_footer(os.path.join(self._root, file), self._image, self._caption)
+            footer = read_footer(os.path.join(self._root, file), self._image, self._caption, self._remote)
         except ValueError as error:
             return np.zeros(0, dtype=np.int64), 0, str(error)
         groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-        wanted = [n for n in range(footer.num_columns) if _is_of(footer, n, self._columns())]
+        wanted = [n for n in range(footer.num_columns) if _is_of(footer, n, self._columns)]
         first_rows = groups[0].num_rows if groups else 0
         # The first row group stands for the file: a footer says nothing else of decoded sizes, and rows are alike.
         decoded = sum(groups[0].column(n).total_uncompressed_size for n in wanted) if first_rows else 0
@@ -155,43 +147,18 @@ class ParquetSource:
             if self._shared is None:
                 return self._decode(path, number)
             # The time of writing: a file that was replaced under the run must not give the former one's rows.
-            key = hashlib.sha256(f"{path} {number} {os.stat(path).st_mtime_ns}".encode("utf-8", "backslashreplace"))
+            written = os.stat(path).st_mtime_ns if not is_remote(path) else self._remote and self._remote.facts(path)
+            key = hashlib.sha256(f"{path} {number} {written}".encode("utf-8", "backslashreplace"))
             return self._shared.get(key.hexdigest()[:32], lambda: self._decode(path, number))
         except (OSError, pa.ArrowException) as error:
             self._broken[group] = f"row group {number} cannot be read: {' '.join(str(error).split())[:200]}"
             raise BadSample(self._broken[group]) from None
 
     def _decode(self, path: str, number: int) -> pa.Table:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(_readable(path, self._remote), pre_buffer=is_remote(path)) as file:
             # Each worker is a process of its own; Arrow's threads would compete with theirs for the same cores.
-            return file.read_row_group(number, columns=self._columns(), use_threads=False)
-
-    def _image_of(self, cell: pa.Scalar) -> bytes | np.ndarray:
-        """Turn an image cell into file bytes, or into uint8 CHW or HWC where the settings say that it is raw."""
-        if pa.types.is_struct(cell.type):
-            if not cell.is_valid or not cell["bytes"].is_valid:
-                raise BadSample("the image bytes are missing (the row has a path at most)")
-            cell = cell["bytes"]
-        if not cell.is_valid:
-            raise BadSample("the image is missing")
-        data = cell.as_py()
-        if _is_file(data):
-            return data
-        if self._raw_shape is not None and len(data) == math.prod(self._raw_shape):
-            return np.frombuffer(data, dtype=np.uint8).reshape(self._raw_shape)
-        side = math.isqrt(len(data) // 3)
-        if data and len(data) == 3 * side * side:
-            raise BadSample(
-                f"no image file; raw pixels of {side} x {side} need raw_image_size=[{side},{side}], or "
-                f"[{side},{side},3] where the channels come last"
-            )
-        return data
-
-
-def _is_file(data: bytes) -> bool:
-    """Whether the first bytes are those of an image file, or of .npy."""
-    is_bmp = data.startswith(b"BM") and int.from_bytes(data[2:6], "little") == len(data)
-    return is_bmp or _FILE.match(data) is not None
+            table = file.read_row_group(number, columns=self._columns, use_threads=False)
+        return table.unify_dictionaries()  # the file that is shared can hold one for each column
 
 
 def open_files(files: DataFiles, settings: SourceSettings) -> ParquetSource:
@@ -215,7 +182,12 @@ def check_files(files: DataFiles, settings: SourceSettings) -> None:
     faults: list[ValueError] = []
     for name in files.names[:_CHECKED].to_pylist():
         try:
-            read_footer(os.path.join(files.root, os.fsdecode(name)), settings.image_column, caption_column(settings))
+            read_footer(
+                os.path.join(files.root, os.fsdecode(name)),
+                settings.image_column,
+                caption_column(settings),
+                files.remote,
+            )
             return
         except ValueError as error:
             faults.append(error)
@@ -226,36 +198,32 @@ def has_images(files: DataFiles, settings: SourceSettings) -> bool:
     """Whether the first sound file has the image column; metadata of images that lie beside it has none."""
     for name in files.names[:_CHECKED].to_pylist():
         try:
-            return settings.image_column in pq.read_schema(os.path.join(files.root, os.fsdecode(name))).names
+            file = _readable(os.path.join(files.root, os.fsdecode(name)), files.remote)
+            return settings.image_column in pq.read_schema(file).names
         except (OSError, pa.ArrowException):
             continue
     return False
 
 
-def caption_column(settings: SourceSettings) -> str | None:
-    """The column of captions that is read; None where samples are images alone."""
-    return settings.caption_column if settings.captions else None
+def _readable(path: str, remote: RemoteFiles | None) -> str | RemoteFile:
+    return open_remote(remote, path) if remote is not None and is_remote(path) else path
 
 
-def read_footer(path: str, image_column: str, caption_column: str | None) -> pq.FileMetaData:
-    """Read a file's footer and check its columns.
+def read_footer(
+    path: str, image_column: str, caption_column: str | None, remote: RemoteFiles | None = None
+) -> pq.FileMetaData:
+    """Read a file's footer, a URL's with `remote`, and check its columns.
 
     Raises:
         ValueError: it is no parquet file, or has not the columns or their types.
     """
+    file, path = _readable(path, remote), bare(path)
     try:
-        footer = pq.read_metadata(path)
+        footer = pq.read_metadata(file)
         schema = footer.schema.to_arrow_schema()
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from None
-    wanted = [image_column] if caption_column is None else [image_column, caption_column]
-    missing = [column for column in wanted if column not in schema.names]
-    if missing:
-        raise ValueError(
-            f"{path} has no column {' and no '.join(map(repr, missing))}; its columns are "
-            f"{', '.join(schema.names)}: set image_column and caption_column to two of them"
-        )
-    _check_types(path, schema, image_column, caption_column)
+    check_columns(path, schema, image_column, caption_column)
     return footer
 
 
@@ -263,17 +231,3 @@ def _is_of(footer: pq.FileMetaData, number: int, columns: list[str]) -> bool:
     path = footer.schema.column(number).path
     # A struct's fields follow a dot; a column's own name may have one too.
     return any(path == name or path.startswith(f"{name}.") for name in columns)
-
-
-def _check_types(path: str, schema: pa.Schema, image: str, caption: str | None) -> None:
-    kind = schema.field(image).type
-    if pa.types.is_struct(kind):
-        names = [kind.field(n).name for n in range(kind.num_fields)]
-        kind = kind.field("bytes").type if "bytes" in names else kind
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)):
-        raise ValueError(f"{path}: column {image!r} is {kind}, wanted binary or a struct with binary field 'bytes'")
-    if caption is not None:
-        kind = schema.field(caption).type
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise ValueError(f"{path}: column {caption!r} is {kind}, wanted string")

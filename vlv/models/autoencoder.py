@@ -83,8 +83,8 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
         self.eval()
 
     def embed(self, encoder_pixels: Tensor) -> Conditioning:
-        """Conditioning ([B, Q, D] states) of uint8 encoder pixels [B, 3, E, E]."""
-        return self.decoder.conditioner(self.encoder(encoder_pixels))
+        """Conditioning ([B, Q, D] states) of uint8 encoder pixels [B, 3, E, E], or of decoder pixels [B, 3, R, R]."""
+        return self.decoder.conditioner(self.encoder(self.image_processor.encoder_view(encoder_pixels)))
 
     def forward(
         self, encoder_pixels: Tensor, decoder_pixels: Tensor, sampled: NoiseAndTimesteps,

@@ -155,16 +155,16 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
         return self
 
     def embed(self, encoder_pixels: Tensor) -> Conditioning:
-        """Conditioning ([B, Q, D] states) of uint8 encoder pixels [B, 3, E, E]."""
+        """Conditioning ([B, Q, D] states) of uint8 encoder pixels [B, 3, E, E], or of decoder pixels [B, 3, R, R]."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.encoder)):
-            return self.conditioner(self.encoder(encoder_pixels))
+            return self.conditioner(self.encoder(self.image_processor.encoder_view(encoder_pixels)))
 
     def prefix(self, conditioning: Conditioning) -> Tensor:
         """What the language model reads before the caption, [B, Q, H], of states [B, Q, D]."""
         return self.mlp(self.conditioner.prefix_states(conditioning.states))
 
     def forward(self, conditioning: Conditioning, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy summed over the caption tokens, fp32 scalar.
+        """Cross-entropy of each sample, summed over its caption tokens, fp32 [B].
 
         Args:
             conditioning: states [B, Q, D].

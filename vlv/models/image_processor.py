@@ -14,11 +14,12 @@ from typing import TypeAlias, TypedDict
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from vlv.checkpoints.identity import CheckpointError, read_json
-from vlv.models.colour import to_rgb
+from vlv.colour import to_rgb
 
 CONFIG_NAME = "preprocessor_config.json"
 # Of a longer strip the middle alone is resized: 1 x 20,000 pixels would become 384 x 7,680,000.
@@ -73,6 +74,32 @@ class VLVImageProcessor:
             view = crop if crop.size == size else crop.resize(size, Image.Resampling.BICUBIC)
         place = torch.tensor([image.height, image.width, top, left])
         return {"decoder_pixels": _to_tensor(crop), "encoder_pixels": _to_tensor(view), "crop": place}
+
+    def of_loader(self, view_on_device: bool) -> VLVImageProcessor:
+        """The processor that loader workers call: this one, or one that leaves the encoder's view to `encoder_view`.
+
+        Raises:
+            ValueError: the view is to be made on the device, but is taken from the original image.
+        """
+        if not view_on_device:
+            return self
+        if self.encoder_view_from_original:
+            raise ValueError("encoder_view=device: this model's view is of the original image: set encoder_view=loader")
+        return VLVImageProcessor(self.decoder_resolution, self.decoder_resolution)
+
+    def encoder_view(self, pixels: Tensor) -> Tensor:
+        """The encoder's pixels, uint8 [B, 3, E, E], of the decoder's [B, 3, R, R]; the encoder's own stay.
+
+        Torch's bicubic resize with antialiasing instead of Pillow's, rounded to whole numbers after each direction as
+        Pillow rounds: on the CPU at most 2 of 1,000 values of a photo are not Pillow's own, and those are off by 1.
+        """
+        side = self.encoder_resolution
+        if pixels.shape[-1] == side:
+            return pixels
+        view = pixels.float()
+        for size in ((pixels.shape[-2], side), (side, side)):
+            view = F.interpolate(view, size, mode="bicubic", antialias=True).add(0.5).floor().clamp(0, 255)
+        return view.to(torch.uint8)
 
     def batch(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Stack several images: `decoder_pixels` uint8 [B, 3, R, R] and `encoder_pixels` uint8 [B, 3, E, E]."""

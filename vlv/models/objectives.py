@@ -6,9 +6,11 @@ the batch was split. Every objective holds its model as `model`; the trained wei
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vlv.batch import Batch, PairBatch
@@ -20,7 +22,45 @@ from vlv.models.captioner import VLVCaptioner
 from vlv.sampling import sample_generators
 
 
-class DenoisingObjective(FrozenStaysEval):
+class SourceTerms(FrozenStaysEval):
+    """Mixin of the objectives: each loss term once more for each source of a mixture, for the metrics alone.
+
+    These terms have weight 0, so that the trainer sums, counts and logs them like any other, and learns nothing of
+    them. A validation set is another mixture or none: they count nothing there.
+    """
+
+    loss_weights: dict[str, float]
+    source_names: tuple[str, ...] = ()
+
+    def report_sources(self, names: Sequence[str]) -> None:
+        """Report the terms of these sources too, as `NAME/TERM`."""
+        self.source_names = tuple(names)
+        reported = {f"{name}/{term}": 0.0 for name in names for term in self.loss_weights}
+        self.loss_weights = {**self.loss_weights, **reported}
+
+    def _of_sources(self, term: str, values: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Sums of values [B] over the samples of each source; [] each."""
+        if not self.source_names:
+            return {}
+        members = F.one_hot(batch["sources"].to(values.device), len(self.source_names)).T  # [sources, B]
+        own = members.bool() & self.training
+        # By a mask, not by a product: a value that is not finite stays with its own source.
+        sums = torch.where(own, values.detach().float(), 0.0).sum(1)
+        return {f"{name}/{term}": total for name, total in zip(self.source_names, sums, strict=True)}
+
+    def _diffusion_terms(self, losses: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Sums of the denoising losses [B] of real samples: of all, and of each source; [] each."""
+        weights = batch["weights"]
+        own = torch.where(weights > 0, losses, 0.0)
+        return {"diffusion": weighted_sum(losses, weights), **self._of_sources("diffusion", own, batch)}
+
+    def _diffusion_counts(self, batch: Batch) -> dict[str, Tensor]:
+        """How many samples those sums are over; [] each."""
+        weights = batch["weights"]
+        return {"diffusion": weights.sum(), **self._of_sources("diffusion", weights, batch)}
+
+
+class DenoisingObjective(SourceTerms):
     """Stage 1: the decoder's denoising loss; the count is of real samples."""
 
     def __init__(
@@ -39,10 +79,9 @@ class DenoisingObjective(FrozenStaysEval):
         self.noise_draws = noise_draws
         self.loss_weights = {"diffusion": 1.0}
 
-    @staticmethod
-    def counts(batch: Batch) -> dict[str, Tensor]:
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
         """How many samples the batch's sum is over, []; padded and unreadable ones do not count."""
-        return {"diffusion": batch["weights"].sum()}
+        return self._diffusion_counts(batch)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Sum of the loss over the batch's real samples, []; the noise of each depends on its position alone."""
@@ -60,10 +99,10 @@ class DenoisingObjective(FrozenStaysEval):
         losses = self.model(
             batch["encoder_pixels"], batch["decoder_pixels"], sampled.to(weights.device), dropped, batch.get("crops")
         )
-        return {"diffusion": weighted_sum(losses, weights)}
+        return self._diffusion_terms(losses, batch)
 
 
-class CaptionObjective(FrozenStaysEval):
+class CaptionObjective(SourceTerms):
     """Stage 2: cross-entropy over caption tokens, with the denoising loss beside it where it has a weight."""
 
     def __init__(
@@ -94,10 +133,12 @@ class CaptionObjective(FrozenStaysEval):
 
     def counts(self, batch: PairBatch) -> dict[str, Tensor]:
         """How many caption tokens (or forward passes that have some), and real samples, the sums are over; [] each."""
-        tokens = _tokens(batch)
-        counts = {"caption": tokens.clamp(max=1) if self._counts_passes() else tokens}
+        tokens = _tokens(batch)  # [B]
+        total = tokens.sum()
+        counts = {"caption": total.clamp(max=1) if self._counts_passes() else total}
+        counts |= self._of_sources("caption", tokens, batch)
         if self.decoder is not None:
-            counts["diffusion"] = batch["weights"].sum()
+            counts |= self._diffusion_counts(batch)
         return counts
 
     def _counts_passes(self) -> bool:
@@ -106,10 +147,11 @@ class CaptionObjective(FrozenStaysEval):
     def forward(self, batch: PairBatch) -> dict[str, Tensor]:
         """Sums of the losses over the batch, [] each."""
         conditioning = self.model.embed(batch["encoder_pixels"])
-        caption = self.model(conditioning, batch["input_ids"], batch["attention_mask"], batch["labels"])
+        losses = self.model(conditioning, batch["input_ids"], batch["attention_mask"], batch["labels"])  # [B]
+        caption = losses.sum()
         if self._counts_passes():
-            caption = caption / _tokens(batch).clamp(min=1)
-        sums = {"caption": caption}
+            caption = caption / _tokens(batch).sum().clamp(min=1)
+        sums = {"caption": caption, **self._of_sources("caption", losses, batch)}
         if self.decoder is not None:
             weights = batch["weights"]
             sampled = self.decoder.sample_noise_and_timesteps(sample_generators(self.seed, batch["positions"])).to(
@@ -117,10 +159,10 @@ class CaptionObjective(FrozenStaysEval):
             )
             latents = self.decoder.encode_images(batch["decoder_pixels"], sampled.posterior_noise)
             losses = self.decoder.denoising_loss(latents, conditioning, sampled, batch.get("crops"))
-            sums["diffusion"] = weighted_sum(losses, weights)
+            sums |= self._diffusion_terms(losses, batch)
         return sums
 
 
 def _tokens(batch: PairBatch) -> Tensor:
-    """How many caption tokens are learned from."""
-    return (batch["labels"] != IGNORED).sum().float()
+    """How many caption tokens of each sample are learned from, [B]."""
+    return (batch["labels"] != IGNORED).sum(1).float()

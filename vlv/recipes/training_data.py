@@ -17,16 +17,17 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from vlv.batch import Batch
+from vlv.checkpoints.identity import component_hashes
 from vlv.config import TrainingConfig
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.dataset import OrderedDataset, build_loader
 from vlv.data.files import is_stream
 from vlv.data.formats import SourceSettings
+from vlv.data.latent_cache import LatentFacts, facts_of
+from vlv.data.mixture import MixedSource, build_order
 from vlv.data.order import (
     DEFAULT_WINDOW,
     BatchPlan,
-    SampleOrder,
-    default_window,
     training_positions,
     validation_positions,
 )
@@ -34,6 +35,8 @@ from vlv.data.preparation import SamplePreparation
 from vlv.data.sample import SampleSource
 from vlv.data.sources import open_source
 from vlv.data.streaming import HeldStream, StreamedDataset, StreamSettings, build_stream_loader
+from vlv.decoders import DiffusionDecoder
+from vlv.models.image_processor import VLVImageProcessor
 from vlv.recipes.batch_sizes import BatchSizes, require_countable_epochs
 from vlv.training.state import TrainState
 
@@ -53,9 +56,17 @@ class Data:
     num_steps: int
     num_samples: int | None
 
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The sources of a mixture; none where there is one source."""
+        return self.source.names if isinstance(self.source, MixedSource) else ()
+
     def describe(self) -> str:
         """How much there is, for the first line of a run."""
-        return "streamed samples" if self.source is None else f"{len(self.source):,} samples"
+        if self.source is None:
+            return "streamed samples"
+        mixed = f" of {', '.join(self.source_names)}" if self.source_names else ""
+        return f"{len(self.source):,} samples{mixed}"
 
 
 def open_training_data(config: TrainingConfig, accelerator: Accelerator, sizes: BatchSizes) -> Data:
@@ -84,6 +95,55 @@ def open_training_data(config: TrainingConfig, accelerator: Accelerator, sizes: 
     return Data(path, source, min(num_steps, by_epochs), num_samples)
 
 
+def latent_facts(folder: Path, resolution: int, latent_shape: tuple[int, int, int], numbers: str) -> LatentFacts:
+    """What latents of the decoder in a folder are of.
+
+    Args:
+        latent_shape: (C, h, w). numbers: format of the moments.
+    """
+    return LatentFacts(component_hashes(folder / "vae"), resolution, (2, *latent_shape), numbers)
+
+
+def require_latents_of(
+    source: SampleSource | None,
+    processor: VLVImageProcessor,
+    decoder: DiffusionDecoder | None,
+    find_decoder: Callable[[], Path],
+) -> None:
+    """Check that latents, if that is what a source holds, are those of a run.
+
+    Args:
+        decoder: learns from them; None where none does, so that the small images alone are read.
+        find_decoder: gives its folder, which is asked of a hub where it came from one: for latents alone.
+
+    Raises:
+        ValueError: they are of another VAE or of another size; says what differs.
+    """
+    facts = None if source is None else facts_of(source)
+    if facts is None:
+        return
+    if processor.encoder_view_from_original:
+        raise ValueError("a cache of latents has no original image, from which this model's encoder has its view")
+    wanted = replace(facts, resolution=processor.decoder_resolution)
+    if decoder is not None:
+        wanted = latent_facts(find_decoder(), processor.decoder_resolution, decoder.latent_shape, facts.numbers)
+    if differences := facts.differences(wanted):
+        raise ValueError(
+            f"the latents do not fit the run: {', '.join(differences)}; make them anew with vlv data latents"
+        )
+
+
+def loader_processor(config: TrainingConfig, processor: VLVImageProcessor, device: torch.device) -> VLVImageProcessor:
+    """The image processor of the loader's workers: without the encoder's view where the device makes it.
+
+    Raises:
+        ValueError: the device is to make it, and cannot.
+    """
+    pays = device.type == "cuda" and processor.encoder_resolution > processor.decoder_resolution
+    wanted = pays and not processor.encoder_view_from_original
+    return processor.of_loader(wanted if config.encoder_view == "auto" else config.encoder_view == "device")
+
+
 def training_loader(
     config: TrainingConfig,
     accelerator: Accelerator,
@@ -100,10 +160,10 @@ def training_loader(
     pin_memory = accelerator.device.type == "cuda"
     if data.source is None:
         window = config.shuffle_window or DEFAULT_WINDOW
-        settings = StreamSettings(config.seed, window, config.num_workers, config.caption_column)
+        source = replace(_source_settings(config), captions=config.reads_captions)
+        settings = StreamSettings(config.seed, source, window, config.num_workers)
         return build_stream_loader(StreamedDataset(data.path, positions, prepare, settings), pin_memory)
-    window = config.shuffle_window or default_window(data.source)
-    order = SampleOrder(data.source.shard_sizes, config.seed, window)
+    order = build_order(data.source, config.seed, config.shuffle_window)
     dataset = OrderedDataset(data.source, order, prepare, data.num_samples)
     return build_loader(dataset, positions, config.num_workers, pin_memory)
 
@@ -116,16 +176,16 @@ def validation_batches(
 ) -> Callable[[], Iterable[Batch]]:
     """A function that gives the validation batches of this process anew, each sample once over all processes."""
     path, captions = config.val_dataset_path, prepare.caption_tokenizer is not None
+    settings = replace(_source_settings(config), captions=captions)
     if is_stream(path):
-        held = StreamSettings(config.seed, caption_column=config.caption_column)
-        source: SampleSource = HeldStream(path, config.val_max_samples, captions, held)
+        source: SampleSource = HeldStream(path, config.val_max_samples, StreamSettings(config.seed, settings))
     else:
-        source = open_source(path, replace(_source_settings(config), captions=captions))
+        source = open_source(path, settings)
     _require_agreement(path, source, accelerator)
     num_samples = min(len(source), config.val_max_samples)
     # As they lie, whatever the seed: the losses of two runs are over the same images.
-    order = SampleOrder(source.shard_sizes, 0, 1, shuffle=False)
-    dataset = OrderedDataset(source, order, prepare, num_samples)
+    order = build_order(source, 0, 1, shuffle=False)
+    dataset = OrderedDataset(source, order, prepare, num_samples, first_captions=True)
     log = BadSampleLog(Path(config.output_dir) / BAD_SAMPLES, "validation", accelerator.num_processes, None)
 
     def batches() -> Iterable[Batch]:
@@ -153,10 +213,4 @@ def _require_agreement(path: str, source: SampleSource, accelerator: Accelerator
 
 
 def _source_settings(config: TrainingConfig) -> SourceSettings:
-    raw = config.raw_image_size
-    return SourceSettings(
-        image_column=config.image_column,
-        caption_column=config.caption_column,
-        raw_image_shape=None if raw is None else (raw[0], raw[1], raw[2]) if len(raw) == 3 else (3, raw[0], raw[1]),
-        pool_samples=config.shuffle_window or DEFAULT_WINDOW,
-    )
+    return replace(config.source_settings(), pool_samples=config.shuffle_window or DEFAULT_WINDOW)

@@ -12,7 +12,7 @@ from pathlib import Path
 from vlv.resources import assets_folder, find_recipe, is_checkout, project_folder, recipes_folder
 from vlv.settings.declare import PathKind
 
-_STREAM = re.compile(r"\s*[a-z][a-z0-9+]*:")  # pipe:, https:, s3:
+_STREAM = re.compile(r"\s*[a-z][a-z0-9+-]*:")  # pipe:, https:, s3:, hub-stream:
 
 
 def short(path: Path) -> str:

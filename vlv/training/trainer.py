@@ -21,7 +21,7 @@ from vlv.training.parts import TrainerSettings, TrainingParts
 from vlv.training.processes import seed_step
 from vlv.training.state import TrainState
 from vlv.training.stopping import TrainingStopped
-from vlv.training.window import Window, term_means
+from vlv.training.window import Window, named_terms, term_means
 
 
 class TrainingError(RuntimeError):
@@ -219,8 +219,7 @@ class Trainer:
         loss = sum(weight * means[name] for name, weight in self._bare.loss_weights.items())
         elapsed = time.monotonic() - window.started
         metrics: dict[str, float] = {"train/loss": loss}
-        if len(means) > 1:
-            metrics.update({f"train/{name}_loss": value for name, value in means.items()})
+        metrics.update(named_terms("train", means, dict(zip(self._terms, counts, strict=True))))
         metrics["train/lr"] = window.lr
         if window.norm is not None:  # DeepSpeed clips in its own step and returns none
             metrics["train/grad_norm"] = float(window.norm)

@@ -11,7 +11,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from vlv.training.objective import Batch, Objective
-from vlv.training.window import term_means
+from vlv.training.window import named_terms, term_means
 
 
 @torch.no_grad()
@@ -44,5 +44,5 @@ def validation_loss(accelerator: Accelerator, objective: nn.Module, loader: Iter
         raise ValueError(f"none of the {int(bad)} validation samples can be used; bad_samples.jsonl says why")
     means = dict(zip(names, term_means(sums, counts), strict=True))
     loss = sum(weight * means[name] for name, weight in bare.loss_weights.items())
-    terms = {f"val/{name}_loss": value for name, value in means.items()} if len(names) > 1 else {}
+    terms = named_terms("val", means, dict(zip(names, counts, strict=True)))
     return {"val/loss": loss, **terms, "val/bad_samples": int(bad)}

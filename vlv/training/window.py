@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -46,6 +46,21 @@ class Window:
         assert self.sums is not None
         assert self.counts is not None
         return self.sums, self.counts
+
+
+def named_terms(prefix: str, means: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
+    """The terms of a loss as metrics, where there are several; a part of a term, as `photos/caption`, with its count.
+
+    A part that nothing counts for is left out: no sample of that source came.
+    """
+    several = sum("/" not in name for name in means) > 1  # a single one is the loss itself
+    metrics: dict[str, float] = {}
+    for name, mean in means.items():
+        if "/" not in name:
+            metrics |= {f"{prefix}/{name}_loss": mean} if several else {}
+        elif counts[name]:
+            metrics |= {f"{prefix}/{name}_loss": mean, f"{prefix}/{name}_count": counts[name]}
+    return metrics
 
 
 def term_means(sums: Sequence[float], counts: Sequence[float]) -> list[float]:

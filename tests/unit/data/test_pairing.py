@@ -89,7 +89,9 @@ def test_an_index_and_a_stream_pair_alike(tmp_path, processor, caplog):
     indexed = {source.name(index): source.read(index).caption for index in range(len(source))}
     assert indexed == {"x.tar/1.png": "one", "x.tar/a_2.5mm.png": "one two", "x.tar/a_2.6mm.png": "one two three"}
     prepare = SamplePreparation(processor, CaptionTokenizer(Words(), 9, False, EOS))
-    stream = StreamedDataset(f"pipe:cat {tmp_path}/x.tar", [[0, 1, 2]], prepare, StreamSettings(seed=0))
+    stream = StreamedDataset(
+        f"pipe:cat {tmp_path}/x.tar", [[0, 1, 2]], prepare, StreamSettings(0, SourceSettings(captions=True))
+    )
     (batch,) = stream
     lengths = dict(zip(batch["names"], batch["attention_mask"].sum(1).tolist(), strict=True))
     assert lengths == {name: len(caption.split()) for name, caption in indexed.items()}

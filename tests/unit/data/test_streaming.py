@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from vlv.data.captions import CaptionTokenizer
+from vlv.data.formats import SourceSettings
 from vlv.data.order import BatchPlan, training_positions
 from vlv.data.preparation import SamplePreparation
-from vlv.data.streaming import StreamedDataset, StreamSettings, build_stream_loader, expand_stream
+from vlv.data.streaming import StreamedDataset, StreamSettings, build_stream_loader
+from vlv.data.tar_stream import expand_stream
 
 from .pictures import encode, picture, write_tar
 from .test_captions import EOS, Words
@@ -24,7 +26,8 @@ def shards(tmp_path):
 
 
 def stream(path, processor, plan, start=0, steps=6, tokenizer=None, num_threads=1):
-    settings = StreamSettings(seed=3, window=5, num_threads=num_threads)
+    source = SourceSettings(captions=tokenizer is not None)
+    settings = StreamSettings(3, source, window=5, num_threads=num_threads)
     return StreamedDataset(
         path, training_positions(plan, start, steps), SamplePreparation(processor, tokenizer), settings
     )
@@ -104,5 +107,13 @@ def test_expand_stream():
         "https://h/1.tar",
         "http://g/a.tar",
     ]
+    assert expand_stream("stream:https://h/{0..1}.tar, stream:http://g/a.tar,http://g/b.tar") == [
+        "https://h/0.tar",
+        "https://h/1.tar",
+        "http://g/a.tar",
+        "http://g/b.tar",
+    ]
+    with pytest.raises(ValueError, match=r"stream:s3://b/a\.tar cannot be streamed"):
+        expand_stream("stream:s3://b/a.tar")
     assert expand_stream("pipe:a b,c") == ["pipe:a b,c"]
     assert list(itertools.islice(expand_stream("pipe:cat {a,b}.tar"), 2)) == ["pipe:cat a.tar", "pipe:cat b.tar"]

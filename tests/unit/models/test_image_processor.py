@@ -2,7 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from skimage import data as photos
 
 from vlv.models.image_processor import VLVImageProcessor
 
@@ -122,3 +124,29 @@ def test_what_is_no_list_of_images_is_refused_by_name(processor, tmp_path, monke
     Path("cut.png").write_bytes(Path("cut.png").read_bytes()[:900])
     with pytest.raises(ValueError, match=message):
         list(processor.batches(images, 8))
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "camera", "page"])
+@pytest.mark.parametrize(("small", "large"), [(384, 768), (256, 768), (224, 336)])
+def test_the_device_makes_nearly_pillows_view(name, small, large):
+    processor = VLVImageProcessor(small, large)
+    image = Image.fromarray(getattr(photos, name)())
+    ours, theirs = processor.of_loader(view_on_device=True)(image), processor(image)
+    assert torch.equal(ours["decoder_pixels"], theirs["decoder_pixels"])
+    assert torch.equal(ours["encoder_pixels"], theirs["decoder_pixels"])
+    made = processor.encoder_view(ours["encoder_pixels"][None])[0]
+    assert made.dtype == torch.uint8
+    difference = (made.int() - theirs["encoder_pixels"].int()).abs()
+    assert difference.max() <= 1
+    assert (difference > 0).float().mean() < 0.002
+
+
+def test_the_encoders_own_pixels_stay(processor):
+    pixels = torch.randint(0, 256, (2, 3, processor.encoder_resolution, processor.encoder_resolution))
+    assert processor.encoder_view(pixels) is pixels
+    assert processor.of_loader(view_on_device=False) is processor
+
+
+def test_a_view_of_the_original_cannot_be_made_on_the_device():
+    with pytest.raises(ValueError, match=r"encoder_view=device: .* set encoder_view=loader"):
+        VLVImageProcessor(8, 16, encoder_view_from_original=True).of_loader(view_on_device=True)

@@ -1,0 +1,115 @@
+"""Tar shards as streams: `pipe:` commands and http(s) URLs after `stream:`, split into members by webdataset."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import groupby
+from typing import TypeAlias
+
+from webdataset.shardlists import expand_urls
+from webdataset.tariterators import tar_file_expander
+
+from vlv.data.files import display_name
+from vlv.data.formats import SourceSettings
+from vlv.data.pairing import is_sample_file, pair_names, webdataset_key
+from vlv.data.remote import is_http
+from vlv.data.sample import RawSample, StreamSample
+from vlv.data.tar_shards import caption_text
+from vlv.data.transport import Patience, StreamBrokenError, open_bytes
+from vlv.redaction import redact
+
+_log = logging.getLogger(__name__)
+_Member: TypeAlias = dict[str, str | bytes]  # webdataset's: "fname", "data" and "__url__", or nothing at a shard's end
+
+
+def expand_stream(path: str) -> list[str]:
+    """Expand braces, `::` and, between URLs, commas: "stream:https://a/{0..1}.tar" -> two URLs.
+
+    Raises:
+        ValueError: a URL after `stream:` that is no http(s).
+    """
+    parts = [part.strip() for part in re.split(r",(?=\s*(?:pipe:|stream:|https?://))", path)]
+    urls = [part.removeprefix("stream:") for part in parts]
+    for part, url in zip(parts, urls, strict=True):
+        if part != url and not is_http(url):
+            raise ValueError(f"{redact(part)} cannot be streamed: after stream: comes http:// or https://")
+    return [name for url in urls for name in expand_urls(url)]
+
+
+class TarStream:
+    """Tar shards that are read from start to end."""
+
+    def __init__(self, path: str, settings: SourceSettings, patience: Patience) -> None:
+        """Take the shards that a path names; none is opened."""
+        self._urls, self._settings, self._patience = expand_stream(path), settings, patience
+        self.num_shards = len(self._urls)
+
+    def read(self, shards: Sequence[int]) -> Iterator[StreamSample]:
+        """Yield the samples of shards, one shard after another.
+
+        Raises:
+            StreamBrokenError: a shard cannot be had, or breaks off.
+        """
+        urls = [self._urls[shard] for shard in shards]
+        return self._pair(tar_file_expander(_open(urls, self._patience), handler=_warn_and_continue))
+
+    def _pair(self, members: Iterable[_Member]) -> Iterator[StreamSample]:
+        """Pair images with captions, as an index does, among neighbours of one webdataset key."""
+        for (url, _), group in groupby(filter(_is_sample_member, members), _shard_and_key):
+            found = list(group)
+            names = [_name(member) for member in found]
+            pairing = pair_names(names)
+            if pairing.left_out:
+                left_out = ", ".join(display_name(names[place]) for place in pairing.left_out)
+                _log.warning("%s: left out, as another image has the key: %s", url, left_out)
+            if pairing.others:
+                _log.warning("%s: left out, as it cannot be read: %s", url, display_name(names[0]))
+            for pair in pairing.pairs:
+                caption = b"" if pair.caption is None else _data(found[pair.caption])
+                read = partial(self._sample, _data(found[pair.image]), pair.kind, caption)
+                yield StreamSample(_sample_name(url, names[pair.image]), read)
+
+    def _sample(self, image: bytes, caption_kind: int, caption: bytes) -> RawSample:
+        if not self._settings.captions:
+            return RawSample(image, None)
+        return RawSample(image, caption_text(caption_kind, caption, self._settings.caption_column))
+
+
+def _open(urls: Iterable[str], patience: Patience) -> Iterator[dict[str, object]]:
+    for url in urls:
+        with open_bytes(url, patience) as stream:
+            yield {"url": url, "stream": stream}
+
+
+def _sample_name(url: str, member: bytes) -> str:
+    shard = re.findall(r"[^/\s?]+\.tar", url)
+    return "/".join([*shard[-1:], display_name(member)])
+
+
+def _is_sample_member(member: _Member) -> bool:
+    return "fname" in member and is_sample_file(_name(member))  # webdataset marks a shard's end by an empty member
+
+
+def _shard_and_key(member: _Member) -> tuple[str, bytes]:
+    return str(member["__url__"]), webdataset_key(_name(member))
+
+
+def _name(member: _Member) -> bytes:
+    return str(member["fname"]).encode("utf-8", "surrogateescape")
+
+
+def _data(member: _Member) -> bytes:
+    data = member["data"]
+    assert isinstance(data, bytes)  # webdataset's name and URL alone are strings
+    return data
+
+
+def _warn_and_continue(error: Exception) -> bool:
+    """Pass over a damaged shard, which is the same for every process; a broken connection is not."""
+    if isinstance(error, StreamBrokenError):
+        raise StreamBrokenError(error.args[0]) from None  # webdataset has added its own objects to the message
+    _log.warning("a shard of the stream is damaged; what came before is used: %s", error)
+    return True
