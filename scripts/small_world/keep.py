@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts.small_world.rows import ROWS_KEPT
+from scripts.small_world.rows_chart import write_rows_chart
 from vlv.atomic import whole_file
 from vlv.cli.entry import BAD_CALL, Call, parse, stop
 from vlv.settings import option
@@ -49,6 +51,9 @@ def keep(out: Path) -> None:
     for name in ("results.json", "table.md"):
         shutil.copy(out / name, DOCS / name)
     write_table(PAGE, (out / "table.md").read_text())
+    results = json.loads((out / "results.json").read_text())
+    if "rows_kept" in results:
+        write_rows_chart(DOCS / "rows_kept.svg", results["rows_kept"], ROWS_KEPT)
     for run in sorted(out.glob("*/stage*")):
         if (run / "metrics.jsonl").is_file():
             shutil.copy(run / "metrics.jsonl", DOCS / f"{run.parent.name}_{run.name}.metrics.jsonl")
