@@ -27,7 +27,7 @@ DECODE_ERRORS = (
     zlib.error,
     ArithmeticError,
     LookupError,
-    NotImplementedError,
+    RuntimeError,  # of the AVIF plug-in; NotImplementedError is one
     Image.DecompressionBombError,
 )
 _NPY_MAGIC = b"\x93NUMPY"
