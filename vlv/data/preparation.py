@@ -14,7 +14,7 @@ from vlv.data.bad_samples import reason_of
 from vlv.data.captions import CaptionTokenizer, pad_captions
 from vlv.data.formats import DecodeSettings
 from vlv.data.sample import BadSample, Caption, LatentImage, RawSample, caption_at
-from vlv.data.transforms import DECODE_ERRORS, damage, decode_image, is_truncated
+from vlv.data.transforms import DECODE_ERRORS, damage, decode_image, full_size, is_truncated
 
 
 class ImageProcessor(Protocol):
@@ -25,6 +25,7 @@ class ImageProcessor(Protocol):
 
     decoder_resolution: int
     encoder_resolution: int
+    encoder_view_from_original: bool
 
     def __call__(self, image: Image.Image) -> dict[str, Tensor]:
         """Return decoder_pixels, encoder_pixels and crop."""
@@ -59,6 +60,8 @@ class SamplePreparation:
         self.image_processor = image_processor
         self.caption_tokenizer = caption_tokenizer
         self.decoding = decoding or DecodeSettings()
+        sides = (image_processor.decoder_resolution, image_processor.encoder_resolution)
+        self._least_side = max(sides) if image_processor.encoder_view_from_original else sides[0]
 
     def __call__(
         self, position: int, name: str, read: Callable[[], RawSample], epoch: int | None = None
@@ -71,7 +74,7 @@ class SamplePreparation:
         try:
             sample = read()
             latents = sample.image if isinstance(sample.image, LatentImage) else None
-            image = decode_image(sample.image, self.decoding)
+            image = decode_image(sample.image, self.decoding, self._least_side)
             pixels = self._process(image)
             caption_ids = self._tokenize(sample.caption, name, epoch)
         except Exception as error:  # noqa: BLE001  (what is no matter of the sample is raised again)
@@ -129,7 +132,10 @@ class SamplePreparation:
 
     def _process(self, image: Image.Image) -> dict[str, Tensor]:
         try:
-            return self.image_processor(image)
+            pixels = self.image_processor(image)
+            if self.decoding.reduced_jpeg:
+                pixels["crop"][:2] = torch.tensor(full_size(image))  # the image's, not that of its reduced copy
+            return pixels
         except DECODE_ERRORS as error:  # Pillow decodes lazily: some damage shows in the first resize alone
             raise BadSample(damage(error)) from None
 
