@@ -60,9 +60,7 @@ def main(arguments: list[str]) -> None:
     with context.Pool(config.processes) as pool:
         later = pool.starmap(opened, [(str(out),)] * config.processes, chunksize=1)
     size = sum(file.stat().st_size for file in (out / "cache").glob("*.merged.arrow"))
-    print(
-        "| start | samples | processes | seconds | own memory, MiB each | with a share of mapped files, MiB |"
-    )
+    print("| start | samples | processes | seconds | own memory, MiB each | with a share of mapped files, MiB |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name, runs in (("first", [first]), ("later", later)):
         seconds, own, shared = (max(values) for values in zip(*[run[1:] for run in runs], strict=True))

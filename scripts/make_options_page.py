@@ -18,6 +18,7 @@ from vlv.cli.import_checkpoint import ImportConfig
 from vlv.cli.inspect_checkpoint import InspectConfig
 from vlv.cli.quickstart import QuickstartConfig
 from vlv.config import (
+    BenchmarkDataConfig,
     CaptionConfig,
     InspectDataConfig,
     LatentsConfig,
@@ -72,6 +73,7 @@ COMMANDS = (
     Command("data inspect", InspectDataConfig),
     Command("data latents", LatentsConfig),
     Command("data shards", ShardsConfig),
+    Command("benchmark data", BenchmarkDataConfig),
     Command("download", DownloadConfig),
     Command("quickstart", QuickstartConfig),
 )

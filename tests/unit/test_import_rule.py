@@ -117,6 +117,7 @@ RULES = {
         },
         {"torch", "transformers", "diffusers", "accelerate", "wandb"},
     ),
+    "benchmarks": ({"benchmarks", "config", "data", "models"}, {"accelerate", "diffusers", "transformers", "wandb"}),
     "cli": (None, {"wandb"}),
     "shapes": ({"shapes", "cli", "data", "resources", "settings", "training"}, {"wandb", "accelerate", "diffusers"}),
     "testing": ({"testing", "checkpoints", "encoders", "decoders"}, RUNNERS),
