@@ -34,7 +34,7 @@ def output_locks(config: Stage1Config | Stage2Config | CaptionConfig | Reconstru
     with ExitStack() as held:
         if os.environ.get("MACHINE_RANK", "0") == "0":
             for option, path in _places(config):
-                held.enter_context(_lock(option, path))
+                held.enter_context(place_lock(option, path))
         yield
 
 
@@ -49,7 +49,16 @@ def _places(config: Stage1Config | Stage2Config | CaptionConfig | ReconstructCon
 
 
 @contextmanager
-def _lock(place: str, path: Path) -> Iterator[None]:
+def place_lock(place: str, path: Path) -> Iterator[None]:
+    """Hold one place while the block runs; its folder is made.
+
+    Args:
+        place: what a message calls it, as `output_dir=...`.
+        path: the lock file.
+
+    Raises:
+        ConfigError: another process holds it; names its host and process.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = _taken(place, path)
     try:

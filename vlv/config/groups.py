@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from vlv.data.formats import MAX_IMAGE_PIXELS, RAW_SIZE_ADVICE, DataFormat, DecodeSettings, is_raw_size
+from vlv.data.formats import (
+    MAX_IMAGE_PIXELS,
+    RAW_SIZE_ADVICE,
+    DataFormat,
+    DecodeSettings,
+    SourceSettings,
+    is_raw_size,
+    raw_shape,
+)
 from vlv.settings import option, require
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -45,13 +53,10 @@ class ReadingConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig(ReadingConfig):
-    """What a training run reads, and in which order."""
+class FormatConfig(ReadingConfig):
+    """How a dataset is stored; every command that reads one by index."""
 
-    val_dataset_path: str = data_option(
-        "./assets", "validation images; with captions.json beside them for stage 2", path="local"
-    )
-    data_format: DataFormat = data_option("auto", "format of the training data; auto looks at what is there")
+    data_format: DataFormat = data_option("auto", "format of the data; auto looks at what is there")
     image_column: str = data_option("image", "parquet column, or json field, with the image")
     caption_column: str = data_option("caption", "parquet column, or json field, with the caption")
     data_split: str | None = data_option(None, "split of a dataset of `datasets`; null is train, or the only one")
@@ -61,6 +66,30 @@ class DataConfig(ReadingConfig):
         None,
         "parquet images that are raw uint8 pixels: [height, width] of channels-first ones, or the whole shape such as "
         "[384, 384, 3]; null where there are none",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(is_raw_size(self.raw_image_size), "raw_image_size", self.raw_image_size, RAW_SIZE_ADVICE)
+
+    def source_settings(self) -> SourceSettings:
+        """How the data is opened: its columns, split and raw pixels. The format is of one dataset of a run alone."""
+        return SourceSettings(
+            image_column=self.image_column,
+            caption_column=self.caption_column,
+            raw_image_shape=raw_shape(self.raw_image_size),
+            split=self.data_split,
+            subset=self.data_subset,
+            revision=self.data_revision,
+        )
+
+
+@dataclass(frozen=True)
+class DataConfig(FormatConfig):
+    """What a training run reads, and in which order."""
+
+    val_dataset_path: str = data_option(
+        "./assets", "validation images; with captions.json beside them for stage 2", path="local"
     )
     encoder_view: Literal["auto", "device", "loader"] = data_option(
         "auto",
@@ -79,7 +108,6 @@ class DataConfig(ReadingConfig):
         window = self.shuffle_window
         require(window is None or window >= 1, "shuffle_window", window, "give at least 1 sample, or null")
         require(0 < self.max_bad_share <= 1, "max_bad_share", self.max_bad_share, "give a share above 0, at most 1")
-        require(is_raw_size(self.raw_image_size), "raw_image_size", self.raw_image_size, RAW_SIZE_ADVICE)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from vlv.checkpoints.identity import CheckpointError, read_json
-from vlv.models.colour import to_rgb
+from vlv.colour import to_rgb
 
 CONFIG_NAME = "preprocessor_config.json"
 # Of a longer strip the middle alone is resized: 1 x 20,000 pixels would become 384 x 7,680,000.

@@ -21,7 +21,7 @@ from vlv.config import TrainingConfig
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.dataset import OrderedDataset, build_loader
 from vlv.data.files import is_stream
-from vlv.data.formats import SourceSettings, raw_shape
+from vlv.data.formats import SourceSettings
 from vlv.data.mixture import MixedSource, build_order
 from vlv.data.order import (
     DEFAULT_WINDOW,
@@ -172,12 +172,4 @@ def _require_agreement(path: str, source: SampleSource, accelerator: Accelerator
 
 
 def _source_settings(config: TrainingConfig) -> SourceSettings:
-    return SourceSettings(
-        image_column=config.image_column,
-        caption_column=config.caption_column,
-        raw_image_shape=raw_shape(config.raw_image_size),
-        split=config.data_split,
-        subset=config.data_subset,
-        revision=config.data_revision,
-        pool_samples=config.shuffle_window or DEFAULT_WINDOW,
-    )
+    return replace(config.source_settings(), pool_samples=config.shuffle_window or DEFAULT_WINDOW)

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from vlv.models.colour import to_rgb
+from vlv.colour import to_rgb
 
 
 def stored(image, kind="PNG", **options):
