@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlv.atomic import whole_file
 from vlv.cli.entry import BAD_CALL, Call, parse, stop
+from vlv.datatools.pairs_file import write_pairs
 from vlv.settings import ConfigError, option, require
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def convert(images: Path, out: Path, captions: Path | None = None, row_group_siz
     out.parent.mkdir(parents=True, exist_ok=True)
     source, unreadable = FolderSource(str(images), names), []
     with whole_file(out) as partial:
-        rows = _write(partial, _row_groups(source, texts, row_group_size, unreadable))
+        rows = write_pairs(partial, _row_groups(source, texts, row_group_size, unreadable))
         if not rows:
             raise ValueError(f"{images}: not one image with a caption can be read, the first is {unreadable[0]}")
     for line in (*notes, _note(unreadable, "images cannot be read and are left out")):
@@ -150,22 +151,6 @@ def _row_groups(
             images, captions = [], []
     if images:
         yield images, captions
-
-
-def _write(path: Path, groups: Iterable[tuple[list[bytes], list[str]]]) -> int:
-    """Write row groups as they come; returns the number of rows."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema([pa.field("image", pa.binary()), pa.field("caption", pa.string())])
-    rows = 0
-    # Image files are compressed already, and statistics would repeat whole images in the footer.
-    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-    with pq.ParquetWriter(path, schema, **plain) as writer:
-        for images, captions in groups:
-            writer.write_table(pa.table({"image": images, "caption": captions}, schema), row_group_size=len(images))
-            rows += len(images)
-    return rows
 
 
 def _note(names: list[str], what: str) -> str:

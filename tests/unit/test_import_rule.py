@@ -86,6 +86,10 @@ RULES = {
         {"planning", "models", "encoders", "decoders", "resources", "settings", "sampling", "training"},
         {"wandb"},
     ),
+    "datatools": (
+        {"datatools", "cli", "config", "data", "colour", "atomic", "inference", "redaction", "settings"},
+        {"torch", "transformers", "diffusers", "accelerate", "wandb"},
+    ),
     "cli": (None, {"wandb"}),
     "shapes": ({"shapes", "cli", "data", "resources", "settings", "training"}, {"wandb", "accelerate", "diffusers"}),
     "testing": ({"testing", "checkpoints", "encoders", "decoders"}, RUNNERS),

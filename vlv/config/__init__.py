@@ -4,15 +4,18 @@ Flat on purpose: a key has one name, the same in the launcher, in the YAML and o
 (`lr=1e-4`). The groups are mixins, so that a setting that two recipes share is written once.
 """
 
-from vlv.config.groups import DataConfig, OptimConfig, ReadingConfig, RunConfig
+from vlv.config.captioning import CaptionApiConfig
+from vlv.config.groups import DataConfig, FormatConfig, OptimConfig, ReadingConfig, RunConfig
 from vlv.config.inference import CaptionConfig, InferenceConfig, ReconstructConfig
 from vlv.config.training import Stage1Config, Stage2Config, TrainingConfig
 from vlv.settings import ConfigError, describe, load_config, save_config
 
 __all__ = [
+    "CaptionApiConfig",
     "CaptionConfig",
     "ConfigError",
     "DataConfig",
+    "FormatConfig",
     "InferenceConfig",
     "OptimConfig",
     "ReadingConfig",
