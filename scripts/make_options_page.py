@@ -17,7 +17,7 @@ from vlv.cli.export_checkpoint import ExportConfig
 from vlv.cli.import_checkpoint import ImportConfig
 from vlv.cli.inspect_checkpoint import InspectConfig
 from vlv.cli.quickstart import QuickstartConfig
-from vlv.config import CaptionConfig, ReconstructConfig, Stage1Config, Stage2Config
+from vlv.config import CaptionApiConfig, CaptionConfig, ReconstructConfig, Stage1Config, Stage2Config
 from vlv.settings.declare import Group, Setting, settings_of, shown
 from vlv.settings.help import FREQUENT
 from vlv.settings.loading import recipe_values
@@ -37,11 +37,12 @@ over it `key=value` on the command line. `null` means that nothing is set. `vlv 
 
 @dataclass(frozen=True)
 class Command:
-    """A command, its settings, and the launcher that calls it, where there is one."""
+    """A command, its settings, the launcher that calls it, where there is one, and how it is called without `vlv`."""
 
     name: str
     config: type
     launcher: str = ""
+    call: str = ""
 
     @property
     def recipe(self) -> Path | None:
@@ -61,6 +62,7 @@ COMMANDS = (
     Command("import", ImportConfig),
     Command("export", ExportConfig),
     Command("inspect", InspectConfig),
+    Command("data caption", CaptionApiConfig, call="python -m vlv.datatools.caption"),
     Command("download", DownloadConfig),
     Command("quickstart", QuickstartConfig),
 )
@@ -82,7 +84,7 @@ def section(command: Command) -> Iterator[str]:
     settings = settings_of(command.config)
     yield f"## {command.name}"
     if command.recipe is None:
-        yield f"`vlv {command.name}`"
+        yield f"`{command.call or f'vlv {command.name}'}`"
         yield from table(settings.values(), {name: setting.default for name, setting in settings.items()})
         return
     defaults = recipe_values(command.config, command.recipe)

@@ -169,8 +169,8 @@ class Endpoint:
     def _refusal(self, error: openai.APIStatusError) -> Exception:
         """What an HTTP status means: try again, leave the image out, or stop."""
         code, status = str(error.code or ""), error.status_code
-        body = error.body.get("message") if isinstance(error.body, dict) else None
-        said = self._clean(str(body or error.message))
+        body = error.body if isinstance(error.body, dict) else {}
+        said = self._clean(str(body.get("message") or body.get("detail") or error.message))  # detail is FastAPI's
         if "content" in code and ("filter" in code or "policy" in code):
             return RejectedError(code, refused=True)
         if code == "insufficient_quota":
