@@ -381,6 +381,24 @@ def answered_whole(tmp_path):
     return [json.loads(line)["name"] for line in lines if line.endswith("}")]
 
 
+def test_answers_reach_the_disk_while_the_call_runs(server, call, tmp_path, monkeypatch):
+    write_pictures(tmp_path / "in", 6)
+    server.delay = 0.1
+    synced, fsync = [], os.fsync
+
+    def record(file):
+        if os.readlink(f"/proc/self/fd/{file}").endswith("answers_0.jsonl"):
+            synced.append(os.fstat(file).st_size)
+        fsync(file)
+
+    monkeypatch.setattr("vlv.inference.journal.os.fsync", record)
+    monkeypatch.setattr("vlv.datatools.captioning._SYNC_SECONDS", 0.15)
+    assert call("concurrency=1")[0] == 0
+    size = (tmp_path / "out" / "journal" / "answers_0.jsonl").stat().st_size
+    assert len(set(synced)) >= 2  # in batches, and not once at the end
+    assert synced[-1] == size
+
+
 def test_an_interrupt_keeps_what_is_answered(server, tmp_path):
     write_pictures(tmp_path / "in", 40)
     server.delay = 0.1
