@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from vlv.config import Stage1Config
 from vlv.data.preparation import SamplePreparation
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.recipes.training_data import Data, _require_agreement, training_loader, validation_batches
@@ -43,7 +44,7 @@ def test_processes_must_see_the_same_shards(sizes, other):
 
 
 def test_the_shuffle_window_reaches_streams(shards):
-    config = types.SimpleNamespace(seed=0, shuffle_window=7, num_workers=1, caption_column="caption")
+    config = Stage1Config(train_dataset_path=shards, seed=0, shuffle_window=7, num_workers=1)
     sizes = types.SimpleNamespace(global_batch_size=4, micro_batch_size=4)
     prepare = SamplePreparation(VLVImageProcessor(8, 8))
     data = Data(shards, None, 1, None)
@@ -52,9 +53,8 @@ def test_the_shuffle_window_reaches_streams(shards):
 
 
 def test_a_stream_may_be_validation_data(shards, tmp_path):
-    config = types.SimpleNamespace(
-        val_dataset_path=shards, val_max_samples=6, seed=0, caption_column="caption", output_dir=str(tmp_path),
-        num_workers=0,
+    config = Stage1Config(
+        val_dataset_path=shards, val_max_samples=6, seed=0, output_dir=str(tmp_path), num_workers=0
     )  # fmt: skip
     sizes = types.SimpleNamespace(micro_batch_size=4)
     batches = validation_batches(config, accelerator(), sizes, SamplePreparation(VLVImageProcessor(8, 8)))
