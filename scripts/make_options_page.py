@@ -17,7 +17,16 @@ from vlv.cli.export_checkpoint import ExportConfig
 from vlv.cli.import_checkpoint import ImportConfig
 from vlv.cli.inspect_checkpoint import InspectConfig
 from vlv.cli.quickstart import QuickstartConfig
-from vlv.config import CaptionApiConfig, CaptionConfig, ReconstructConfig, Stage1Config, Stage2Config
+from vlv.config import (
+    CaptionApiConfig,
+    CaptionConfig,
+    InspectDataConfig,
+    LatentsConfig,
+    ReconstructConfig,
+    ShardsConfig,
+    Stage1Config,
+    Stage2Config,
+)
 from vlv.settings.declare import Group, Setting, settings_of, shown
 from vlv.settings.help import FREQUENT
 from vlv.settings.loading import recipe_values
@@ -37,12 +46,11 @@ over it `key=value` on the command line. `null` means that nothing is set. `vlv 
 
 @dataclass(frozen=True)
 class Command:
-    """A command, its settings, the launcher that calls it, where there is one, and how it is called without `vlv`."""
+    """A command, its settings, and the launcher that calls it, where there is one."""
 
     name: str
     config: type
     launcher: str = ""
-    call: str = ""
 
     @property
     def recipe(self) -> Path | None:
@@ -62,7 +70,10 @@ COMMANDS = (
     Command("import", ImportConfig),
     Command("export", ExportConfig),
     Command("inspect", InspectConfig),
-    Command("data caption", CaptionApiConfig, call="python -m vlv.datatools.caption"),
+    Command("data caption", CaptionApiConfig),
+    Command("data inspect", InspectDataConfig),
+    Command("data latents", LatentsConfig),
+    Command("data shards", ShardsConfig),
     Command("download", DownloadConfig),
     Command("quickstart", QuickstartConfig),
 )
@@ -84,7 +95,7 @@ def section(command: Command) -> Iterator[str]:
     settings = settings_of(command.config)
     yield f"## {command.name}"
     if command.recipe is None:
-        yield f"`{command.call or f'vlv {command.name}'}`"
+        yield f"`vlv {command.name}`"
         yield from table(settings.values(), {name: setting.default for name, setting in settings.items()})
         return
     defaults = recipe_values(command.config, command.recipe)

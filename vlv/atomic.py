@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
         ValueError: there is something else than a file, which would be lost: a device, a pipe, a folder.
     """
     path = path.resolve()
-    _require_replaceable(path, path.is_file(), "a regular file")
+    _require_replaceable(path, stat.S_ISREG, "a regular file")
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # not longer than a name that the file system takes
     try:
         # Made here, so that its mode is the umask's: what a library makes has a mode of its own.
@@ -67,7 +68,7 @@ def start_folder(final: Path) -> Path:
     Raises:
         ValueError: `final` is there and is no folder.
     """
-    _require_replaceable(final, final.is_dir(), "a folder")
+    _require_replaceable(final, stat.S_ISDIR, "a folder")
     temporary = temporary_folder(final)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -100,8 +101,12 @@ def is_disk_full(error: BaseException) -> bool:
     return any(f"code: {code}," in str(error) for code in codes)
 
 
-def _require_replaceable(path: Path, fits: bool, kind: str) -> None:
-    if path.exists() and not fits:
+def _require_replaceable(path: Path, fits: Callable[[int], bool], kind: str) -> None:
+    try:
+        mode = path.stat().st_mode  # one look: another process may put the file there, or take it away, between two
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not fits(mode):
         raise ValueError(f"{path} is there and is not {kind}, so it is not replaced: give another path")
 
 

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 class Batch(TypedDict):
     """A micro-batch of B samples. One that could not be used, and padding, keep their row with weight 0.
 
-    encoder_pixels, decoder_pixels: uint8 [B, 3, E, E] and [B, 3, R, R].
+    encoder_pixels, decoder_pixels: uint8 [B, 3, E, E] and [B, 3, R, R]. The first may be the second, which the model
+        then resizes; the second is float [B, 2, C, h, w], moments of the VAE, where a cache of latents is read.
     crops: int64 [B, 4], height and width of each original image, and the crop's top and left in the resized one.
     weights: float32 [B], 1 for a sample that counts, 0 otherwise.
     positions: [B], each sample's number in the data order, of which its noise is a function.

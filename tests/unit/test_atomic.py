@@ -2,6 +2,8 @@
 
 import os
 import resource
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from safetensors.torch import save_file
@@ -136,3 +138,18 @@ def test_modes_are_those_of_the_umask(tmp_path, mask):
         os.umask(before)
     for path in (tmp_path / "folder" / "a.safetensors", tmp_path / "b.safetensors"):
         assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_a_file_that_others_write_and_remove_meanwhile(tmp_path):
+    """Looked at twice, a file that came in between was taken for something else than a file."""
+    path, end = tmp_path / "x", time.monotonic() + 0.5
+
+    def write():
+        while time.monotonic() < end:
+            with whole_file(path, durable=False) as temporary:
+                temporary.write_bytes(b"x")
+            path.unlink(missing_ok=True)
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(write) for _ in range(4)]:
+            done.result()

@@ -55,5 +55,19 @@ def test_renewed_credentials_are_no_change(saved):
     assert changed_settings(path, Stage1Config(train_dataset_path=PATH.replace("first", "second"))) == []
 
 
+@pytest.mark.parametrize("kind", [Stage1Config, Stage2Config])
+def test_a_run_that_streamed_a_url_goes_on_as_a_stream(saved, kind):
+    """Earlier versions streamed every URL; by index, the same URL gives another order of samples."""
+    key = "train_dataset_path" if kind is Stage1Config else "dataset_path"
+    path = saved(kind(**{key: PATH}))
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("remote_cache_gb:")]
+    path.write_text("\n".join(lines))
+    assert changed_settings(path, kind(**{key: f"stream:{PATH}"})) == []
+    shown = "https://***@host/a.tar?***"
+    assert changed_settings(path, kind(**{key: PATH})) == [f"{key} was stream:{shown} and is {shown}"]
+    path.write_text(path.read_text().replace(shown, "pipe:cat a.tar"))
+    assert changed_settings(path, kind(**{key: "pipe:cat a.tar"})) == []
+
+
 def test_every_harmless_setting_is_one():
     assert settings_of(Stage1Config).keys() | settings_of(Stage2Config).keys() >= HARMLESS

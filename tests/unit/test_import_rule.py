@@ -27,6 +27,7 @@ RULES = {
     "whitening": (set(), {"transformers", "diffusers"}),
     "kept_results": (set(), {"transformers", "diffusers"}),
     "colour": (set(), {"torch", "transformers", "diffusers"}),
+    "orphans": (set(), {"torch", "transformers", "diffusers"}),
     "frozen": (set(), RUNNERS),
     "atomic": (set(), {"torch", "transformers", "diffusers"}),
     "checkpoints": ({"checkpoints", "atomic", "redaction"}, RUNNERS),
@@ -49,7 +50,7 @@ RULES = {
         RUNNERS,
     ),
     "published": ({"published", "atomic", "models", "encoders", "decoders", "checkpoints", "frozen"}, RUNNERS),
-    "data": ({"data", "batch", "losses", "atomic"}, {"wandb", "accelerate", "diffusers", "transformers"}),
+    "data": ({"data", "batch", "losses", "atomic", "redaction"}, {"wandb", "accelerate", "diffusers", "transformers"}),
     "training": ({"training", "memory", "atomic", "checkpoints", "redaction"}, {"diffusers", "transformers"}),
     "evaluation": ({"evaluation"}, {"wandb", "accelerate", "diffusers", "transformers"}),
     "inference": (
@@ -87,7 +88,7 @@ RULES = {
         {"wandb"},
     ),
     "datatools": (
-        {"datatools", "cli", "config", "data", "colour", "atomic", "inference", "redaction", "settings"},
+        {"datatools", "config", "data", "colour", "atomic", "inference", "orphans", "redaction", "settings"},
         {"torch", "transformers", "diffusers", "accelerate", "wandb"},
     ),
     "cli": (None, {"wandb"}),

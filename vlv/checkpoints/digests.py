@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vlv.checkpoints.identity import TRAINER_STATE_NAME, CheckpointError, JsonObject, read_json
+from vlv.checkpoints.identity import TRAINER_STATE_NAME, CheckpointError, JsonObject, file_hash, read_json
 from vlv.checkpoints.schema import VALIDATION_NAME
 
 KEY = "files"
@@ -19,7 +19,7 @@ def sealed(folder: Path, state: Mapping[str, object]) -> JsonObject:
     """A checkpoint's description with size and digest of every file that lies in its folder, and with its own."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in _NOT_KEPT]
     with ThreadPoolExecutor(4) as pool:  # hashing leaves Python's lock, and the files are gigabytes
-        digests = list(pool.map(_digest, paths))
+        digests = list(pool.map(file_hash, paths))
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest}
         for path, digest in zip(paths, digests, strict=True)
@@ -50,7 +50,7 @@ def damage(folder: Path, *, whole: bool = True) -> str | None:
             return f"{path} is missing"
         if path.stat().st_size != known["bytes"]:
             return f"{path} is damaged: {path.stat().st_size:,} bytes instead of {known['bytes']:,}"
-        if whole and _digest(path) != known["sha256"]:
+        if whole and file_hash(path) != known["sha256"]:
             return f"{path} is damaged: its sha256 is another"
     return None
 
@@ -59,11 +59,6 @@ def count_verified(folder: Path) -> int:
     """How many files a checkpoint has digests of; 0 in one that keeps none."""
     path = folder / TRAINER_STATE_NAME
     return len(read_json(path).get(KEY, {})) if path.is_file() else 0
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _own_digest(content: Mapping[str, object]) -> str:

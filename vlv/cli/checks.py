@@ -17,7 +17,17 @@ from vlv.checkpoints.origin import BASE_OPTIONS, adapter_bases, preview_stage1
 from vlv.checkpoints.schema import require_checkpoint, require_initial
 from vlv.cli.missing import check_present
 from vlv.cli.resume_check import check_resume
-from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, Stage2Config, TrainingConfig
+from vlv.config import (
+    CaptionConfig,
+    ConfigError,
+    FormatConfig,
+    LatentsConfig,
+    LaunchConfig,
+    ReconstructConfig,
+    Stage1Config,
+    Stage2Config,
+    TrainingConfig,
+)
 from vlv.decoders.layout import FAMILIES, DecoderLayout, check_inference_steps, read_layout
 from vlv.decoders.settings import DecoderSettings, EmbeddingSpace
 from vlv.encoders.layout import read_encoder_layout
@@ -27,13 +37,12 @@ from vlv.recipes.stage1 import encoder_settings
 from vlv.settings.declare import require, shown
 
 if TYPE_CHECKING:
-    from vlv.data.formats import DataFormat
+    from vlv.data.formats import DataFormat, SourceSettings
 
-AnyConfig = Stage1Config | Stage2Config | CaptionConfig | ReconstructConfig
 DECODER, ENCODER = "stable_diffusion_model_path", "florence2_model_path"
 
 
-def check_call(config: AnyConfig) -> None:
+def check_call(config: LaunchConfig) -> None:
     """Check paths, checkpoints, sizes and the output folder of a call, as far as names, configs and headers tell.
 
     Raises:
@@ -43,6 +52,8 @@ def check_call(config: AnyConfig) -> None:
         _check_stage1(config)
     elif isinstance(config, Stage2Config):
         _check_stage2(config)
+    elif isinstance(config, LatentsConfig):
+        _check_latents(config)
     elif isinstance(config, CaptionConfig):
         _check_captioning(config)
     else:
@@ -56,6 +67,15 @@ def _check_stage1(config: Stage1Config) -> None:
     if config.t5_dtype == "int8" and read_accelerate_config(config.accelerate_config).get("distributed_type") == "FSDP":
         raise ConfigError("t5_dtype=int8: 8-bit weights cannot be sharded; set t5_dtype=bf16, which FSDP shares out")
     _check_training(config, "train_dataset_path")
+
+
+def _check_latents(config: LatentsConfig) -> None:
+    check_present(config, "dataset_path", DECODER)
+    decoder = _component(config, DECODER)
+    if decoder is not None:
+        _decoder_layout(decoder, DECODER).check(DecoderSettings(resolution=config.decoder_resolution))
+    _check_source("dataset_path", config.dataset_path, _data_settings(config, config.captions, config.data_format))
+    check_writable("output_dir", Path(config.output_dir))
 
 
 def _check_components(config: Stage1Config) -> None:
@@ -167,7 +187,7 @@ def _check_sampler(checkpoint: Path, config: CaptionConfig | ReconstructConfig) 
         require(config.scheduler in names, "scheduler", config.scheduler, wanted)
 
 
-def _component(config: AnyConfig, option: str) -> Path | None:
+def _component(config: LaunchConfig, option: str) -> Path | None:
     """The folder of a component that a setting names; None where a hub must give it first."""
     source: str = getattr(config, option)
     folder = Path(source)
@@ -206,23 +226,21 @@ def _recorded_base(checkpoint: Path, name: str, option: str) -> Path | None:
 def _check_data(option: str, config: TrainingConfig, data_format: DataFormat = "auto") -> None:
     """Check that there is something to read, and for stage 2 that it has captions."""
     from vlv.data.files import is_stream
-    from vlv.data.formats import SourceSettings
-    from vlv.data.sources import check_source
 
     path = getattr(config, option)
-    if is_stream(path):  # nothing of it is known before it is read
-        return
+    if not is_stream(path):  # nothing of a stream is known before it is read
+        _check_source(option, path, _data_settings(config, config.reads_captions, data_format))
+
+
+def _data_settings(config: FormatConfig, captions: bool, data_format: DataFormat) -> SourceSettings:
+    return dataclasses.replace(config.source_settings(), captions=captions, data_format=data_format)
+
+
+def _check_source(option: str, path: str, settings: SourceSettings) -> None:
+    from vlv.data.sources import check_source
+
     try:
-        check_source(
-            path,
-            SourceSettings(
-                data_format=data_format,
-                captions=config.reads_captions,
-                image_column=config.image_column,
-                caption_column=config.caption_column,
-                split=config.data_split,
-            ),
-        )
+        check_source(path, settings)
     except ValueError as error:
         raise ConfigError(f"{option}: {error}") from None
 

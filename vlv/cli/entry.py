@@ -148,7 +148,8 @@ def error_line(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and (explanation := explain_missing_package(error)) is not None:
         return explanation
     if text.startswith("Caught ") and " in DataLoader worker " in text.partition("\n")[0]:
-        text = text.splitlines()[-1].removeprefix(f"{type(error).__name__}: ")  # torch puts the worker's trace first
+        # torch puts the worker's trace first, which ends with the type, and its module where that is not Python's own.
+        text = re.sub(rf"^([\w.]+\.)?{type(error).__name__}: ", "", text.splitlines()[-1])
     text = " ".join(text.split()) or "no message"
     return text if meant else f"{type(error).__name__}: {text}"
 

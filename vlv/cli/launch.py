@@ -29,7 +29,8 @@ from vlv.cli.worker import ERROR_FILE_VARIABLE, attempt, write_resolved
 from vlv.config import (
     CaptionConfig,
     ConfigError,
-    InferenceConfig,
+    LatentsConfig,
+    LaunchConfig,
     ReconstructConfig,
     RunConfig,
     Stage1Config,
@@ -41,8 +42,6 @@ from vlv.training.stopping import SIGNALS, STOP_FILE_VARIABLE, STOPPED
 
 WORKER = "vlv.cli.worker"
 
-LaunchConfig = Stage1Config | Stage2Config | CaptionConfig | ReconstructConfig
-
 
 @dataclass(frozen=True)
 class Launched:
@@ -51,13 +50,15 @@ class Launched:
     Args:
         kind: its settings.
         module, function: the recipe that each process calls with the settings.
-        recipe: file of the recipes' folder that is read where no `--config` is given.
+        recipe: file of the recipes' folder that is read where no `--config` is given; None where the command has none.
+        positional: settings that can be given by their place.
     """
 
     kind: type[LaunchConfig]
     module: str
     function: str
-    recipe: str
+    recipe: str | None
+    positional: tuple[str, ...] = ()
 
     def run(self, config: LaunchConfig) -> None:
         """Do the work in this process."""
@@ -67,8 +68,9 @@ class Launched:
 LAUNCHED = {
     "stage1": Launched(Stage1Config, "vlv.recipes.stage1", "train", "stage1.yaml"),
     "stage2": Launched(Stage2Config, "vlv.recipes.stage2", "train", "stage2.yaml"),
-    "caption": Launched(CaptionConfig, "vlv.recipes.caption", "run", "caption.yaml"),
-    "reconstruct": Launched(ReconstructConfig, "vlv.recipes.reconstruct", "run", "reconstruct.yaml"),
+    "caption": Launched(CaptionConfig, "vlv.recipes.caption", "run", "caption.yaml", ("image_path",)),
+    "reconstruct": Launched(ReconstructConfig, "vlv.recipes.reconstruct", "run", "reconstruct.yaml", ("image_path",)),
+    "data latents": Launched(LatentsConfig, "vlv.recipes.latents", "run", None, ("dataset_path", "output_dir")),
 }
 
 
@@ -76,8 +78,8 @@ def main(arguments: list[str]) -> None:
     """Check the call of a command, whose name comes first, start its processes, and report."""
     name, *arguments = arguments
     command = LAUNCHED[name]
-    positional = ("image_path",) if issubclass(command.kind, InferenceConfig) else ()
-    call = Call(f"vlv {name}", command.kind.__doc__ or "", positional, recipes_folder() / command.recipe)
+    recipe = None if command.recipe is None else recipes_folder() / command.recipe
+    call = Call(f"vlv {name}", command.kind.__doc__ or "", command.positional, recipe)
     config: LaunchConfig = parse(command.kind, call, arguments)
     dry_run = isinstance(config, RunConfig) and config.dry_run
     if dry_run and isinstance(config, Stage1Config):

@@ -16,14 +16,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, Stage2Config
+from vlv.config import CaptionConfig, ConfigError, LaunchConfig
 
 # What `lockf` says where a file system keeps no locks (some mounts of NFS and Lustre).
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextmanager
-def output_locks(config: Stage1Config | Stage2Config | CaptionConfig | ReconstructConfig) -> Iterator[None]:
+def output_locks(
+    config: LaunchConfig,
+) -> Iterator[None]:
     """Hold every place that a call writes into while the block runs.
 
     Of several machines the first alone holds them, for all of the run.
@@ -38,7 +40,9 @@ def output_locks(config: Stage1Config | Stage2Config | CaptionConfig | Reconstru
         yield
 
 
-def _places(config: Stage1Config | Stage2Config | CaptionConfig | ReconstructConfig) -> Iterator[tuple[str, Path]]:
+def _places(
+    config: LaunchConfig,
+) -> Iterator[tuple[str, Path]]:
     if not isinstance(config, CaptionConfig):
         yield f"output_dir={config.output_dir}", Path(config.output_dir) / ".lock"
         return

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-import signal
 import sys
-from dataclasses import dataclass
-from importlib import import_module
 
 from vlv import __version__
+from vlv.cli.commands import Command, call_command, launched, summaries
 from vlv.cli.entry import BAD_CALL, INTERRUPTED, explain_missing_package, stop
 
 USAGE = """\
@@ -24,33 +21,15 @@ Exit codes: 0 done, 1 a failed run, 2 a call that cannot work, 75 a training tha
 130 interrupted at once."""
 
 
-@dataclass(frozen=True)
-class Command:
-    """A sub-command.
-
-    Args:
-        module: its `main(arguments)` does the work; imported when the command is called.
-        summary: one line for `vlv --help`.
-        with_name: the arguments begin with the command's name, where several commands share a module.
-    """
-
-    module: str
-    summary: str
-    with_name: bool = False
-
-
-def _launched(summary: str) -> Command:
-    return Command("vlv.cli.launch", summary, with_name=True)
-
-
 COMMANDS = {
-    "stage1": _launched("train caption embeddings from images, with a frozen text-to-image model"),
-    "stage2": _launched("train a language model to read the embeddings as captions"),
-    "caption": _launched("caption an image, a folder of images or a glob"),
-    "reconstruct": _launched("generate images from their embeddings, compare and measure"),
+    "stage1": launched("train caption embeddings from images, with a frozen text-to-image model"),
+    "stage2": launched("train a language model to read the embeddings as captions"),
+    "caption": launched("caption an image, a folder of images or a glob"),
+    "reconstruct": launched("generate images from their embeddings, compare and measure"),
     "import": Command("vlv.cli.import_checkpoint", "convert a published checkpoint to this project's format"),
     "export": Command("vlv.cli.export_checkpoint", "write a checkpoint in the published layout"),
     "inspect": Command("vlv.cli.inspect_checkpoint", "describe a checkpoint from its headers and configs"),
+    "data": Command("vlv.cli.data", "look at a dataset, or pack it into shards"),
     "download": Command("vlv.cli.download", "fetch the pretrained components and check what arrived"),
     "quickstart": Command("vlv.cli.quickstart", "try everything on the small world, in minutes on a CPU"),
 }
@@ -59,21 +38,11 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Find the sub-command and run it; `--help` and `--version` are answered here."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    name = arguments[0] if arguments else "--help"
-    if name in ("-h", "--help", "help"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it as it ends any other command
-        print(usage())
-        raise SystemExit(0 if arguments else BAD_CALL)
-    if name == "--version":
+    if arguments[:1] == ["--version"]:
         print(f"vlv {__version__}")
         raise SystemExit(0)
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(COMMANDS)}"
-        stop(f"unknown command {name!r}: {hint}", BAD_CALL)
     try:
-        command = COMMANDS[name]
-        import_module(command.module).main(arguments if command.with_name else arguments[1:])
+        call_command(arguments, COMMANDS, usage, "unknown command")
     except ModuleNotFoundError as error:
         if (explanation := explain_missing_package(error)) is None:
             raise  # a module of our own: a defect, whose trace is wanted
@@ -84,6 +53,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 def usage() -> str:
     """What `vlv --help` prints."""
-    width = max(map(len, COMMANDS))
-    lines = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
-    return USAGE.format(commands=lines)
+    return USAGE.format(commands=summaries(COMMANDS))

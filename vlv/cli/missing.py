@@ -6,14 +6,14 @@ from pathlib import Path
 
 from vlv.checkpoints.identity import is_hub_id
 from vlv.cli.download import COMPONENTS
-from vlv.config import ConfigError, InferenceConfig, Stage1Config, Stage2Config
+from vlv.config import ConfigError, InferenceConfig, LaunchConfig
 from vlv.settings.declare import settings_of
 from vlv.settings.paths import is_stream
 
 _PATTERN = set("*?[]{},")  # names of several files; what reads them says which are missing
 
 
-def check_present(config: Stage1Config | Stage2Config | InferenceConfig, *keys: str) -> None:
+def check_present(config: LaunchConfig, *keys: str) -> None:
     """Check that what path settings name is there.
 
     Raises:

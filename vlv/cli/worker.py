@@ -10,7 +10,6 @@ import dataclasses
 import json
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from vlv.cli.entry import FAILED_RUN, INTERRUPTED, error_line, load_libraries
+from vlv.orphans import end_with_parent
 from vlv.redaction import redact
 from vlv.training.stopping import STOPPED, TrainingStopped
 
@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
     from vlv.cli.launch import LAUNCHED  # here: that module imports this one
 
     name, path = sys.argv[1:] if arguments is None else arguments
-    _end_with_parent()
+    if ERROR_FILE_VARIABLE in os.environ:  # a launcher started it
+        end_with_parent()
     command = LAUNCHED[name]
     code = attempt(partial(command.run, read_resolved(command.kind, Path(path))))
     if code in (FAILED_RUN, STOPPED):
@@ -94,14 +95,6 @@ def _write_first(line: str, trace: str) -> None:
             handle.write(f"{line}\n\n{trace}")
     except FileExistsError:
         return
-
-
-def _end_with_parent() -> None:
-    """Let the kernel end this process when its launcher is killed, so that nothing runs on unseen."""
-    if ERROR_FILE_VARIABLE in os.environ and sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 if __name__ == "__main__":

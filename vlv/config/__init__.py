@@ -4,11 +4,18 @@ Flat on purpose: a key has one name, the same in the launcher, in the YAML and o
 (`lr=1e-4`). The groups are mixins, so that a setting that two recipes share is written once.
 """
 
+from typing import TypeAlias
+
 from vlv.config.captioning import CaptionApiConfig
 from vlv.config.groups import DataConfig, FormatConfig, OptimConfig, ReadingConfig, RunConfig
 from vlv.config.inference import CaptionConfig, InferenceConfig, ReconstructConfig
+from vlv.config.latents import LatentsConfig
+from vlv.config.tools import InspectDataConfig, ShardsConfig
 from vlv.config.training import Stage1Config, Stage2Config, TrainingConfig
 from vlv.settings import ConfigError, describe, load_config, save_config
+
+LaunchConfig: TypeAlias = Stage1Config | Stage2Config | CaptionConfig | ReconstructConfig | LatentsConfig
+"""The settings of a command that runs in processes of its own."""
 
 __all__ = [
     "CaptionApiConfig",
@@ -17,10 +24,14 @@ __all__ = [
     "DataConfig",
     "FormatConfig",
     "InferenceConfig",
+    "InspectDataConfig",
+    "LatentsConfig",
+    "LaunchConfig",
     "OptimConfig",
     "ReadingConfig",
     "ReconstructConfig",
     "RunConfig",
+    "ShardsConfig",
     "Stage1Config",
     "Stage2Config",
     "TrainingConfig",

@@ -39,7 +39,7 @@ FREE = frozenset(
 class CaptionApiConfig(FormatConfig):
     """Which images are captioned, by which model, at which cost."""
 
-    source: str = option("", "the images: a folder, a file, a glob, a list or hub:owner/name", path="source")
+    source: str = option("", "the images: a folder, a file, a glob or a list", path="local")
     destination: str = option("", "folder of captions.json, report.json and what an interrupted call had", path="local")
     base_url: str = model_option("", "the endpoint's address up to chat/completions, as http://localhost:8000/v1")
     model: str = model_option("", "the model's name at the endpoint")
@@ -76,7 +76,9 @@ class CaptionApiConfig(FormatConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (self.source and self.destination):
-            raise ConfigError("images and a folder are needed: give SOURCE DESTINATION base_url=URL model=NAME")
+            raise ConfigError(
+                "images and a folder are needed: vlv data caption SOURCE DESTINATION base_url=URL model=NAME"
+            )
         require(
             self.base_url.startswith(("http://", "https://")) and not self.base_url.rstrip("/").endswith("completions"),
             "base_url",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from vlv.config.training import Stage1Config, Stage2Config
@@ -31,6 +32,7 @@ HARMLESS = frozenset(
         "output_dir",
         "overwrite",
         "print_config",
+        "remote_cache_gb",
         "resume",
         "run_name",
         "save_step",
@@ -59,6 +61,8 @@ def changed_settings(saved: Path, config: Stage1Config | Stage2Config) -> list[s
         before = load_config(type(config), saved, [])
     except ConfigError:
         return []
+    if _reads_urls_as_streams(saved):
+        before = _with_streams(before)
     kept = HARMLESS | _COMPONENTS | (_FACTORS if isinstance(config, Stage2Config) else set())
     pairs = {key: (getattr(before, key), getattr(config, key)) for key in settings_of(type(config)) if key not in kept}
     if isinstance(config, Stage2Config):
@@ -68,6 +72,18 @@ def changed_settings(saved: Path, config: Stage1Config | Stage2Config) -> list[s
         for key, (old, new) in pairs.items()
         if _comparable(old) != _comparable(_written(new))
     ]
+
+
+def _reads_urls_as_streams(saved: Path) -> bool:
+    """Whether a config.yaml is of a version that streamed every URL: it had no cache of what is read by index."""
+    return "remote_cache_gb:" not in saved.read_text()
+
+
+def _with_streams(config: Stage1Config | Stage2Config) -> Stage1Config | Stage2Config:
+    """The settings as this version says them, for the same order of samples."""
+    key = "train_dataset_path" if isinstance(config, Stage1Config) else "dataset_path"
+    url = config.data_path.lstrip().startswith(("http://", "https://"))
+    return replace(config, **{key: f"stream:{config.data_path.lstrip()}"}) if url else config
 
 
 def _global_batch(config: Stage1Config | Stage2Config) -> int:

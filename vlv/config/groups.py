@@ -9,6 +9,7 @@ from typing import Literal
 from vlv.data.formats import (
     MAX_IMAGE_PIXELS,
     RAW_SIZE_ADVICE,
+    REMOTE_CACHE_GB,
     DataFormat,
     DecodeSettings,
     SourceSettings,
@@ -67,13 +68,18 @@ class FormatConfig(ReadingConfig):
         "parquet images that are raw uint8 pixels: [height, width] of channels-first ones, or the whole shape such as "
         "[384, 384, 3]; null where there are none",
     )
+    remote_cache_gb: float = data_option(
+        REMOTE_CACHE_GB,
+        "GiB of this machine's disk for what is read of s3://, gs://, hf:// and https:// data; 0 keeps nothing",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.remote_cache_gb >= 0, "remote_cache_gb", self.remote_cache_gb, "give 0 or more")
         require(is_raw_size(self.raw_image_size), "raw_image_size", self.raw_image_size, RAW_SIZE_ADVICE)
 
     def source_settings(self) -> SourceSettings:
-        """How the data is opened: its columns, split and raw pixels. The format is of one dataset of a run alone."""
+        """How the data is opened: its columns and raw pixels. The format is of one dataset of a run alone."""
         return SourceSettings(
             image_column=self.image_column,
             caption_column=self.caption_column,
@@ -81,6 +87,7 @@ class FormatConfig(ReadingConfig):
             split=self.data_split,
             subset=self.data_subset,
             revision=self.data_revision,
+            remote_cache_gb=self.remote_cache_gb,
         )
 
 
@@ -101,13 +108,16 @@ class DataConfig(FormatConfig):
         "samples: permuted shards are pooled until they hold this many, then shuffled; null is 8192, and for .tar "
         "shards as many as 64 of them hold",
     )
-    max_bad_share: float = data_option(0.1, "training stops when more than this share of samples is unreadable")
+    max_bad_share: float = data_option(
+        0.1,
+        "training stops when more than this share of samples is unreadable; 0 stops at whatever is wrong with the data",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         window = self.shuffle_window
         require(window is None or window >= 1, "shuffle_window", window, "give at least 1 sample, or null")
-        require(0 < self.max_bad_share <= 1, "max_bad_share", self.max_bad_share, "give a share above 0, at most 1")
+        require(0 <= self.max_bad_share <= 1, "max_bad_share", self.max_bad_share, "give a share of 0 to 1")
 
 
 @dataclass(frozen=True)

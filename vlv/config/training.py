@@ -18,7 +18,7 @@ class Stage1Config(RunConfig, OptimConfig, DataConfig):
 
     train_dataset_path: str = data_option(
         "./data/Images_6M",
-        "the training images: folder, .tar shards or parquet",
+        "the training images: folder, .tar shards or parquet, on a disk or behind URLs",
         frequent=True,
         path="local",
         source="vlv download pairs fetches 6 million images with captions into ./data/Image_384_VL_Captions, raw "
@@ -143,7 +143,7 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
     )
     dataset_path: str = data_option(
         "./data/Image_384_VL_Captions",
-        "the pairs: parquet, .tar shards, or folder with captions.json",
+        "the pairs: parquet, .tar shards, or folder with captions.json, on a disk or behind URLs",
         frequent=True,
         path="local",
         source="vlv download pairs fetches 6 million of them, raw pixels that need raw_image_size=[384,384]",

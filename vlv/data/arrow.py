@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
 from vlv.data.cells import caption_of, check_columns, image_of
 from vlv.data.files import split_evenly
-from vlv.data.formats import DataFiles, SourceSettings, accepted, caption_column
+from vlv.data.formats import DataFiles, SourceSettings, accepted, caption_column, wanted_columns
+from vlv.data.latent_cache import MANIFEST, LatentSource, is_latent_cache
+from vlv.data.linked_files import linked_files
+from vlv.data.mapped_rows import MappedRows, checked
 from vlv.data.sample import RawSample
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from datasets.table import InMemoryTable
 
 HUB = "hub:"
-_FILE_MAGIC = b"ARROW1"
 _SHARD_SAMPLES = 1_000_000  # a row is found by itself, as a file of a folder is; see there
 _SPLITS = "dataset_dict.json"  # of a folder with several splits
 _STATE = "state.json"  # of a folder with one
@@ -33,24 +36,29 @@ class ArrowSource:
 
     pool_shards = 1
 
-    def __init__(self, label: str, dataset: Dataset, settings: SourceSettings) -> None:
-        """Take a dataset and what to read of it.
+    def __init__(
+        self, label: str, rows: Dataset | MappedRows, settings: SourceSettings, folders: Sequence[str]
+    ) -> None:
+        """Take the rows and what to read of them.
 
         Args:
             label: what stands before a row's number in its name.
+            folders: with the files that rows may name, relative to the first.
 
         Raises:
             ValueError: it has no rows, or not the columns or their types.
         """
         self._label, self._raw_shape = label, settings.raw_image_shape
         self._image, self._caption = settings.image_column, caption_column(settings)
-        # Arrow's own rows: decoding, and which images are bad, is a matter of the preparation.
-        check_columns(label, dataset.data.schema, self._image, self._caption)
-        if not len(dataset):
+        schema = rows.schema if isinstance(rows, MappedRows) else rows.data.schema
+        check_columns(label, schema, self._image, self._caption)
+        if not len(rows):
             raise ValueError(f"{label} has no rows: {accepted()}")
-        wanted = [self._image] if self._caption is None else [self._image, self._caption]
-        self._rows: Any = dataset.with_format("arrow", columns=wanted)
-        self.shard_sizes = split_evenly(len(dataset), _SHARD_SAMPLES)
+        self._columns = wanted_columns(settings)
+        self._read_linked = linked_files(folders[0], folders)
+        # Arrow's own rows: decoding, and which images are bad, is a matter of the preparation.
+        self._rows: Any = rows if isinstance(rows, MappedRows) else rows.with_format("arrow", columns=self._columns)
+        self.shard_sizes = split_evenly(len(rows), _SHARD_SAMPLES)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -62,38 +70,30 @@ class ArrowSource:
 
     def read(self, index: int) -> RawSample:
         """Read one row."""
-        row: pa.Table = self._rows[index]
-        image = image_of(row.column(self._image)[0], self._raw_shape)
+        row = checked(self._rows[index].select(self._columns))
+        image = image_of(row.column(self._image)[0], self._raw_shape, self._read_linked)
         return RawSample(image, None if self._caption is None else caption_of(row.column(self._caption)[0]))
 
 
-def open_files(files: DataFiles, settings: SourceSettings) -> ArrowSource:
+def open_files(files: DataFiles, settings: SourceSettings) -> ArrowSource | LatentSource:
     """Open a folder of `save_to_disk`, its split where it has several, or Arrow files one after another.
 
     Raises:
         ValueError: there is no such split, a file cannot be read, or the columns are not there.
     """
-    from datasets import Dataset, concatenate_datasets, load_from_disk
+    from datasets import load_from_disk
 
+    if is_latent_cache(files.root):
+        return LatentSource(files.root, settings)
     folder = _saved_folder(files, settings)
+    if folder is None:
+        paths = [os.path.join(files.root, os.fsdecode(name)) for name in files.names.to_pylist()]
+        return ArrowSource(files.path, MappedRows(paths), settings, [files.root])
     try:
-        if folder is not None:
-            dataset = cast("Dataset", load_from_disk(folder))  # a DatasetDict where the folder has splits, as this not
-            return ArrowSource(os.path.basename(os.path.abspath(folder)), dataset, settings)
-        tables = [_map(os.path.join(files.root, os.fsdecode(name))) for name in files.names.to_pylist()]
-        return ArrowSource(files.path, concatenate_datasets([Dataset(table) for table in tables]), settings)
-    except (OSError, pa.ArrowException, KeyError) as error:
+        dataset = cast("Dataset", load_from_disk(folder))  # a DatasetDict where the folder has splits, as this not
+    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         raise ValueError(f"{files.path} cannot be read as Arrow files: {one_line(error)}") from None
-
-
-def _map(path: str) -> InMemoryTable:
-    """Map a file of either of Arrow's formats; the library itself opens streams alone."""
-    from datasets.table import InMemoryTable
-
-    mapped = pa.memory_map(path)
-    is_file = mapped.read(len(_FILE_MAGIC)) == _FILE_MAGIC
-    mapped.seek(0)
-    return InMemoryTable((pa.ipc.open_file(mapped) if is_file else pa.ipc.open_stream(mapped)).read_all())
+    return ArrowSource(os.path.basename(os.path.abspath(folder)), dataset, settings, [folder])
 
 
 def check_files(files: DataFiles, settings: SourceSettings) -> None:
@@ -106,8 +106,8 @@ def check_files(files: DataFiles, settings: SourceSettings) -> None:
 
 
 def has_images(files: DataFiles, settings: SourceSettings) -> bool:
-    """Whether the files are a saved dataset; Arrow files that lie beside other data may be anything."""
-    return any(os.path.isfile(os.path.join(files.root, name)) for name in (_SPLITS, _STATE))
+    """Whether the files are a saved dataset, or latents; Arrow files that lie beside other data may be anything."""
+    return any(os.path.isfile(os.path.join(files.root, name)) for name in (_SPLITS, _STATE, MANIFEST))
 
 
 def _saved_folder(files: DataFiles, settings: SourceSettings) -> str | None:
@@ -137,18 +137,32 @@ def open_hub(path: str, settings: SourceSettings) -> ArrowSource:
     Raises:
         ValueError: it cannot be had, or has not the split or the columns.
     """
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
+    from datasets import config, load_dataset
+    from huggingface_hub.constants import HF_HUB_CACHE
 
     name, split = require_hub_name(path, HUB), settings.split or "train"
-    try:
+    with hub_errors(path, "loaded", split):
         dataset = load_dataset(name, settings.subset, split=split, revision=settings.revision)
+    # Of a dataset of image files the rows have paths alone: of files as they were downloaded, or unpacked.
+    return ArrowSource(f"{name}:{split}", dataset, settings, [HF_HUB_CACHE, str(config.HF_DATASETS_CACHE)])
+
+
+@contextmanager
+def hub_errors(path: str, what: str, split: str) -> Iterator[None]:
+    """Say on one line what could not be done with a dataset of the hub.
+
+    Raises:
+        ValueError: where the library gave up.
+    """
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
     except (OSError, ValueError, DatasetsError) as error:
         raise ValueError(
-            f"{path} cannot be loaded ({one_line(error)}): check the name, data_subset, data_split={split} and "
+            f"{path} cannot be {what} ({one_line(error)}): check the name, data_subset, data_split={split} and "
             "data_revision"
         ) from None
-    return ArrowSource(f"{name}:{split}", dataset, settings)
 
 
 def require_hub_name(path: str, prefix: str) -> str:

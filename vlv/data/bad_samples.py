@@ -9,12 +9,31 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vlv.batch import Batch
+from vlv.data.remote import RemoteError
+from vlv.data.sample import BadSample
 
 _JUDGED_FROM = 1000  # samples over all processes before a share means anything
 
 
 class TooManyBadSamples(ValueError):  # noqa: N818  (the message is the error; the name says what it is about)
     """The share of unreadable samples is above the limit."""
+
+
+def reason_of(error: Exception) -> str:
+    """Why a sample is bad, of what was raised while it was read and prepared.
+
+    One sample of millions must not end a run, and every resume of it: what no reader foresaw is named as such. A fault
+    of the code's own shows all the same, as it makes more than max_bad_share bad.
+
+    Raises:
+        Exception: the error itself where it says nothing about the sample: a lack of memory, or remote data that cannot
+            be had.
+    """
+    if isinstance(error, BadSample):
+        return str(error)
+    if isinstance(error, (MemoryError, RemoteError)):
+        raise error
+    return f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 class BadSampleLog:
@@ -27,7 +46,8 @@ class BadSampleLog:
             path: appended to, and made at the first bad sample; a name that it has already is not repeated.
             dataset: which one the names belong to, train or validation; several logs share the file.
             num_processes: processes that read the same order; each watches its own loader.
-            max_share: above this share of bad samples the watch ends in TooManyBadSamples; None never does.
+            max_share: above this share of bad samples the watch ends in TooManyBadSamples; 0 ends it at the first, or
+                at the first truncated one; None never does.
         """
         self.path = path
         self._dataset, self._num_processes, self._max_share = dataset, num_processes, max_share
@@ -42,7 +62,8 @@ class BadSampleLog:
         """Yield the loader's batches.
 
         Raises:
-            TooManyBadSamples: after the first 1,000 samples of all processes, the share is above the limit.
+            TooManyBadSamples: after the first 1,000 samples of all processes, the share is above the limit; with a
+                limit of 0 at once.
         """
         for batch in loader:
             self._count(batch)
@@ -71,6 +92,13 @@ class BadSampleLog:
             )
 
     def _write(self, name: str, position: int, reason: str) -> None:
+        self._record(name, position, reason)
+        if self._max_share == 0:
+            raise TooManyBadSamples(
+                f"{name}: {reason}; max_bad_share=0 allows none. Repair or remove it, or raise max_bad_share"
+            )
+
+    def _record(self, name: str, position: int, reason: str) -> None:
         if name not in self._written:
             self._read_names()
         if name in self._written:

@@ -1,134 +1,183 @@
-"""The captions of a folder of images: captions.json or captions.jsonl beside them."""
+"""Files of captions: .json, .jsonl, .csv and COCO's annotations, read entry by entry, however long they are."""
 
 from __future__ import annotations
 
+import csv
 import json
-import logging
-import os
-import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from io import TextIOWrapper
+from itertools import islice
+from typing import IO, Any, Literal, NamedTuple
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from vlv.data.files import display_name
+from vlv.data.files import extension
+from vlv.data.sample import texts_of
 
 _NAME_FIELDS = ("file_name", "image", "filename", "path", "name")
 _CAPTION_FIELDS = ("caption", "text")
-_log = logging.getLogger(__name__)
+_COCO_KEYS = frozenset({"images", "annotations", "info", "licenses", "type", "categories"})
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # editors on Windows write it, and JSON refuses it
 
 
-def match_captions(
-    folder: str, names: pa.LargeBinaryArray, image_column: str, caption_column: str
-) -> tuple[pa.LargeBinaryArray, pa.LargeBinaryArray]:
-    """Keep the images that have a caption, and give the captions in the same order, packed for `unpack_text`.
+class CaptionEntry(NamedTuple):
+    """A caption and the name of its image, as a file has them."""
 
-    Images without a caption, and captions without an image, are counted in a warning.
+    name: str
+    caption: str
+
+
+class _Fields(NamedTuple):
+    """The fields of a record that are looked at, the first of them that holds what is wanted."""
+
+    names: tuple[str, ...]
+    captions: tuple[str, ...]
+
+
+def caption_entries(path: str, image_column: str = "image", caption_column: str = "caption") -> Iterator[CaptionEntry]:
+    """Read a .json, .jsonl or .csv file entry by entry; what has no text as name or caption is left out.
+
+    An image with several captions has several entries: of a list, of repeated lines, of COCO's annotations.
 
     Raises:
-        ValueError: no caption file, a broken one, or none of its names is an image of the folder.
+        ValueError: the file cannot be read, or is not valid JSON, CSV or UTF-8.
     """
-    path = find_caption_file(folder)
-    captions = read_captions(path, image_column, caption_column)
-    relative = {_relative(name, folder): caption for name, caption in captions.items()}
-    keys = pa.array([_file_name(name) for name in relative], type=pa.large_binary())
-    all_rows = pc.index_in(names, value_set=keys)  # pyright: ignore[reportAttributeAccessIssue]
-    matched, rows = names.filter(all_rows.is_valid()), all_rows.drop_null()
-    if not len(matched):
-        example = next(iter(relative), "nothing")
-        raise ValueError(
-            f"{path} names none of the {len(names)} images of {folder}: it has {example!r}, and an image there is "
-            f"{display_name(names[0].as_py())!r}; names are relative to the folder"
-        )
-    _warn(path, len(names), "images have no caption and are left out", names.filter(all_rows.is_null()))
-    used = np.zeros(len(keys), dtype=bool)
-    used[rows.to_numpy()] = True
-    _warn(path, len(keys), "captions have no image", keys.filter(pa.array(~used)))
-    return matched, pa.array([_pack_text(text) for text in relative.values()], type=pa.large_binary()).take(rows)
-
-
-def unpack_text(packed: bytes) -> str:
-    """Return a caption as the file had it."""
-    return packed.decode("utf-8", "surrogatepass")
-
-
-def _pack_text(text: str) -> bytes:
-    # JSON can write lone surrogates, which Arrow's strings cannot hold. The sample that has one is bad, not the file.
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _file_name(name: str) -> bytes:
+    fields = _Fields((image_column, *_NAME_FIELDS), (caption_column, *_CAPTION_FIELDS))
     try:
-        return os.fsencode(name)
-    except UnicodeEncodeError:  # no file can be called so: it stays a caption without an image
-        return _pack_text(name)
-
-
-def _warn(path: str, total: int, what: str, names: pa.LargeBinaryArray) -> None:
-    if len(names):
-        _log.warning("%s: %d of %d %s, as %s", path, len(names), total, what, display_name(names[0].as_py()))
-
-
-def find_caption_file(folder: str) -> str:
-    """Return the path of a folder's captions.json or captions.jsonl.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for name in ("captions.json", "captions.jsonl"):
-        path = os.path.join(folder, name)
-        if os.path.isfile(path):
-            return path
-    raise ValueError(
-        f'{folder} has no captions: put captions.json ({{"a.jpg": "its caption"}}) or captions.jsonl '
-        '(lines of {"file_name": "a.jpg", "caption": "..."}) beside the images'
-    )
+        with _open(path) as file:
+            if extension(path) == "json":
+                yield from _read_tolerantly(path, file, fields)
+            else:
+                lines = TextIOWrapper(file, encoding="utf-8", newline="")
+                records = csv.DictReader(lines) if extension(path) == "csv" else _read_lines(path, lines)
+                yield from _of_records(records, fields)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except csv.Error as error:
+        raise ValueError(f"{path} is not valid CSV: {error}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8: save it as UTF-8") from None
 
 
 def read_captions(path: str, image_column: str = "image", caption_column: str = "caption") -> dict[str, str]:
-    """Read {name: caption} from captions.json or .jsonl; entries without a text as caption are left out.
+    """Read {name: caption}, the first where an image has several; errors as `caption_entries` has them."""
+    captions: dict[str, str] = {}
+    for name, caption in caption_entries(path, image_column, caption_column):
+        captions.setdefault(name, caption)
+    return captions
 
-    Raises:
-        ValueError: a file that is not valid JSON or UTF-8.
-    """
+
+def is_coco(path: str) -> bool:
+    """Whether a .json file has COCO's annotations, whose names have no folders; False where it is damaged."""
+    import ijson
+
     try:
-        # -sig: editors on Windows write a byte order mark, which JSON refuses.
-        with open(path, encoding="utf-8-sig") as file:
-            records: object = _read_lines(path, file) if path.endswith("l") else json.load(file)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+        with _open(path) as file:
+            return extension(path) == "json" and _json_kind(path, file, ijson) == "coco"
+    except (OSError, ValueError):
+        return False
+
+
+def _open(path: str) -> IO[bytes]:
+    file = open(path, "rb")  # noqa: SIM115  (the caller closes it)
+    file.seek(len(_BYTE_ORDER_MARK) if file.read(len(_BYTE_ORDER_MARK)) == _BYTE_ORDER_MARK else 0)
+    return file
+
+
+def _read_tolerantly(path: str, file: IO[bytes], fields: _Fields) -> Iterator[CaptionEntry]:
+    """Read JSON, also where a text has half a character (a lone surrogate), which is a matter of one sample.
+
+    The quick parser stops at it, and the slow one, which does not, goes on from the same entry.
+    """
+    import ijson  # here, as it alone needs it
+
+    start, given = file.tell(), 0
+    try:
+        for entry in _read_json(path, file, fields, ijson):
+            given += 1
+            yield entry
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8: save it as UTF-8") from None
-    if isinstance(records, dict):
-        pairs = list(records.items())
-    elif isinstance(records, list):
-        name_fields, caption_fields = (image_column, *_NAME_FIELDS), (caption_column, *_CAPTION_FIELDS)
-        pairs = [(_first(record, name_fields), _first(record, caption_fields)) for record in records]
-    else:
-        raise ValueError(f'{path} holds {type(records).__name__}: wanted {{"a.jpg": "its caption", ...}}')
-    return {name: caption for name, caption in pairs if isinstance(name, str) and isinstance(caption, str)}
+        file.seek(start)
+        yield from islice(_read_json(path, file, fields, ijson.get_backend("python")), given, None)
 
 
-def _read_lines(path: str, lines: Iterable[str]) -> list[object]:
-    records: list[object] = []
+def _read_json(path: str, file: IO[bytes], fields: _Fields, ijson: Any) -> Iterator[CaptionEntry]:
+    from ijson.common import JSONError
+
+    start = file.tell()
+    kind = _json_kind(path, file, ijson)
+    file.seek(start)
+    try:
+        if kind == "list":
+            yield from _of_records(ijson.items(file, "item"), fields)
+        elif kind == "coco":
+            names = {
+                image["id"]: image["file_name"]
+                for image in ijson.items(file, "images.item")
+                if isinstance(image, dict) and isinstance(image.get("file_name"), str) and _is_id(image.get("id"))
+            }
+            file.seek(start)
+            for note in ijson.items(file, "annotations.item"):
+                if isinstance(note, dict) and _is_id(number := note.get("image_id")) and number in names:
+                    yield from _entries(names[number], _captions(note, fields))
+        else:
+            for name, value in ijson.kvitems(file, ""):
+                yield from _entries(name, texts_of(value))
+    except JSONError as error:
+        raise _damage(path, error) from None
+
+
+def _json_kind(path: str, file: IO[bytes], ijson: Any) -> Literal["names", "list", "coco"]:
+    """What a file's first values show; `names` are those of images, with a caption or a list of them."""
+    from ijson.common import JSONError
+
+    try:
+        for prefix, event, value in ijson.parse(file):
+            if prefix:
+                if event == "start_map" and prefix in ("images.item", "annotations.item"):
+                    return "coco"
+            elif event == "start_array":
+                return "list"
+            elif event == "map_key":
+                if value not in _COCO_KEYS:
+                    return "names"
+            elif event not in ("start_map", "end_map"):
+                raise ValueError(f'{path} holds a {event}: wanted {{"a.jpg": "its caption", ...}}')
+    except JSONError as error:
+        raise _damage(path, error) from None
+    return "names"
+
+
+def _damage(path: str, error: Exception) -> ValueError:
+    reason = " ".join(str(error).replace("\\n", "\n").removeprefix("b'").splitlines()[:1])
+    if "utf" in reason.lower():
+        return ValueError(f"{path} is not UTF-8: save it as UTF-8")
+    return ValueError(f"{path} is not valid JSON: {reason}")
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int | str)
+
+
+def _read_lines(path: str, lines: Iterable[str]) -> Iterator[object]:
     for number, text in enumerate(lines, 1):
         try:
             if text.strip():
-                records.append(json.loads(text))
+                yield json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number} is not valid JSON: {error}") from None
-    return records
 
 
-def _first(record: object, fields: tuple[str, ...]) -> str | None:
-    """The first of the fields that is a text: whoever names another column still has the usual ones read."""
-    if not isinstance(record, dict):
-        return None
-    return next((value for field in fields if isinstance(value := record.get(field), str)), None)
+def _of_records(records: Iterable[object], fields: _Fields) -> Iterator[CaptionEntry]:
+    for record in records:
+        if isinstance(record, dict):
+            name = next((value for field in fields.names if isinstance(value := record.get(field), str)), None)
+            yield from _entries(name, _captions(record, fields))
 
 
-def _relative(name: str, folder: str) -> str:
-    if os.path.isabs(name):
-        name = os.path.relpath(name, os.path.abspath(folder))
-    return posixpath.normpath(name)
+def _captions(record: dict[str, object], fields: _Fields) -> list[str]:
+    """Of the first field that has a text: whoever names another column still has the usual ones read."""
+    return next((texts for field in fields.captions if (texts := texts_of(record.get(field)))), [])
+
+
+def _entries(name: str | None, captions: Iterable[str]) -> Iterator[CaptionEntry]:
+    if name is not None:
+        yield from (CaptionEntry(name, caption) for caption in captions)

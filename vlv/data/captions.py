@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from vlv.batch import CaptionTensors
+from vlv.data.caption_text import require_text
 from vlv.data.sample import BadSample
 from vlv.losses import IGNORED
 
@@ -44,12 +45,7 @@ class CaptionTokenizer:
         Raises:
             BadSample: the caption is empty, or holds what is no text.
         """
-        try:
-            caption.encode()
-        except UnicodeEncodeError as error:  # JSON can write half of a character, which no tokenizer takes
-            raise BadSample(f"the caption is no valid text: a lone surrogate at character {error.start}") from None
-        if not caption.strip():
-            raise BadSample("the caption is empty")
+        require_text(caption)
         # A caption is text: "<|endoftext|>" written in it must not become the end token.
         encoded = self._tokenizer(caption, add_special_tokens=False, split_special_tokens=True, verbose=False)
         ids = list(encoded["input_ids"])

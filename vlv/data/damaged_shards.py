@@ -1,4 +1,4 @@
-"""Shards that cannot be read, or not to their end: they are named and left out, and too many of them stop the run."""
+"""Shards that cannot be read, or not to their end, and what else is left out: it is named, and too much of it stops."""
 
 from __future__ import annotations
 
@@ -31,6 +31,20 @@ def report_damaged(path: str, damaged: Sequence[str], num_shards: int, max_share
             "max_bad_share"
         )
     _log.warning("%s: %s", what, some_of(damaged))
+
+
+def leave_out(message: str, max_share: float) -> None:
+    """Warn of what is left out, or stop at it.
+
+    Args:
+        max_share: as of `report_damaged`; 0 stops.
+
+    Raises:
+        ValueError: nothing may be left out.
+    """
+    if max_share == 0:
+        raise ValueError(f"{message}; max_bad_share=0 allows nothing to be left out: repair the data, or raise it")
+    _log.warning("%s", message)
 
 
 def some_of(names: Sequence[str]) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
-import warnings
 from collections.abc import Iterable
 from typing import cast
 
@@ -13,10 +11,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from vlv.batch import Batch
+from vlv.data.latent_cache import facts_of
 from vlv.data.mixture import MixedOrder, MixedSource
 from vlv.data.order import SampleOrder
 from vlv.data.preparation import PreparedSample, SamplePreparation
 from vlv.data.sample import SampleSource
+from vlv.data.transforms import silence_pillow
 
 
 class OrderedDataset(Dataset[PreparedSample]):
@@ -28,20 +28,34 @@ class OrderedDataset(Dataset[PreparedSample]):
         order: SampleOrder | MixedOrder,
         prepare: SamplePreparation,
         num_samples: int | None = None,
+        first_captions: bool = False,
     ) -> None:
-        """Join source and order; positions from `num_samples` on are padding (None: the order is endless)."""
+        """Join source and order; positions from `num_samples` on are padding (None: the order is endless).
+
+        Of several captions, one is read in each epoch of the sample's source; `first_captions`: always the first.
+        """
         self._source, self._order, self._num_samples = source, order, num_samples
+        self._first_captions = first_captions
         self._mixture = source if isinstance(source, MixedSource) else None
+        self._latents = facts_of(source)
         self._prepare = prepare
         self.collate = prepare.collate
 
     def __getitem__(self, position: int) -> PreparedSample:
         """Return the sample at `position`."""
         if self._num_samples is not None and position >= self._num_samples:
-            return self._prepare.empty(position, "", None)
+            return self._shaped(self._prepare.empty(position, "", None))
         index = self._order[position]
-        sample = self._prepare(position, self._source.name(index), lambda: self._source.read(index))
+        epoch = None if self._first_captions else self._order.epoch(position)
+        sample = self._prepare(position, self._source.name(index), lambda: self._source.read(index), epoch)
         sample["source"] = 0 if self._mixture is None else self._mixture.source_of(index)
+        return self._shaped(sample)
+
+    def _shaped(self, sample: PreparedSample) -> PreparedSample:
+        """Give what stands for a missing sample the shape of its neighbours, where those are latents."""
+        if self._latents is not None and not sample["weight"]:
+            numbers = torch.float16 if self._latents.numbers == "fp16" else torch.float32
+            sample["decoder_pixels"] = torch.zeros(self._latents.shape, dtype=numbers)
         return sample
 
 
@@ -74,8 +88,7 @@ def start_worker(_: int) -> None:
     Ctrl-C is for the main process to handle: it reaches every process of the terminal, and a worker that died of it
     first would show as a failed loader.
     """
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what cannot be decoded is reported as a bad sample
+    silence_pillow()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)  # there are as many workers as cores to use; more threads would only wait for each other
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -11,13 +11,18 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from braceexpand import braceexpand
 
 from vlv.data.formats import DESCRIPTIONS, FORMATS, IMAGE_EXTENSIONS, accepted
+from vlv.data.remote import is_remote
+from vlv.redaction import redact
+
+if TYPE_CHECKING:
+    from vlv.data.remote import RemoteFiles
 
 HUB_STREAM = "hub-stream:"
 _CHUNK = 100_000
@@ -41,6 +46,7 @@ class Listing(NamedTuple):
 
     files: dict[str, pa.LargeBinaryArray]  # by format, names relative to the root, sorted
     others: Counter[str]  # how many there are of each kind of file that cannot be read, as ".heic"; no descriptions
+    remote: RemoteFiles | None = None  # reads those of the files that are URLs
 
 
 def describe_kinds(counts: Mapping[str, int]) -> str:
@@ -149,6 +155,8 @@ def find_images(path: str) -> tuple[str, list[str]]:
     Raises:
         ValueError: nothing is there, or nothing of it is an image.
     """
+    if is_remote(path):
+        raise ValueError(f"{redact(path)} is a URL, from which training reads but not this command: copy the images")
     path = os.path.expanduser(path)
     wanted = "give an image, a folder of images or a glob; images are " + " ".join(
         f".{ending}" for ending in sorted(IMAGE_EXTENSIONS)
@@ -226,5 +234,5 @@ def split_evenly(total: int, largest: int) -> np.ndarray:
 
 
 def is_stream(path: str) -> bool:
-    """Whether a path names what is read from start to end: a command's output, a URL, or a streamed hub dataset."""
-    return path.lstrip().startswith(("pipe:", "http://", "https://", HUB_STREAM))
+    """Whether a path names what is read from start to end: a command, a URL after `stream:`, or a streamed dataset."""
+    return path.lstrip().startswith(("pipe:", "stream:", HUB_STREAM))

@@ -1,15 +1,19 @@
-"""A folder of images, with captions.json or captions.jsonl beside them where samples are pairs."""
+"""A folder of images, with captions of any kind of `vlv.data.folder_captions` where samples are pairs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
-from vlv.data.caption_file import find_caption_file, match_captions, unpack_text
 from vlv.data.files import display_name, pack_names, split_evenly
+from vlv.data.folder_captions import FolderCaptions, match_captions, require_captions
 from vlv.data.formats import DataFiles, SourceSettings
+from vlv.data.remote import MissingFileError, RemoteFiles, bare, is_remote, public_name
 from vlv.data.sample import BadSample, RawSample
 
 # A file is read for itself, so a folder needs no shards for the sake of reading; they bound the memory of the order,
@@ -23,13 +27,20 @@ class FolderSource:
     pool_shards = 1  # its shards bound the order's memory, no more
 
     def __init__(
-        self, root: str, names: Sequence[str] | pa.LargeBinaryArray, captions: pa.LargeBinaryArray | None = None
+        self,
+        root: str,
+        names: Sequence[str] | pa.LargeBinaryArray,
+        captions: FolderCaptions | None = None,
+        remote: RemoteFiles | None = None,
     ) -> None:
-        """Take names relative to `root`, and one caption for each, as `match_captions` packs them, or none at all."""
+        """Take names relative to `root`, and captions for each, as `match_captions` gives them, or none at all.
+
+        `remote` reads those that are URLs.
+        """
         # Bytes all through: a name need not be UTF-8, and is what the file system gave.
         self._root = os.fsencode(root)
         self._names: pa.LargeBinaryArray = pack_names(names) if isinstance(names, Sequence) else names
-        self._captions = captions
+        self._captions, self._remote = captions, remote
         self.shard_sizes = split_evenly(len(self._names), _SHARD_SAMPLES)
 
     def __len__(self) -> int:
@@ -38,12 +49,15 @@ class FolderSource:
 
     def name(self, index: int) -> str:
         """Return the file's name relative to the folder."""
-        return display_name(self._names[index].as_py())
+        name = display_name(self._names[index].as_py())
+        return name if self._remote is None else public_name(os.fsdecode(self._root), name)
 
     def read(self, index: int) -> RawSample:
-        """Read the file's bytes and its caption; an unreadable file is a BadSample."""
+        """Read the file's bytes and its captions; an unreadable file is a BadSample."""
         path = os.path.join(self._root, self._names[index].as_py())
-        caption = None if self._captions is None else unpack_text(self._captions[index].as_py())
+        caption = None if self._captions is None else self._captions.read(index)
+        if self._remote is not None and is_remote(url := os.fsdecode(path)):
+            return RawSample(_download(self._remote, url), caption)
         try:
             with open(path, "rb") as file:
                 return RawSample(file.read(), caption)
@@ -51,26 +65,54 @@ class FolderSource:
             raise BadSample(f"the file cannot be read: {error.strerror}") from None
 
 
+def _download(remote: RemoteFiles, url: str) -> bytes:
+    try:
+        return remote.read_whole(url)
+    except MissingFileError:  # a dead link is one for every process; other failures end the run
+        raise BadSample("the server has no such file") from None
+
+
 def open_files(files: DataFiles, settings: SourceSettings) -> FolderSource:
     """Open the images; of pairs, those that have a caption.
 
     Raises:
-        ValueError: captions are wanted, and there is no file of them or none of its names is an image of the folder.
+        ValueError: captions are wanted, and there are none, or none is of an image of the folder.
     """
     if not settings.captions:
-        return FolderSource(files.root, files.names)
-    pairs = match_captions(files.root, files.names, settings.image_column, settings.caption_column)
-    return FolderSource(files.root, *pairs)
+        return FolderSource(files.root, files.names, remote=files.remote)
+    with _caption_folder(files) as folder:
+        pairs = match_captions(folder, files.names, settings.image_column, settings.caption_column)
+    return FolderSource(files.root, *pairs, files.remote)
+
+
+@contextmanager
+def _caption_folder(files: DataFiles) -> Iterator[str]:
+    """A local folder with the captions: that of the images, or one with a copy of a remote folder's file."""
+    if files.remote is None or (files.root and not is_remote(files.root)):
+        yield files.root
+        return
+    with TemporaryDirectory() as folder:
+        for name in ("captions.json", "captions.jsonl") if is_remote(files.root) else ():
+            try:
+                Path(folder, name).write_bytes(files.remote.read_whole(f"{files.root}/{name}", keep=False))
+            except MissingFileError:
+                continue
+            break
+        try:
+            yield folder
+        except ValueError as error:
+            raise ValueError(str(error).replace(folder, bare(files.root) or files.path)) from None
 
 
 def check_files(files: DataFiles, settings: SourceSettings) -> None:
-    """Check that there is a file of captions, where they are wanted.
+    """Check that there are captions, where they are wanted.
 
     Raises:
         ValueError: there is none.
     """
     if settings.captions:
-        find_caption_file(files.root)
+        with _caption_folder(files) as folder:
+            require_captions(folder, files.names)
 
 
 def has_images(files: DataFiles, settings: SourceSettings) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from vlv.data.remote import RemoteFiles
     from vlv.data.sample import SampleSource
 
 IMAGE_EXTENSIONS = frozenset(
@@ -25,8 +26,9 @@ DESCRIPTIONS = frozenset({"txt", "json", "jsonl", "csv", "tsv", "md", "yaml", "y
 # Where Pillow by default refuses an image as a decompression bomb.
 MAX_IMAGE_PIXELS = 178_956_970
 
-DataFormat = Literal["auto", "folder", "webdataset", "parquet", "arrow"]
+REMOTE_CACHE_GB = 10.0  # GiB: validation images, footers, and small datasets
 
+DataFormat = Literal["auto", "folder", "webdataset", "parquet", "arrow"]
 
 RAW_SIZE_ADVICE = "give [height, width], [3, height, width], [height, width, 3] or null"
 
@@ -67,8 +69,8 @@ class SourceSettings:
 
     data_format: folder (of images), webdataset (.tar shards), parquet, arrow (of `datasets`), or auto: what is there.
     captions: whether samples are pairs; a pair without its caption is a bad sample, or left out of a folder.
-    image_column: parquet column, or field of captions.jsonl, with the image.
-    caption_column: parquet column, or field of .json and .jsonl captions, with the caption.
+    image_column: column of a table with the image, or field of .jsonl and .csv captions with its name.
+    caption_column: column of a table, or field of .json, .jsonl and .csv captions, with the caption.
     raw_image_shape: shape of images that parquet holds as raw uint8 bytes, CHW or HWC; None where it holds none.
     cache_dir: where tar indexes are kept; None is $VLV_CACHE_DIR or ~/.cache/vlv/index.
     num_workers: shards indexed at once; None goes by the cores.
@@ -76,6 +78,7 @@ class SourceSettings:
     readers: processes of this machine that read together, which share the row groups that parquet decodes.
     max_bad_share: of the shards, above which damaged ones are an error and no longer a warning.
     split, subset, revision: of a dataset of `datasets`; no split is train, or the only one.
+    remote_cache_gb: GiB of what is read of URLs that stay on this machine's disk; 0 is none.
     """
 
     data_format: DataFormat = "auto"
@@ -91,6 +94,7 @@ class SourceSettings:
     split: str | None = None
     subset: str | None = None
     revision: str | None = None
+    remote_cache_gb: float = REMOTE_CACHE_GB
 
 
 def caption_column(settings: SourceSettings) -> str | None:
@@ -98,18 +102,26 @@ def caption_column(settings: SourceSettings) -> str | None:
     return settings.caption_column if settings.captions else None
 
 
+def wanted_columns(settings: SourceSettings) -> list[str]:
+    """The columns of a table that are read."""
+    caption = caption_column(settings)
+    return [settings.image_column] if caption is None else [settings.image_column, caption]
+
+
 @dataclass(frozen=True)
 class DataFiles:
     """The files of one format that a path names.
 
     path: as the user wrote it, for messages.
-    root: the folder that the names are relative to.
+    root: the folder that the names are relative to; "" where they are whole paths and URLs.
     names: sorted, at least one; as the file system's bytes.
+    remote: reads the files that are URLs; None where none is.
     """
 
     path: str
     root: str
     names: pa.LargeBinaryArray
+    remote: RemoteFiles | None = None
 
 
 class FormatModule(Protocol):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from vlv.data.arrow import one_line, require_hub_name
+from vlv.data.arrow import hub_errors, one_line, require_hub_name
 from vlv.data.cells import caption_of, check_columns, image_of
 from vlv.data.files import HUB_STREAM
 from vlv.data.formats import SourceSettings, caption_column
@@ -28,20 +28,14 @@ class HubStream:
             ValueError: it cannot be had, or has not the split or the columns.
         """
         from datasets import load_dataset
-        from datasets.exceptions import DatasetsError
 
         self._path, self._settings = path, settings
         name, split = require_hub_name(path, HUB_STREAM), settings.split or "train"
-        try:
+        with hub_errors(path, "streamed", split):
             dataset: Any = load_dataset(
                 name, settings.subset, split=split, revision=settings.revision, streaming=True
             ).with_format("arrow")
             schema = next(iter(dataset.iter(1)), pa.table({})).schema
-        except (OSError, ValueError, DatasetsError) as error:
-            raise ValueError(
-                f"{path} cannot be streamed ({one_line(error)}): check the name, data_subset, data_split={split} and "
-                "data_revision"
-            ) from None
         check_columns(path, schema, settings.image_column, caption_column(settings))
         self._rows, self._label = dataset, f"{name}:{split}"
         self.num_shards = int(dataset.num_shards)

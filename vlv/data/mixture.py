@@ -21,6 +21,7 @@ import yaml
 from vlv.data.formats import FORMATS, RAW_SIZE_ADVICE, SourceSettings, is_raw_size, raw_shape
 from vlv.data.order import SampleOrder, default_window, recall
 from vlv.data.sample import RawSample, SampleSource
+from vlv.redaction import redact
 
 MIXTURE_ENDINGS = (".yaml", ".yml")
 _BLOCK = 1024  # places, at least: enough for weights of a percent to be the same in every batch
@@ -124,14 +125,23 @@ class MixedOrder:
 
     def __getitem__(self, n: int) -> int:
         """Return the source index of position n, for any n >= 0."""
+        source, position = self._place(n)
+        return int(self._starts[source]) + self._orders[source][position]
+
+    __iter__ = None  # the order is endless; ask for positions
+
+    def epoch(self, n: int) -> int:
+        """Return the epoch of its own source that position n is in."""
+        source, position = self._place(n)
+        return self._orders[source].epoch(position)
+
+    def _place(self, n: int) -> tuple[int, int]:
+        """The source of position n, and the position in that source's order."""
         if n < 0:
             raise IndexError(f"position {n} is negative")
         number, place = divmod(n, self._block)
         block = recall(self._blocks, number, lambda: self._lay_out(number))
-        source = int(block.sources[place])
-        return int(self._starts[source]) + self._orders[source][int(block.positions[place])]
-
-    __iter__ = None  # the order is endless; ask for positions
+        return int(block.sources[place]), int(block.positions[place])
 
     def _lay_out(self, number: int) -> _Block:
         before, after = self._places_before(number), self._places_before(number + 1)
@@ -238,7 +248,7 @@ def _entry(path: str, number: int, entry: dict[str, Any]) -> MixtureEntry:
     for key in _TEXTS:
         if not isinstance(entry.get(key, ""), str):
             raise ValueError(f"{here}: {key}={entry[key]!r} is no text")
-    name = str(entry.get("name") or os.path.basename(place.rstrip("/")))
+    name = str(entry.get("name") or os.path.basename(redact(place).rstrip("/")))
     if "/" in name:  # names stand in metrics before a slash
         raise ValueError(f"{here}: name={name!r} cannot be used: give one without a slash")
     settings = {field: entry[key] for key, field in _TEXTS.items() if key in entry}

@@ -91,6 +91,10 @@ class SampleOrder:
 
     __iter__ = None  # the order is endless; ask for positions
 
+    def epoch(self, n: int) -> int:
+        """Return the epoch that position n is in."""
+        return n // self._length
+
     def _permute_shards(self, epoch: int) -> _Epoch:
         # Number 0 of the key is the shards' order, and k + 1 is pool k's: each shuffle has its own random stream.
         shards = permutation(len(self._sizes), self._seed, epoch, 0)

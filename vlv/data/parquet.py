@@ -15,7 +15,10 @@ import pyarrow.parquet as pq
 
 from vlv.data.cells import caption_of, check_columns, image_of
 from vlv.data.damaged_shards import report_damaged
-from vlv.data.formats import DataFiles, SourceSettings, accepted, caption_column
+from vlv.data.formats import DataFiles, SourceSettings, accepted, caption_column, wanted_columns
+from vlv.data.linked_files import linked_files
+from vlv.data.remote import THREADS, RemoteFiles, bare, is_remote, public_name
+from vlv.data.remote_file import RemoteFile, open_remote
 from vlv.data.sample import BadSample, RawSample
 from vlv.data.shared_tables import SharedTables
 
@@ -26,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class ParquetSource:
-    """Rows of parquet files. The image is encoded bytes, {bytes, path}, raw uint8 bytes, or .npy bytes.
+    """Rows of parquet files; `image_of` and `caption_of` say what their cells may hold.
 
     A row is read by decoding its row group, which stays in memory while the order is around it, up to the decoded size
     of `pool_samples` rows: in the process, or, with several readers, in one file for all of them.
@@ -41,10 +44,13 @@ class ParquetSource:
             ValueError: too many files are no parquet files, or have not the columns or their types.
         """
         self._files = [os.fsdecode(name) for name in files.names.to_pylist()]
-        self._root = files.root
+        self._names = [public_name(files.root, file) for file in self._files]
+        self._root, self._remote = files.root, files.remote
         self._image, self._caption = settings.image_column, caption_column(settings)
+        self._columns = wanted_columns(settings)
         self._raw_shape = settings.raw_image_shape
-        with ThreadPoolExecutor(settings.num_workers or min(16, os.cpu_count() or 1)) as pool:
+        at_once = settings.num_workers or min(16, os.cpu_count() or 1)
+        with ThreadPoolExecutor(at_once if self._remote is None else THREADS) as pool:
             sizes, weights, faults = zip(*pool.map(self._read_footer, self._files), strict=True)
         damaged = [fault for fault in faults if fault]
         if len(damaged) == len(faults):  # nothing is left to read, and the first says what to set
@@ -58,7 +64,7 @@ class ParquetSource:
         file_starts = np.cumsum([per_file.sum() for per_file in sizes])
         self._file_starts = file_starts - [per_file.sum() for per_file in sizes]
         self._cache_bytes = self._size_cache(int(np.sum(weights)), settings.pool_samples, settings.readers)
-        identity = f"{os.path.abspath(self._root)} {self._columns()} {len(self)}"
+        identity = f"{os.path.abspath(self._root)} {self._columns} {len(self)}"
         self._shared = SharedTables(identity, self._cache_bytes) if settings.readers > 1 else None
         self._process = os.getpid()
         self._groups: OrderedDict[int, pa.Table] = OrderedDict()
@@ -72,14 +78,15 @@ class ParquetSource:
         """Return file:row, as in a/train-00000.parquet:17."""
         group = self._group(index)
         file = int(self._file_of[group])
-        return f"{self._files[file]}:{index - int(self._file_starts[file])}"
+        return f"{self._names[file]}:{index - int(self._file_starts[file])}"
 
     def read(self, index: int) -> RawSample:
         """Read one row."""
         group = self._group(index)
         table = self._table(group)
         row = index - int(self._ends[group] - self.shard_sizes[group])
-        image = image_of(table.column(self._image)[row], self._raw_shape)
+        read_linked = linked_files(os.path.dirname(self._path(int(self._file_of[group]))), [self._root])
+        image = image_of(table.column(self._image)[row], self._raw_shape, read_linked)
         caption = None if self._caption is None else caption_of(table.column(self._caption)[row])
         return RawSample(image, caption)
 
@@ -89,17 +96,14 @@ class ParquetSource:
     def _path(self, file: int) -> str:
         return os.path.join(self._root, self._files[file])
 
-    def _columns(self) -> list[str]:
-        return [self._image] if self._caption is None else [self._image, self._caption]
-
     def _read_footer(self, file: str) -> tuple[np.ndarray, int, str]:
         """Check a file; returns the rows of its row groups (int64), its decoded bytes, and what is wrong with it."""
         try:
-            footer = read_footer(os.path.join(self._root, file), self._image, self._caption)
+            footer = read_footer(os.path.join(self._root, file), self._image, self._caption, self._remote)
         except ValueError as error:
             return np.zeros(0, dtype=np.int64), 0, str(error)
         groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-        wanted = [n for n in range(footer.num_columns) if _is_of(footer, n, self._columns())]
+        wanted = [n for n in range(footer.num_columns) if _is_of(footer, n, self._columns)]
         first_rows = groups[0].num_rows if groups else 0
         # The first row group stands for the file: a footer says nothing else of decoded sizes, and rows are alike.
         decoded = sum(groups[0].column(n).total_uncompressed_size for n in wanted) if first_rows else 0
@@ -143,16 +147,18 @@ class ParquetSource:
             if self._shared is None:
                 return self._decode(path, number)
             # The time of writing: a file that was replaced under the run must not give the former one's rows.
-            key = hashlib.sha256(f"{path} {number} {os.stat(path).st_mtime_ns}".encode("utf-8", "backslashreplace"))
+            written = os.stat(path).st_mtime_ns if not is_remote(path) else self._remote and self._remote.facts(path)
+            key = hashlib.sha256(f"{path} {number} {written}".encode("utf-8", "backslashreplace"))
             return self._shared.get(key.hexdigest()[:32], lambda: self._decode(path, number))
         except (OSError, pa.ArrowException) as error:
             self._broken[group] = f"row group {number} cannot be read: {' '.join(str(error).split())[:200]}"
             raise BadSample(self._broken[group]) from None
 
     def _decode(self, path: str, number: int) -> pa.Table:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(_readable(path, self._remote), pre_buffer=is_remote(path)) as file:
             # Each worker is a process of its own; Arrow's threads would compete with theirs for the same cores.
-            return file.read_row_group(number, columns=self._columns(), use_threads=False)
+            table = file.read_row_group(number, columns=self._columns, use_threads=False)
+        return table.unify_dictionaries()  # the file that is shared can hold one for each column
 
 
 def open_files(files: DataFiles, settings: SourceSettings) -> ParquetSource:
@@ -176,7 +182,12 @@ def check_files(files: DataFiles, settings: SourceSettings) -> None:
     faults: list[ValueError] = []
     for name in files.names[:_CHECKED].to_pylist():
         try:
-            read_footer(os.path.join(files.root, os.fsdecode(name)), settings.image_column, caption_column(settings))
+            read_footer(
+                os.path.join(files.root, os.fsdecode(name)),
+                settings.image_column,
+                caption_column(settings),
+                files.remote,
+            )
             return
         except ValueError as error:
             faults.append(error)
@@ -187,20 +198,28 @@ def has_images(files: DataFiles, settings: SourceSettings) -> bool:
     """Whether the first sound file has the image column; metadata of images that lie beside it has none."""
     for name in files.names[:_CHECKED].to_pylist():
         try:
-            return settings.image_column in pq.read_schema(os.path.join(files.root, os.fsdecode(name))).names
+            file = _readable(os.path.join(files.root, os.fsdecode(name)), files.remote)
+            return settings.image_column in pq.read_schema(file).names
         except (OSError, pa.ArrowException):
             continue
     return False
 
 
-def read_footer(path: str, image_column: str, caption_column: str | None) -> pq.FileMetaData:
-    """Read a file's footer and check its columns.
+def _readable(path: str, remote: RemoteFiles | None) -> str | RemoteFile:
+    return open_remote(remote, path) if remote is not None and is_remote(path) else path
+
+
+def read_footer(
+    path: str, image_column: str, caption_column: str | None, remote: RemoteFiles | None = None
+) -> pq.FileMetaData:
+    """Read a file's footer, a URL's with `remote`, and check its columns.
 
     Raises:
         ValueError: it is no parquet file, or has not the columns or their types.
     """
+    file, path = _readable(path, remote), bare(path)
     try:
-        footer = pq.read_metadata(path)
+        footer = pq.read_metadata(file)
         schema = footer.schema.to_arrow_schema()
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from None

@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from vlv.batch import Batch, PairBatch
+from vlv.data.bad_samples import reason_of
 from vlv.data.captions import CaptionTokenizer, pad_captions
 from vlv.data.formats import DecodeSettings
-from vlv.data.sample import BadSample, RawSample
+from vlv.data.sample import BadSample, Caption, LatentImage, RawSample, caption_at
 from vlv.data.transforms import DECODE_ERRORS, damage, decode_image, is_truncated
 
 
@@ -59,30 +60,26 @@ class SamplePreparation:
         self.caption_tokenizer = caption_tokenizer
         self.decoding = decoding or DecodeSettings()
 
-    def __call__(self, position: int, name: str, read: Callable[[], RawSample]) -> PreparedSample:
+    def __call__(
+        self, position: int, name: str, read: Callable[[], RawSample], epoch: int | None = None
+    ) -> PreparedSample:
         """Read and prepare one sample; whatever goes wrong with it gives an empty one with the reason in `error`.
 
-        Only a lack of memory is raised: it says nothing about the sample.
+        `epoch` decides among several captions (`caption_at`). Only a lack of memory, and remote data that cannot be
+        had, are raised: they say nothing about the sample.
         """
         try:
             sample = read()
+            latents = sample.image if isinstance(sample.image, LatentImage) else None
             image = decode_image(sample.image, self.decoding)
             pixels = self._process(image)
-            caption_ids = self._tokenize(sample.caption)
-        except BadSample as reason:
-            return self.empty(position, name, str(reason))
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001
-            # One sample of millions must not end a run, and every resume of it: what no reader foresaw is named as
-            # such. A fault of the code's own shows all the same, as it makes more than max_bad_share bad.
-            return self.empty(
-                position, name, f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            )
+            caption_ids = self._tokenize(sample.caption, name, epoch)
+        except Exception as error:  # noqa: BLE001  (what is no matter of the sample is raised again)
+            return self.empty(position, name, reason_of(error))
         return PreparedSample(
-            decoder_pixels=pixels["decoder_pixels"],
+            decoder_pixels=pixels["decoder_pixels"] if latents is None else torch.tensor(latents.moments),
             encoder_pixels=pixels["encoder_pixels"],
-            crop=pixels["crop"],
+            crop=pixels["crop"] if latents is None else torch.tensor(latents.crop),
             weight=1.0,
             position=position,
             name=name,
@@ -136,9 +133,9 @@ class SamplePreparation:
         except DECODE_ERRORS as error:  # Pillow decodes lazily: some damage shows in the first resize alone
             raise BadSample(damage(error)) from None
 
-    def _tokenize(self, caption: str | None) -> list[int]:
+    def _tokenize(self, caption: Caption | None, name: str, epoch: int | None) -> list[int]:
         if self.caption_tokenizer is None:
             return []
         if caption is None:
             raise BadSample("it has no caption")
-        return self.caption_tokenizer(caption)
+        return self.caption_tokenizer(caption_at(caption, name, epoch))

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 
 from vlv.data.arrow import HUB, is_hub, open_hub, require_hub_name
+from vlv.data.damaged_shards import leave_out
 from vlv.data.files import (
     Listing,
     describe_kinds,
@@ -20,7 +21,10 @@ from vlv.data.files import (
 )
 from vlv.data.formats import FORMATS, DataFiles, DataFormat, SourceSettings, accepted
 from vlv.data.mixture import check_mixture, is_mixture, open_mixture
+from vlv.data.remote import remote_files
+from vlv.data.remote_listing import is_listed, look_remotely
 from vlv.data.sample import SampleSource
+from vlv.redaction import redact
 
 _CHECKED = 10_000  # files of a folder that a check lists: enough to see its format
 _log = logging.getLogger(__name__)
@@ -30,8 +34,9 @@ def open_source(path: str, settings: SourceSettings | None = None) -> SampleSour
     """Open a dataset for reading by index.
 
     Args:
-        path: a folder (recursive), a file, a glob, a list with braces or commas, a .yaml file that lists sources
-            (`vlv.data.mixture`), or hub:owner/name.
+        path: a folder (recursive), a file, a glob, or a list with braces or commas, local or as URLs; a file that ends
+            in .list and has one of them on each line; a .yaml file that lists sources (`vlv.data.mixture`); or
+            hub:owner/name.
         settings: format, captions, columns; None is images of whatever format is there.
 
     Raises:
@@ -42,13 +47,28 @@ def open_source(path: str, settings: SourceSettings | None = None) -> SampleSour
         return open_hub(path, settings)
     if is_mixture(path):
         return open_mixture(path, settings, open_source)
-    root, listing = _look(path)
-    kind, files = _choose(path, root, listing, settings)
+    return open_listed(path, *list_source(path, settings), settings)
+
+
+def open_listed(path: str, kind: str, files: DataFiles, listing: Listing, settings: SourceSettings) -> SampleSource:
+    """Open what `list_source` has found at a path; errors as of `open_source`."""
+    path = redact(path)  # it is for messages alone
     if settings.data_format == "auto":
         _warn_of_others(path, kind, listing)
     if listing.others:
-        _log.warning("%s: left out, as their kinds cannot be read: %s", path, describe_kinds(listing.others))
+        kinds = describe_kinds(listing.others)
+        leave_out(f"{path}: left out, as their kinds cannot be read: {kinds}", settings.max_bad_share)
     return FORMATS[kind].load().open_files(files, settings)
+
+
+def list_source(path: str, settings: SourceSettings) -> tuple[str, DataFiles, Listing]:
+    """Return what `open_source` would read: the format, its files, and all that the path holds.
+
+    Raises:
+        ValueError: nothing usable is there.
+    """
+    root, listing = _look(path, settings)
+    return *_choose(redact(path), root, listing, settings), listing
 
 
 def check_source(path: str, settings: SourceSettings | None = None) -> None:
@@ -63,15 +83,20 @@ def check_source(path: str, settings: SourceSettings | None = None) -> None:
     elif is_mixture(path):
         check_mixture(path, settings, check_source)
     else:
-        root, listing = _look(path, _CHECKED)
-        kind, files = _choose(path, root, listing, settings)
+        root, listing = _look(path, settings, _CHECKED)
+        kind, files = _choose(redact(path), root, listing, settings)
         FORMATS[kind].load().check_files(files, settings)
 
 
-def _look(path: str, limit: int | None = None) -> tuple[str, Listing]:
+def _look(path: str, settings: SourceSettings, limit: int | None = None) -> tuple[str, Listing]:
     """List what a path holds: (root, what is under it); of a folder about `limit` files."""
     if is_stream(path):
-        raise ValueError(f"{path} can only be streamed, not read by index; copy the shards to disk for this use")
+        # The path last: of a command that is printed all is hidden that may be a secret, and words behind it too.
+        raise ValueError(
+            f"this can only be streamed, not read by index; copy the shards to disk for this use: {redact(path)}"
+        )
+    if is_listed(path):
+        return look_remotely(path, remote_files(settings.remote_cache_gb))
     path = os.path.expanduser(path)
     if os.path.isdir(path):
         return path, scan_folder(path, limit)
@@ -109,8 +134,10 @@ def _choose(path: str, root: str, listing: Listing, settings: SourceSettings) ->
     if wanted != "auto":
         if not len(listing.files[wanted]):
             raise ValueError(f"{path} holds no {FORMATS[wanted].noun}{_others(listing)}: {accepted()}")
-        return wanted, DataFiles(path, root, listing.files[wanted])
-    found = [(kind, DataFiles(path, root, names)) for kind, names in listing.files.items() if len(names)]
+        return wanted, DataFiles(path, root, listing.files[wanted], listing.remote)
+    found = [
+        (kind, DataFiles(path, root, names, listing.remote)) for kind, names in listing.files.items() if len(names)
+    ]
     if not found:
         there = f" (it has {describe_kinds(listing.others)})" if listing.others else ""
         raise ValueError(f"{path} holds nothing that can be read{there}; {accepted()}")

@@ -1,4 +1,4 @@
-"""Data that can only be streamed: tar shards of `pipe:` commands and http(s) URLs, and streamed datasets of the hub.
+"""Data that is streamed: tar shards of `pipe:` commands and of URLs after `stream:`, and streamed datasets of the hub.
 
 The positions are those of any other source, so batches and resuming are the same. The price: nothing can
 be read by index, so every process reads the whole stream and keeps its own samples, and resuming at n
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from torch.utils.data import DataLoader, IterableDataset
@@ -26,6 +26,8 @@ from vlv.data.order import permutation
 from vlv.data.preparation import PreparedSample, SamplePreparation
 from vlv.data.sample import RawSample, StreamSample
 from vlv.data.transport import Patience
+
+_Drawn: TypeAlias = tuple[int, StreamSample]  # with the epoch that it is drawn in
 
 
 class Stream(Protocol):
@@ -99,7 +101,7 @@ class StreamedDataset(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this process's batches, endlessly or as long as there are micro-batches."""
-        samples = enumerate(self._endless())
+        samples = enumerate(self._endless())  # (position, (epoch, sample))
         with ThreadPoolExecutor(max(1, self._settings.num_threads)) as pool:
             # One micro-batch is decoded while the next is read: Pillow decodes outside of Python's lock.
             ahead: list[Future[PreparedSample]] = []
@@ -111,12 +113,12 @@ class StreamedDataset(IterableDataset[Batch]):
             if ahead:
                 yield self._prepare.collate([sample.result() for sample in ahead])
 
-    def _endless(self) -> Iterator[StreamSample]:
+    def _endless(self) -> Iterator[_Drawn]:
         epoch = 0
         while True:  # positions count over epochs, as they do in an order; the stream is opened anew for each
             sample = None
             for sample in self._epoch(epoch, self._settings.window):
-                yield sample
+                yield epoch, sample
             if sample is None:
                 raise ValueError(
                     f"{self._path}: the stream broke: pass {epoch + 1} over it gave no image; check the URL or the "
@@ -130,8 +132,9 @@ class StreamedDataset(IterableDataset[Batch]):
         shuffle = filters.shuffle(window, initial=window, rng=random.Random(f"{self._settings.seed} {epoch}"))
         yield from shuffle(self._stream.read(shards))
 
-    def _prepared(self, position: int, sample: StreamSample) -> PreparedSample:
-        return self._prepare(position, sample.name, sample.read)
+    def _prepared(self, position: int, drawn: _Drawn) -> PreparedSample:
+        epoch, sample = drawn
+        return self._prepare(position, sample.name, sample.read, epoch)
 
 
 class HeldStream:
@@ -176,12 +179,12 @@ def build_stream_loader(dataset: StreamedDataset, pin_memory: bool) -> DataLoade
     )
 
 
-def _take(samples: Iterator[tuple[int, StreamSample]], positions: list[int]) -> Iterator[tuple[int, StreamSample]]:
+def _take(samples: Iterator[tuple[int, _Drawn]], positions: list[int]) -> Iterator[tuple[int, _Drawn]]:
     """Read on to each of the positions; what lies between belongs to others."""
     wanted = iter(positions)
     position = next(wanted, None)
     while position is not None:
-        number, sample = next(samples)  # reads what other processes take too: a stream cannot skip
+        number, drawn = next(samples)  # reads what other processes take too: a stream cannot skip
         if number == position:
-            yield number, sample
+            yield number, drawn
             position = next(wanted, None)

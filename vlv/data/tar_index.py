@@ -1,27 +1,31 @@
 """The index of a tar shard: where each sample's image and caption lie.
 
 Only headers are read, so a shard of gigabytes takes as long as its number of members: tarfile reads 20,000 in about
-0.4 s. The index of a shard is kept in one small file, found by the shard's absolute path and good for its size and
-mtime, so that a dataset pays for it once. (webdataset has no index: it reads shards from start to end.)
+0.4 s. The index of a shard is kept in one small file, found by the shard's absolute path or URL and good for its size
+and mtime, or what the server says of its version, so that a dataset pays for it once. (webdataset has no index: it
+reads shards from start to end.)
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple, cast
 
 import pyarrow as pa
 
 from vlv.atomic import whole_file
 from vlv.data.files import display_name
 from vlv.data.pairing import CAPTION_NONE, is_sample_file, pair_names
+from vlv.data.remote import RemoteError, RemoteFiles, bare, in_threads, is_remote
+from vlv.data.remote_file import open_headers
 
 _VERSION = 2  # of a cached index: another one is built anew
 # What tarfile raises on damaged headers beside its own: numbers that are none, seeks to nowhere, a chain of long names,
@@ -38,7 +42,7 @@ _SCHEMA = pa.schema(
         ("caption_kind", pa.uint8()),
     ]
 )
-
+_log = logging.getLogger(__name__)
 
 _Shard = tuple[str, Path | None, dict[str, object]]  # path, cache folder, identity
 
@@ -65,23 +69,47 @@ class DamagedTarError(ValueError):
     """The archive ends, or stops making sense, before its end mark."""
 
 
-def index_shards(paths: Sequence[str], cache_dir: str | None, num_workers: int) -> list[ShardIndex]:
+def index_shards(
+    paths: Sequence[str], cache_dir: str | None, num_workers: int, remote: RemoteFiles | None = None
+) -> list[ShardIndex]:
     """Index tar shards in parallel, with a cache under `cache_dir` (default: see `default_cache_dir`).
 
-    A shard that cannot be read has an empty index that says why.
+    A shard that cannot be read has an empty index that says why. `remote` reads those that are URLs.
+
+    Raises:
+        RemoteError: a URL cannot be had.
     """
     folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
-    cached = [(path, folder, _identify(path)) for path in map(os.path.abspath, paths)]
+    paths = [path if is_remote(path) else os.path.abspath(path) for path in paths]
+    if remote is not None:
+        remote.ask_for_all([path for path in paths if is_remote(path)])
+    cached: list[_Shard] = [(path, folder, _identify(path, remote)) for path in paths]
     with ThreadPoolExecutor(max(1, num_workers)) as threads:  # small reads: their latency counts, on a network disk
         indexes = list(threads.map(_load, cached))
     missing = [shard for shard, index in zip(cached, indexes, strict=True) if index is None]
-    if len(missing) > 1 and num_workers > 1:
+    built = _build_local([shard for shard in missing if not is_remote(shard[0])], num_workers)
+    if remote is not None:
+        built |= _build_remote([shard for shard in missing if is_remote(shard[0])], remote)
+    return [built[path] if index is None else index for path, index in zip(paths, indexes, strict=True)]
+
+
+def _build_local(shards: list[_Shard], num_workers: int) -> dict[str, ShardIndex]:
+    if len(shards) > 1 and num_workers > 1:
         context = multiprocessing.get_context("fork")
-        with ProcessPoolExecutor(min(num_workers, len(missing)), mp_context=context) as processes:
-            built = iter(list(processes.map(_build, missing)))
+        with ProcessPoolExecutor(min(num_workers, len(shards)), mp_context=context) as processes:
+            built = list(processes.map(_build, shards))
     else:
-        built = map(_build, missing)
-    return [next(built) if index is None else index for index in indexes]
+        built = list(map(_build, shards))
+    return {path: index for (path, _, _), index in zip(shards, built, strict=True)}
+
+
+def _build_remote(shards: list[_Shard], remote: RemoteFiles) -> dict[str, ShardIndex]:
+    if len(shards) > 1:
+        _log.warning("reading the headers of %d remote shards; their index is kept for the next start", len(shards))
+    by_path = {shard[0]: shard for shard in shards}
+    # Threads: nearly all of it is waiting for the server.
+    built = in_threads(lambda path: _build(by_path[path], remote), list(by_path))
+    return dict(zip(by_path, built, strict=True))
 
 
 def default_cache_dir() -> Path | None:
@@ -91,16 +119,18 @@ def default_cache_dir() -> Path | None:
     return None if folder.startswith("~") else Path(folder)
 
 
-def index_shard(path: str) -> ShardIndex:
+def index_shard(path: str, remote: RemoteFiles | None = None) -> ShardIndex:
     """Read a shard's headers. A damaged or cut shard gives the samples before the damage.
 
     Raises:
         OSError: it cannot be read.
+        RemoteError: a URL, which `remote` reads, cannot be had.
     """
     members: list[tuple[bytes, int, int]] = []
     cut = ""
     try:
-        members.extend(_members(path))
+        with _open_shard(path, remote) as file:
+            members.extend(_members(file))
     except DamagedTarError as error:
         cut = str(error)
     names = [name for name, _, _ in members]
@@ -115,16 +145,21 @@ def index_shard(path: str) -> ShardIndex:
     return ShardIndex(pa.Table.from_arrays(arrays, schema=_SCHEMA), cut, left_out, found.lone_captions, found.others)
 
 
-def _members(path: str) -> Iterator[tuple[bytes, int, int]]:
+def _open_shard(path: str, remote: RemoteFiles | None) -> IO[bytes]:
+    return open(path, "rb") if remote is None or not is_remote(path) else cast("IO[bytes]", open_headers(remote, path))
+
+
+def _members(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
     """Yield (name, offset of the data, size) of the regular files that can belong to a sample.
 
     Raises:
         DamagedTarError: where and why reading ended before the archive's end.
     """
-    end = os.stat(path).st_size
+    end = file.seek(0, os.SEEK_END)
+    file.seek(0)
     if not end:
         return
-    with _open(path) as archive:
+    with _open(file) as archive:
         while (info := _next(archive, end)) is not None:
             # tarfile keeps every member, about 1 KB each.
             archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
@@ -133,13 +168,15 @@ def _members(path: str) -> Iterator[tuple[bytes, int, int]]:
             if info.isreg() and not info.issparse() and is_sample_file(name):  # a sparse file is not in one piece
                 yield name, info.offset_data, info.size
         if archive.offset < end:
-            _require_end_mark(path, archive.offset)
+            _require_end_mark(file, archive.offset)
 
 
-def _open(path: str) -> tarfile.TarFile:
+def _open(file: IO[bytes]) -> tarfile.TarFile:
     try:
         # surrogateescape: names are bytes, and come back from the text as they were.
-        return tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape")
+        return tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape")
+    except RemoteError:
+        raise
     except _TAR_ERRORS as error:
         raise DamagedTarError(f"not a tar header at byte 0 ({error})") from None
 
@@ -147,6 +184,8 @@ def _open(path: str) -> tarfile.TarFile:
 def _next(archive: tarfile.TarFile, end: int) -> tarfile.TarInfo | None:
     try:
         return archive.next()
+    except RemoteError:  # no damage of the shard
+        raise
     except _TAR_ERRORS as error:
         if archive.offset >= end:  # the last member is whole; padding and end mark are missing
             return None
@@ -165,11 +204,10 @@ def _require_size(info: tarfile.TarInfo, end: int) -> None:
         raise DamagedTarError(f"cut short in the member at byte {info.offset}")
 
 
-def _require_end_mark(path: str, offset: int) -> None:
+def _require_end_mark(file: IO[bytes], offset: int) -> None:
     """Check what tarfile stopped at: it takes any header that it cannot read for the end of the archive."""
-    with open(path, "rb") as file:
-        file.seek(offset)
-        header = file.read(tarfile.BLOCKSIZE)
+    file.seek(offset)
+    header = file.read(tarfile.BLOCKSIZE)
     if not header.strip(b"\0"):
         return
     if len(header) < tarfile.BLOCKSIZE:
@@ -177,7 +215,10 @@ def _require_end_mark(path: str, offset: int) -> None:
     raise DamagedTarError(f"damaged header at byte {offset}")
 
 
-def _identify(path: str) -> dict[str, object]:
+def _identify(path: str, remote: RemoteFiles | None) -> dict[str, object]:
+    if remote is not None and is_remote(path):
+        size, version = remote.facts(path)  # a version that the server does not tell is that of no cached index
+        return {"version": _VERSION, "path": bare(path), "size": size, "etag": version} if version else {}
     try:
         status = os.stat(path)
     except OSError:
@@ -187,12 +228,12 @@ def _identify(path: str) -> dict[str, object]:
 
 def _cache_file(folder: Path, path: str) -> Path:
     # Of the path, not of the name: shards of two datasets may be called alike.
-    return folder / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.arrow"
+    return folder / f"{hashlib.sha256(os.fsencode(bare(path))).hexdigest()[:32]}.arrow"
 
 
 def _load(shard: _Shard) -> ShardIndex | None:
     path, folder, identity = shard
-    if folder is None:
+    if folder is None or not identity:
         return None
     try:
         table = pa.ipc.open_file(pa.py_buffer(_cache_file(folder, path).read_bytes())).read_all()
@@ -204,13 +245,13 @@ def _load(shard: _Shard) -> ShardIndex | None:
         return None  # no cached index, or not one of ours: it is built anew
 
 
-def _build(shard: _Shard) -> ShardIndex:
+def _build(shard: _Shard, remote: RemoteFiles | None = None) -> ShardIndex:
     path, folder, identity = shard
     try:
-        index = index_shard(path)
+        index = index_shard(path, remote)
     except OSError as error:  # not cached: the next start may be able to read it
         return ShardIndex(_SCHEMA.empty_table(), f"it cannot be read: {error.strerror}", [], 0, {})
-    if folder is not None:
+    if folder is not None and identity:
         _save(index, _cache_file(folder, path), identity)
     return index
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
@@ -12,16 +11,17 @@ from typing import TypedDict
 import numpy as np
 import pyarrow as pa
 
-from vlv.data.damaged_shards import report_damaged, some_of
+from vlv.data.damaged_shards import leave_out, report_damaged, some_of
 from vlv.data.files import describe_kinds, display_name
 from vlv.data.formats import DataFiles, SourceSettings, accepted
 from vlv.data.pairing import CAPTION_JSON, CAPTION_NONE, CAPTION_SEVERAL, CAPTION_TEXT
-from vlv.data.sample import BadSample, RawSample
+from vlv.data.remote import RemoteFiles, bare, is_remote, public_name
+from vlv.data.sample import BadSample, Caption, RawSample, one_or_several, texts_of
 from vlv.data.tar_index import ShardIndex, index_shards
 
 _POOL_SHARDS = 64  # a sample is read by offset, so that a pool of many shards costs no more than one of few
 _OPEN_FILES = 2 * _POOL_SHARDS  # kept open by each process, which reads of two pools where one ends
-_log = logging.getLogger(__name__)
+_SHORT_GAP = 64 << 10  # bytes between image and caption that one request takes too
 
 
 class TarSource:
@@ -29,13 +29,13 @@ class TarSource:
 
     pool_shards = _POOL_SHARDS
 
-    def __init__(
-        self, root: str, shards: Sequence[str], indexes: Sequence[ShardIndex], captions: bool, caption_field: str
-    ) -> None:
-        """Take shard paths relative to `root` and their indexes; `caption_field` is the key in .json captions."""
-        self._shards = [os.path.join(root, shard) for shard in shards]
-        self._shard_names = list(shards)
+    def __init__(self, files: DataFiles, indexes: Sequence[ShardIndex], captions: bool, caption_field: str) -> None:
+        """Take the shards and their indexes; `caption_field` is the key in .json captions."""
+        shards = [os.fsdecode(name) for name in files.names.to_pylist()]
+        self._shards = [os.path.join(files.root, shard) for shard in shards]
+        self._shard_names = [public_name(files.root, shard) for shard in shards]
         self._captions, self._caption_field = captions, caption_field
+        self._remote = files.remote
         self.shard_sizes = np.array([len(index) for index in indexes], dtype=np.int64)
         self._ends = np.cumsum(self.shard_sizes)
         table = pa.concat_tables([index.table for index in indexes]).combine_chunks()
@@ -54,14 +54,25 @@ class TarSource:
     def read(self, index: int) -> RawSample:
         """Read the image member and, where wanted, the caption member with the same key."""
         path = self._shards[self._shard(index)]
-        image = self._member(path, index, "image")
-        return RawSample(image, self._caption(path, index) if self._captions else None)
+        spans = [self._span(index, "image")]
+        kind = int(self._spans["caption_kind"][index]) if self._captions else CAPTION_NONE
+        if kind in (CAPTION_TEXT, CAPTION_JSON):
+            spans.append(self._span(index, "caption"))
+        if self._remote is not None and is_remote(path):
+            image, *caption = _read_remote(self._remote, path, spans)
+        else:
+            image, *caption = [self._read_local(path, *span) for span in spans]
+        text = caption_text(kind, caption[0] if caption else b"", self._caption_field) if self._captions else None
+        return RawSample(image, text)
 
     def _shard(self, index: int) -> int:
         return int(np.searchsorted(self._ends, index, side="right"))  # empty shards end where they start: skipped
 
-    def _member(self, path: str, index: int, part: str) -> bytes:
-        size, offset = int(self._spans[f"{part}_size"][index]), int(self._spans[f"{part}_offset"][index])
+    def _span(self, index: int, part: str) -> tuple[int, int]:
+        """Offset and size of a member."""
+        return int(self._spans[f"{part}_offset"][index]), int(self._spans[f"{part}_size"][index])
+
+    def _read_local(self, path: str, offset: int, size: int) -> bytes:
         try:
             # pread has no position, so threads of one process can share the descriptor.
             data = os.pread(self._files.descriptor(path), size, offset)
@@ -71,13 +82,17 @@ class TarSource:
             raise BadSample("the shard is shorter than its index says: it was cut or replaced")
         return data
 
-    def _caption(self, path: str, index: int) -> str:
-        kind = int(self._spans["caption_kind"][index])
-        data = self._member(path, index, "caption") if kind in (CAPTION_TEXT, CAPTION_JSON) else b""
-        return caption_text(kind, data, self._caption_field)
+
+def _read_remote(remote: RemoteFiles, url: str, spans: list[tuple[int, int]]) -> list[bytes]:
+    """Read members, in one request where little lies between them."""
+    start, end = min(offset for offset, _ in spans), max(offset + size for offset, size in spans)
+    if end - start > sum(size for _, size in spans) + _SHORT_GAP:
+        return [remote.read(url, *span) for span in spans]
+    data = remote.read(url, start, end - start)
+    return [data[offset - start : offset - start + size] for offset, size in spans]
 
 
-def caption_text(kind: int, data: bytes, field: str) -> str:
+def caption_text(kind: int, data: bytes, field: str) -> Caption:
     """Return the caption in a .txt or .json member.
 
     Raises:
@@ -96,16 +111,16 @@ def caption_text(kind: int, data: bytes, field: str) -> str:
         raise BadSample(f"the .json caption is damaged: {error}") from None
 
 
-def caption_field(record: object, field: str) -> str:
-    """Return the caption in a decoded .json member: its `field`, or the whole where that is a text.
+def caption_field(record: object, field: str) -> Caption:
+    """Return the caption in a decoded .json member: its `field`, or the whole; a text, or a list of them.
 
     Raises:
         BadSample: no text is there.
     """
-    value = record.get(field) if isinstance(record, dict) else record
-    if not isinstance(value, str):
+    texts = texts_of(record.get(field) if isinstance(record, dict) else record)
+    if not texts:
         raise BadSample(f"the .json caption has no text under {field!r}")
-    return value
+    return one_or_several(texts)
 
 
 class _OpenFilesState(TypedDict):
@@ -154,9 +169,11 @@ def open_files(files: DataFiles, settings: SourceSettings) -> TarSource:
     Raises:
         ValueError: no shard holds an image, or too many are damaged.
     """
-    shards = [os.fsdecode(name) for name in files.names.to_pylist()]
+    names = [os.fsdecode(name) for name in files.names.to_pylist()]
     workers = settings.num_workers or min(16, os.cpu_count() or 1)
-    indexes = index_shards([os.path.join(files.root, shard) for shard in shards], settings.cache_dir, workers)
+    paths = [os.path.join(files.root, name) for name in names]
+    indexes = index_shards(paths, settings.cache_dir, workers, files.remote)
+    shards = [public_name(files.root, name) for name in names]
     damaged = [
         f"{shard} ({index.cut}; {len(index)} samples before it are used)"
         for shard, index in zip(shards, indexes, strict=True)
@@ -166,22 +183,24 @@ def open_files(files: DataFiles, settings: SourceSettings) -> TarSource:
         why = f": {some_of(damaged)}" if damaged else ""
         raise ValueError(f"{files.path} has no image in its {len(shards)} .tar shards{why}; {accepted()}")
     report_damaged(files.path, damaged, len(shards), settings.max_bad_share)
-    _warn_of_members(files.path, shards, indexes, settings.captions)
-    return TarSource(files.root, shards, indexes, settings.captions, settings.caption_column)
+    _report_members(files.path, shards, indexes, settings)
+    return TarSource(files, indexes, settings.captions, settings.caption_column)
 
 
 def check_files(files: DataFiles, settings: SourceSettings) -> None:
-    """Check that the first shard has captions, where they are wanted.
+    """Check that the first shard has captions, where they are wanted, and that a remote one can be read by ranges.
 
     Raises:
-        ValueError: it has none.
+        ValueError: it has none, or cannot.
     """
+    first = os.path.join(files.root, os.fsdecode(files.names[0].as_py()))
+    if files.remote is not None and is_remote(first):
+        files.remote.require_ranges(first)
     if not settings.captions:
         return
-    first = os.path.join(files.root, os.fsdecode(files.names[0].as_py()))
-    index = index_shards([first], settings.cache_dir, 1)[0]
+    index = index_shards([first], settings.cache_dir, 1, files.remote)[0]
     if len(index) and not index.has_captions:
-        raise ValueError(f"{first} has no captions: each image needs a .txt or .json member with its key")
+        raise ValueError(f"{bare(first)} has no captions: each image needs a .txt or .json member with its key")
 
 
 def has_images(files: DataFiles, settings: SourceSettings) -> bool:
@@ -189,14 +208,15 @@ def has_images(files: DataFiles, settings: SourceSettings) -> bool:
     return True
 
 
-def _warn_of_members(path: str, shards: list[str], indexes: list[ShardIndex], captions: bool) -> None:
+def _report_members(path: str, shards: list[str], indexes: list[ShardIndex], settings: SourceSettings) -> None:
     left_out = [f"{shard}/{name}" for shard, index in zip(shards, indexes, strict=True) for name in index.left_out]
     if left_out:
-        what = "images are left out, as another image has their key"
-        _log.warning("%s: %d %s: %s", path, len(left_out), what, some_of(left_out))
+        what = f"{len(left_out)} images are left out, as another image has their key"
+        leave_out(f"{path}: {what}: {some_of(left_out)}", settings.max_bad_share)
     others = sum((Counter(index.others) for index in indexes), Counter())
     if others:
-        _log.warning("%s: left out of the shards, as their kinds cannot be read: %s", path, describe_kinds(others))
+        kinds = describe_kinds(others)
+        leave_out(f"{path}: left out of the shards, as their kinds cannot be read: {kinds}", settings.max_bad_share)
     lone = sum(index.lone_captions for index in indexes)
-    if lone and captions:
-        _log.warning("%s: %d captions in the shards have no image", path, lone)
+    if lone and settings.captions:
+        leave_out(f"{path}: {lone} captions in the shards have no image", settings.max_bad_share)

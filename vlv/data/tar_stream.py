@@ -1,4 +1,4 @@
-"""Tar shards as streams: `pipe:` commands and http(s) URLs, split into members by webdataset's reader."""
+"""Tar shards as streams: `pipe:` commands and http(s) URLs after `stream:`, split into members by webdataset."""
 
 from __future__ import annotations
 
@@ -15,18 +15,28 @@ from webdataset.tariterators import tar_file_expander
 from vlv.data.files import display_name
 from vlv.data.formats import SourceSettings
 from vlv.data.pairing import is_sample_file, pair_names, webdataset_key
+from vlv.data.remote import is_http
 from vlv.data.sample import RawSample, StreamSample
 from vlv.data.tar_shards import caption_text
 from vlv.data.transport import Patience, StreamBrokenError, open_bytes
+from vlv.redaction import redact
 
 _log = logging.getLogger(__name__)
 _Member: TypeAlias = dict[str, str | bytes]  # webdataset's: "fname", "data" and "__url__", or nothing at a shard's end
 
 
 def expand_stream(path: str) -> list[str]:
-    """Expand braces, `::` and, between URLs, commas: "https://a/{0..1}.tar" -> two URLs."""
-    parts = re.split(r",(?=\s*(?:pipe:|https?://))", path)
-    return [url for part in parts for url in expand_urls(part.strip())]
+    """Expand braces, `::` and, between URLs, commas: "stream:https://a/{0..1}.tar" -> two URLs.
+
+    Raises:
+        ValueError: a URL after `stream:` that is no http(s).
+    """
+    parts = [part.strip() for part in re.split(r",(?=\s*(?:pipe:|stream:|https?://))", path)]
+    urls = [part.removeprefix("stream:") for part in parts]
+    for part, url in zip(parts, urls, strict=True):
+        if part != url and not is_http(url):
+            raise ValueError(f"{redact(part)} cannot be streamed: after stream: comes http:// or https://")
+    return [name for url in urls for name in expand_urls(url)]
 
 
 class TarStream:
@@ -100,6 +110,6 @@ def _data(member: _Member) -> bytes:
 def _warn_and_continue(error: Exception) -> bool:
     """Pass over a damaged shard, which is the same for every process; a broken connection is not."""
     if isinstance(error, StreamBrokenError):
-        raise error
+        raise StreamBrokenError(error.args[0]) from None  # webdataset has added its own objects to the message
     _log.warning("a shard of the stream is damaged; what came before is used: %s", error)
     return True

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import threading
+import warnings
 import zlib
 
 import numpy as np
@@ -65,6 +67,12 @@ def decode_image(raw: bytes | np.ndarray, settings: DecodeSettings = _DEFAULTS) 
     if not settings.convert_profiles:
         image.info.pop("icc_profile", None)
     return image
+
+
+def silence_pillow() -> None:
+    """Silence Pillow's remarks on odd metadata, in this process: what cannot be decoded is reported as a bad sample."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def is_truncated(image: Image.Image) -> bool:

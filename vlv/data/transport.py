@@ -14,14 +14,17 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Protocol
+from typing import IO, Protocol, TypeVar
 
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # HTTP answers after which another try may do better
+from vlv.redaction import redact
+
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # HTTP answers after which another try may do better
 _ERRORS = (OSError, http.client.HTTPException)  # urllib's and a socket's, time-outs included
 _log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
 
 class StreamBrokenError(ValueError):
@@ -48,6 +51,35 @@ class Patience:
     timeout: float = 60.0
     retries: int = 5
     pause: float = 1.0
+
+
+def persist(
+    attempt: Callable[[], _Result],
+    patience: Patience,
+    name: str,
+    errors: tuple[type[Exception], ...],
+    may_pass: Callable[[Exception], bool],
+) -> _Result:
+    """Return what `attempt` does, which is tried again with growing pauses after those of `errors` that may pass.
+
+    Args:
+        name: of what is read, for the warning of each further try.
+
+    Raises:
+        Exception: the last try's error, or one that will not pass.
+    """
+    pause = patience.pause
+    for tries_left in range(patience.retries, -1, -1):
+        try:
+            return attempt()
+        except errors as error:
+            if not tries_left or not may_pass(error):
+                raise
+            reason = redact(str(error)) or type(error).__name__  # some name the whole URL
+            _log.warning("%s: %s; trying again in %g s", redact(name), reason, pause)
+            time.sleep(pause)
+            pause *= 2
+    raise AssertionError("the last try returns or raises")
 
 
 @contextmanager
@@ -94,18 +126,10 @@ class _Download:
         self._end: int | None = None  # the length, where the server tells it
 
     def read(self, size: int, /) -> bytes:
-        pause = self._patience.pause
-        for tries_left in range(self._patience.retries, -1, -1):
-            try:
-                return self._read(size)
-            except _ERRORS as error:
-                self.close()
-                if not tries_left or (isinstance(error, urllib.error.HTTPError) and error.code not in _PASSING):
-                    raise StreamBrokenError(f"{self._url} cannot be read at byte {self._position}: {error}") from None
-                _log.warning("%s: %s; trying again in %g s", self._url, error, pause)
-                time.sleep(pause)
-                pause *= 2
-        raise AssertionError("the last try returns or raises")
+        try:
+            return persist(lambda: self._read(size), self._patience, self._url, _ERRORS, _may_pass)
+        except _ERRORS as error:
+            raise StreamBrokenError(f"{self._url} cannot be read at byte {self._position}: {error}") from None
 
     def close(self) -> None:
         if self._response is not None:
@@ -113,11 +137,15 @@ class _Download:
             self._response = None
 
     def _read(self, size: int) -> bytes:
-        if self._response is None:
-            self._response = self._connect()
-        data = self._response.read(size)
-        if not data and self._end is not None and self._position < self._end:
-            raise ConnectionError(f"the connection ended after {self._position} of {self._end} bytes")
+        try:
+            if self._response is None:
+                self._response = self._connect()
+            data = self._response.read(size)
+            if not data and self._end is not None and self._position < self._end:
+                raise ConnectionError(f"the connection ended after {self._position} of {self._end} bytes")
+        except _ERRORS:
+            self.close()
+            raise
         self._position += len(data)
         return data
 
@@ -131,6 +159,10 @@ class _Download:
         elif not self._position:
             self._end = None if length is None else int(length)
         return response
+
+
+def _may_pass(error: Exception) -> bool:
+    return not isinstance(error, urllib.error.HTTPError) or error.code in PASSING
 
 
 def _skip(response: IO[bytes] | http.client.HTTPResponse, count: int) -> None:

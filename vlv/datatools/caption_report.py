@@ -7,12 +7,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import get_args
 
-import numpy as np
-
 from vlv.config import CaptionApiConfig
 from vlv.datatools.answers import Outcome, Record
+from vlv.datatools.distribution import Distribution, bars, of_counts, summary
 
-_BIN = 25  # words
 _MEANINGS: dict[Outcome, str] = {
     "refused": "the model refuses, or a filter does",
     "rejected": "the endpoint does not take the request",
@@ -41,18 +39,6 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """Words of captions; the histogram is by ranges such as 150-174."""
-
-    least: int
-    median: float
-    mean: float
-    p95: float
-    largest: int
-    histogram: dict[str, int]
-
-
-@dataclass(frozen=True)
 class Report:
     """The facts of report.json.
 
@@ -67,7 +53,7 @@ class Report:
     failed_tries: dict[str, int]
     prompt_tokens: int
     completion_tokens: int
-    words: Lengths | None
+    words: Distribution | None
     cost: float | None
     cost_per_1000_images: float | None
 
@@ -104,7 +90,7 @@ def report(found: Tally, names: Collection[str], config: CaptionApiConfig) -> Re
         failed_tries=dict(found.troubles.most_common()),
         prompt_tokens=found.prompt_tokens,
         completion_tokens=found.completion_tokens,
-        words=_lengths([len(record["text"].split()) for record in records if record["outcome"] == "caption"]),
+        words=of_counts([len(record["text"].split()) for record in records if record["outcome"] == "caption"]),
         cost=cost,
         cost_per_1000_images=None if cost is None else 1000 * cost / max(1, sent),
     )
@@ -124,17 +110,9 @@ def lines(facts: Report) -> list[str]:
     if facts.failed_tries:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in facts.failed_tries.items())
         shown.append(f"tries that failed: {kinds}")
-    return shown + (_histogram(facts.words) if facts.words is not None else [])
-
-
-def _lengths(words: list[int]) -> Lengths | None:
-    if not words:
-        return None
-    edges = np.arange(min(words) // _BIN * _BIN, max(words) + _BIN + 1, _BIN)
-    counts = np.histogram(words, edges)[0].tolist()
-    median, p95 = np.percentile(words, [50, 95]).tolist()
-    histogram = {f"{low}-{low + _BIN - 1}": count for low, count in zip(edges.tolist(), counts, strict=False)}
-    return Lengths(min(words), median, float(np.mean(words)), p95, max(words), histogram)
+    if facts.words is not None:
+        shown += [f"words: {summary(facts.words)}", *bars(facts.words)]
+    return shown
 
 
 def _cost(found: Tally, config: CaptionApiConfig) -> float | None:
@@ -142,10 +120,3 @@ def _cost(found: Tally, config: CaptionApiConfig) -> float | None:
         return None
     prompts = found.prompt_tokens * (config.price_prompt or 0)
     return (prompts + found.completion_tokens * (config.price_completion or 0)) / 1e6
-
-
-def _histogram(words: Lengths) -> list[str]:
-    """Lengths of captions as bars."""
-    width, most = max(map(len, words.histogram)), max(words.histogram.values())
-    bars = [f"  {name:>{width}}  {'#' * round(40 * n / most)} {n:,}" for name, n in words.histogram.items()]
-    return [f"words: median {words.median:g}, mean {words.mean:.0f}, 95 % up to {words.p95:.0f}", *bars]

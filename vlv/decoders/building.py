@@ -6,11 +6,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
+import torch
+from diffusers import AutoencoderKL
+
 from vlv.checkpoints.identity import JsonObject
 from vlv.decoders.interface import Conditioner, DiffusionDecoder
+from vlv.decoders.latent import latent_shape
 from vlv.decoders.layout import DecoderLayout, read_layout
 from vlv.decoders.parts import DecoderParts
 from vlv.decoders.settings import DecoderSettings
+from vlv.frozen import freeze
 
 
 class FamilyModule(Protocol):
@@ -57,6 +62,15 @@ def load_conditioner(folder: Path, settings: DecoderSettings) -> Conditioner:
     conditioner = _module(layout.family.module).load_conditioner(parts)
     parts.cast(conditioner)
     return conditioner
+
+
+def load_vae(folder: Path, resolution: int) -> tuple[AutoencoderKL, tuple[int, int, int]]:
+    """A decoder's VAE alone, frozen and in fp32, and (C, h, w) of its latents. Errors as of `build_decoder`."""
+    settings = DecoderSettings(resolution=resolution)
+    layout = read_layout(folder)
+    layout.check(settings)
+    vae = freeze(DecoderParts(layout, settings).latent_model("vae", AutoencoderKL, torch.float32))
+    return vae, latent_shape(vae, resolution)
 
 
 def build_conditioner(description: JsonObject) -> Conditioner:

@@ -111,7 +111,7 @@ class DiffusionDecoder(FrozenStaysEval, ABC):
 
     @abstractmethod
     def encode_images(self, decoder_pixels: Tensor, posterior_noise: Tensor) -> Tensor:
-        """Scaled latents [B, C, h, w] (fp32) of uint8 pixels [B, 3, R, R]."""
+        """Scaled latents [B, C, h, w] (fp32) of uint8 pixels [B, 3, R, R], or of the VAE's moments [B, 2, C, h, w]."""
 
     @abstractmethod
     def sample_noise_and_timesteps(self, generators: Sequence[Generator]) -> NoiseAndTimesteps:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -44,33 +45,26 @@ class LatentDecoder(DiffusionDecoder):
         self.register_buffer("unconditional_pooled", unconditional.pooled, persistent=False)
 
     @property
-    def _vae_factor(self) -> int:
-        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)  # every block but the last halves the side
-
-    @property
     def _shift(self) -> float:
         return self.vae.config["shift_factor"] or 0.0  # null in the configs of SD and SDXL
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        side = self.resolution // self._vae_factor
-        return (self.vae.config["latent_channels"], side, side)
+        return latent_shape(self.vae, self.resolution)
 
     def encode_images(self, decoder_pixels: Tensor, posterior_noise: Tensor) -> Tensor:
         # Autocast would run the VAE's convolutions in bf16, whatever its weights are.
         with torch.no_grad(), _full_precision(decoder_pixels.device):
-            keep = self.kept_results
-            moments = self._posterior(decoder_pixels) if keep is None else keep(decoder_pixels, self._posterior)
-            mean, std = moments.unbind(1)
+            mean, std = self._moments(decoder_pixels).unbind(1)
             # Not `sample()`: each row's noise comes from its own sample's generator, whatever else is in the batch.
             latents = mean + std * posterior_noise
             return (latents - self._shift) * self.vae.config["scaling_factor"]
 
-    def _posterior(self, decoder_pixels: Tensor) -> Tensor:
-        """Mean and standard deviation, [B, 2, C, h, w], of uint8 pixels [B, 3, R, R]."""
-        pixels = 2 * decoder_pixels.float() / 255 - 1  # [B, 3, R, R] in [-1, 1]
-        posterior = cast(AutoencoderKLOutput, self.vae.encode(pixels)).latent_dist
-        return torch.stack([posterior.mean, posterior.std], dim=1)
+    def _moments(self, decoder_pixels: Tensor) -> Tensor:
+        if decoder_pixels.is_floating_point():  # of a cache of latents
+            return decoder_pixels.float()
+        encode = partial(posterior_moments, self.vae)
+        return encode(decoder_pixels) if self.kept_results is None else self.kept_results(decoder_pixels, encode)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Images [B, 3, R, R] in [0, 1] of scaled latents [B, C, h, w]."""
@@ -132,6 +126,19 @@ class LatentDecoder(DiffusionDecoder):
         sampler = self.schedulers[self.scheduler_name(scheduler)].from_config(self.noise_scheduler.config)
         latents = denoise(predict, sampler, noise, num_inference_steps, generators)
         return (self.decode_latents(latents) * 255).round().to(torch.uint8)
+
+
+def latent_shape(vae: AutoencoderKL, resolution: int) -> tuple[int, int, int]:
+    """(C, h, w) of a VAE's latents of images of this side in pixels."""
+    side = resolution // 2 ** (len(vae.config["block_out_channels"]) - 1)  # every block but the last halves the side
+    return (vae.config["latent_channels"], side, side)
+
+
+def posterior_moments(vae: AutoencoderKL, decoder_pixels: Tensor) -> Tensor:
+    """Mean and standard deviation of a VAE's posterior, [B, 2, C, h, w], of uint8 pixels [B, 3, R, R]."""
+    pixels = 2 * decoder_pixels.float() / 255 - 1  # [B, 3, R, R] in [-1, 1]
+    posterior = cast(AutoencoderKLOutput, vae.encode(pixels)).latent_dist
+    return torch.stack([posterior.mean, posterior.std], dim=1)
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager[object]:

@@ -164,14 +164,17 @@ def decoder_of(captioner: VLVCaptioner, stable_diffusion: str | None = None, **o
         options: fields of `DecoderSettings` that no checkpoint decides.
     """
     origin = captioner.origin
-    source = resolve_base(
-        origin["decoder"], stable_diffusion, "stable_diffusion_model_path", Path(captioner.name_or_path or "captioner")
-    )
-    folder = resolve_component(source, "stable_diffusion_model_path")
+    folder = decoder_folder_of(captioner, stable_diffusion)
     settings = DecoderSettings(origin["conditioning"], captioner.image_processor.decoder_resolution, **options)
     decoder = build_decoder(folder, settings, conditioner=captioner.conditioner)
     decoder.set_loss_options(LossOptions(**origin.get("loss_options", {})))
     return decoder
+
+
+def decoder_folder_of(captioner: VLVCaptioner, stable_diffusion: str | None = None) -> Path:
+    """The folder of that decoder."""
+    option, place = "stable_diffusion_model_path", Path(captioner.name_or_path or "captioner")
+    return resolve_component(resolve_base(captioner.origin["decoder"], stable_diffusion, option, place), option)
 
 
 def preview_autoencoder(

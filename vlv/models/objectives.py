@@ -48,6 +48,17 @@ class SourceTerms(FrozenStaysEval):
         sums = torch.where(own, values.detach().float(), 0.0).sum(1)
         return {f"{name}/{term}": total for name, total in zip(self.source_names, sums, strict=True)}
 
+    def _diffusion_terms(self, losses: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Sums of the denoising losses [B] of real samples: of all, and of each source; [] each."""
+        weights = batch["weights"]
+        own = torch.where(weights > 0, losses, 0.0)
+        return {"diffusion": weighted_sum(losses, weights), **self._of_sources("diffusion", own, batch)}
+
+    def _diffusion_counts(self, batch: Batch) -> dict[str, Tensor]:
+        """How many samples those sums are over; [] each."""
+        weights = batch["weights"]
+        return {"diffusion": weights.sum(), **self._of_sources("diffusion", weights, batch)}
+
 
 class DenoisingObjective(SourceTerms):
     """Stage 1: the decoder's denoising loss; the count is of real samples."""
@@ -70,8 +81,7 @@ class DenoisingObjective(SourceTerms):
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """How many samples the batch's sum is over, []; padded and unreadable ones do not count."""
-        weights = batch["weights"]
-        return {"diffusion": weights.sum(), **self._of_sources("diffusion", weights, batch)}
+        return self._diffusion_counts(batch)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Sum of the loss over the batch's real samples, []; the noise of each depends on its position alone."""
@@ -89,8 +99,7 @@ class DenoisingObjective(SourceTerms):
         losses = self.model(
             batch["encoder_pixels"], batch["decoder_pixels"], sampled.to(weights.device), dropped, batch.get("crops")
         )
-        own = torch.where(weights > 0, losses, 0.0)
-        return {"diffusion": weighted_sum(losses, weights), **self._of_sources("diffusion", own, batch)}
+        return self._diffusion_terms(losses, batch)
 
 
 class CaptionObjective(SourceTerms):
@@ -129,8 +138,7 @@ class CaptionObjective(SourceTerms):
         counts = {"caption": total.clamp(max=1) if self._counts_passes() else total}
         counts |= self._of_sources("caption", tokens, batch)
         if self.decoder is not None:
-            weights = batch["weights"]
-            counts |= {"diffusion": weights.sum(), **self._of_sources("diffusion", weights, batch)}
+            counts |= self._diffusion_counts(batch)
         return counts
 
     def _counts_passes(self) -> bool:
@@ -151,8 +159,7 @@ class CaptionObjective(SourceTerms):
             )
             latents = self.decoder.encode_images(batch["decoder_pixels"], sampled.posterior_noise)
             losses = self.decoder.denoising_loss(latents, conditioning, sampled, batch.get("crops"))
-            own = torch.where(weights > 0, losses, 0.0)
-            sums |= {"diffusion": weighted_sum(losses, weights), **self._of_sources("diffusion", own, batch)}
+            sums |= self._diffusion_terms(losses, batch)
         return sums
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,13 +46,16 @@ def train(config: Stage1Config) -> Path | None:
 
         return print_dry_run(config, objective, precision)
 
+    from vlv.checkpoints.pretrained import resolve_component
     from vlv.data.preparation import SamplePreparation
     from vlv.inference.validation import ReconstructionSamples
-    from vlv.recipes.training_data import loader_processor
+    from vlv.recipes.training_data import loader_processor, require_latents_of
     from vlv.recipes.training_run import StageParts, TrainingRun
     from vlv.training.state import TrainState
 
     run = TrainingRun.start(config, precision)
+    find_decoder = partial(resolve_component, config.stable_diffusion_model_path, "stable_diffusion_model_path")
+    require_latents_of(run.data.source, model.image_processor, model.decoder, find_decoder)
     processor = loader_processor(config, model.image_processor, run.accelerator.device)
     prepare = SamplePreparation(processor, decoding=config.decode_settings())
     if config.region_grid is not None and config.initial_checkpoint is None and run.resumed is None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,12 +55,15 @@ def train(config: Stage2Config) -> Path | None:
     from vlv.data.captions import CaptionTokenizer
     from vlv.data.preparation import SamplePreparation
     from vlv.inference.validation import CaptionSamples
-    from vlv.recipes.training_data import loader_processor
+    from vlv.models.from_stage1 import decoder_folder_of
+    from vlv.recipes.training_data import loader_processor, require_latents_of
     from vlv.recipes.training_run import StageParts, TrainingRun
     from vlv.training.state import TrainState
 
     run = TrainingRun.start(config, precision)
     tokenizer = CaptionTokenizer(model.tokenizer, config.max_caption_tokens, config.supervise_eos, model.eos_token_id)
+    find_decoder = partial(decoder_folder_of, model, config.stable_diffusion_model_path)
+    require_latents_of(run.data.source, model.image_processor, decoder, find_decoder)
     processor = loader_processor(config, model.image_processor, run.accelerator.device)
     prepare = SamplePreparation(processor, tokenizer, config.decode_settings())
     # Weights that are there already, of another model or of this run, would be lost.

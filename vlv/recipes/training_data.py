@@ -17,11 +17,13 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from vlv.batch import Batch
+from vlv.checkpoints.identity import component_hashes
 from vlv.config import TrainingConfig
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.dataset import OrderedDataset, build_loader
 from vlv.data.files import is_stream
 from vlv.data.formats import SourceSettings
+from vlv.data.latent_cache import LatentFacts, facts_of
 from vlv.data.mixture import MixedSource, build_order
 from vlv.data.order import (
     DEFAULT_WINDOW,
@@ -33,6 +35,7 @@ from vlv.data.preparation import SamplePreparation
 from vlv.data.sample import SampleSource
 from vlv.data.sources import open_source
 from vlv.data.streaming import HeldStream, StreamedDataset, StreamSettings, build_stream_loader
+from vlv.decoders import DiffusionDecoder
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.recipes.batch_sizes import BatchSizes, require_countable_epochs
 from vlv.training.state import TrainState
@@ -92,6 +95,44 @@ def open_training_data(config: TrainingConfig, accelerator: Accelerator, sizes: 
     return Data(path, source, min(num_steps, by_epochs), num_samples)
 
 
+def latent_facts(folder: Path, resolution: int, latent_shape: tuple[int, int, int], numbers: str) -> LatentFacts:
+    """What latents of the decoder in a folder are of.
+
+    Args:
+        latent_shape: (C, h, w). numbers: format of the moments.
+    """
+    return LatentFacts(component_hashes(folder / "vae"), resolution, (2, *latent_shape), numbers)
+
+
+def require_latents_of(
+    source: SampleSource | None,
+    processor: VLVImageProcessor,
+    decoder: DiffusionDecoder | None,
+    find_decoder: Callable[[], Path],
+) -> None:
+    """Check that latents, if that is what a source holds, are those of a run.
+
+    Args:
+        decoder: learns from them; None where none does, so that the small images alone are read.
+        find_decoder: gives its folder, which is asked of a hub where it came from one: for latents alone.
+
+    Raises:
+        ValueError: they are of another VAE or of another size; says what differs.
+    """
+    facts = None if source is None else facts_of(source)
+    if facts is None:
+        return
+    if processor.encoder_view_from_original:
+        raise ValueError("a cache of latents has no original image, from which this model's encoder has its view")
+    wanted = replace(facts, resolution=processor.decoder_resolution)
+    if decoder is not None:
+        wanted = latent_facts(find_decoder(), processor.decoder_resolution, decoder.latent_shape, facts.numbers)
+    if differences := facts.differences(wanted):
+        raise ValueError(
+            f"the latents do not fit the run: {', '.join(differences)}; make them anew with vlv data latents"
+        )
+
+
 def loader_processor(config: TrainingConfig, processor: VLVImageProcessor, device: torch.device) -> VLVImageProcessor:
     """The image processor of the loader's workers: without the encoder's view where the device makes it.
 
@@ -144,7 +185,7 @@ def validation_batches(
     num_samples = min(len(source), config.val_max_samples)
     # As they lie, whatever the seed: the losses of two runs are over the same images.
     order = build_order(source, 0, 1, shuffle=False)
-    dataset = OrderedDataset(source, order, prepare, num_samples)
+    dataset = OrderedDataset(source, order, prepare, num_samples, first_captions=True)
     log = BadSampleLog(Path(config.output_dir) / BAD_SAMPLES, "validation", accelerator.num_processes, None)
 
     def batches() -> Iterable[Batch]:

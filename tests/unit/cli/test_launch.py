@@ -15,6 +15,7 @@ from vlv.cli import entry, launch
 from vlv.cli.checks import check_call, check_writable
 from vlv.cli.devices import check_devices, require_deepspeed
 from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, load_config
+from vlv.data.remote import RemoteError
 from vlv.resources import recipes_folder
 
 
@@ -144,6 +145,8 @@ def test_an_error_of_a_loader_worker_has_no_trace():
     with pytest.raises(ValueError, match="Traceback") as failure:
         next(iter(torch.utils.data.DataLoader(Broken(), num_workers=1)))
     assert entry.error_line(failure.value) == "the stream broke: pass 2"
+    trace = "Caught RemoteError in DataLoader worker process 0.\nvlv.data.remote.RemoteError: s3://b/a.tar: 503"
+    assert entry.error_line(RemoteError(trace)) == "s3://b/a.tar: 503"
 
 
 def test_a_dry_run_needs_no_download(tmp_path, capsys):

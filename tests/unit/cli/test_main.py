@@ -9,6 +9,7 @@ import pytest
 
 import vlv
 from vlv import resources
+from vlv.cli import data
 from vlv.cli import main as command
 from vlv.cli.entry import Call, parse
 from vlv.cli.launch import LAUNCHED
@@ -46,9 +47,10 @@ def test_every_command_is_there(name):
 
 
 def test_launched_commands_have_recipes_and_functions():
-    assert {name for name, entry in command.COMMANDS.items() if entry.with_name} == set(LAUNCHED)
+    tools = {f"data {name}" for name, tool in data.TOOLS.items() if tool.with_name}
+    assert {name for name, entry in command.COMMANDS.items() if entry.with_name} | tools == set(LAUNCHED)
     for launched in LAUNCHED.values():
-        assert (resources.recipes_folder() / launched.recipe).is_file()
+        assert launched.recipe is None or (resources.recipes_folder() / launched.recipe).is_file()
         assert callable(getattr(import_module(launched.module), launched.function))
 
 

@@ -18,7 +18,7 @@ from vlv.settings import load_config
 def test_resolved_settings_arrive_as_they_are(tmp_path, name):
     """Floats and odd paths too; nothing is read from the recipe a second time."""
     command = LAUNCHED[name]
-    config = load_config(command.kind, recipes_folder() / command.recipe, ["num_workers=3"])
+    config = load_config(command.kind, command.recipe and recipes_folder() / command.recipe, ["num_workers=3"])
     if isinstance(config, Stage1Config):
         config = dataclasses.replace(config, lr=0.1 + 0.2, output_dir="a b/${x}é", betas=[0.9, 1 / 3])
     worker.write_resolved(config, tmp_path / "config.json")

@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import zlib
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -50,7 +51,7 @@ def serve_dataset(files):
             ]
             if "/resolve/" in path:
                 data = files.get(path.rpartition("/data/")[2])
-                return data, {"ETag": '"c"', "X-Repo-Commit": COMMIT}
+                return data, {"ETag": f'"{zlib.crc32(path.encode()):08x}"', "X-Repo-Commit": COMMIT}
             if path == f"/api/datasets/owner/name/tree/{COMMIT}":
                 return json.dumps([{"type": "directory", "path": "data", "size": 0, "oid": "d" * 40}]).encode(), {}
             if path == f"/api/datasets/owner/name/tree/{COMMIT}/data":

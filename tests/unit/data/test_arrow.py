@@ -184,6 +184,15 @@ def test_a_dataset_of_the_hub(tmp_path):
         assert "hub:other/gone cannot be loaded" in run("hub:other/gone")
 
 
+def test_image_files_of_the_hub(tmp_path):
+    """Rows have paths of the library's cache, and no bytes."""
+    lines = "\n".join(json.dumps({"file_name": f"{n}.png", "text": TEXTS[n]}) for n in range(3))
+    files = {f"{n}.png": FILES[n] for n in range(3)} | {"metadata.jsonl": lines.encode()}
+    with serve_dataset(files) as (endpoint, _):
+        found = run_script(SCRIPT, endpoint, tmp_path, "hub:owner/name", "{}")
+    assert found == [[f"owner/name:train:{n}", hashlib.md5(FILES[n]).hexdigest(), TEXTS[n]] for n in range(3)]
+
+
 STREAM = """
 import json, sys
 from vlv.data.formats import SourceSettings

@@ -143,7 +143,13 @@ def test_two_million_names_are_compact_and_quick():
     assert source.name(1_999_999) == names[-1]
 
 
+def test_images_behind_a_url_are_training_data_alone():
+    with pytest.raises(ValueError, match=r"s3://b/x is a URL, from which training reads but not this command"):
+        find_images("s3://b/x")
+
+
 def test_streams():
     assert is_stream("pipe:cat a.tar")
-    assert is_stream("https://host/{0..3}.tar")
+    assert is_stream("stream:https://host/{0..3}.tar")
+    assert not is_stream("https://host/{0..3}.tar")
     assert not is_stream("data/a.tar")

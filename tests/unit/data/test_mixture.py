@@ -157,7 +157,7 @@ def test_an_entry_has_settings_of_its_own(tmp_path):
         ("[a, b]", "lists no sources"),
         ("sources: [", "cannot be read as a list of sources"),
         ("sources: [{path: /nowhere/at/all}]", "source 'all': /nowhere/at/all does not exist"),
-        ("sources: [{path: 'https://a/b.tar'}]", "can only be streamed"),
+        ("sources: [{path: 'stream:https://a/b.tar'}]", "can only be streamed"),
     ],
 )
 def test_lists_that_cannot_be_used(tmp_path, text, match):

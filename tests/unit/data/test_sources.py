@@ -60,7 +60,7 @@ def test_folder_with_captions_jsonl(folder, image, caption):
     [
         ({"other.jpg": "x"}, "names none of the 5 images .* it has 'other.jpg', and an image there is 'a.jpg'"),
         ("{", r"captions\.json is not valid JSON"),
-        ("3", r"holds int"),
+        ("3", r"holds a number: wanted"),
     ],
 )
 def test_folder_with_useless_captions(folder, captions, match):
@@ -71,7 +71,11 @@ def test_folder_with_useless_captions(folder, captions, match):
 def test_folder_with_a_caption_that_is_no_text(folder):
     """It is a matter of one sample: the others are read, and an odd name is a caption without an image."""
     source = pair_folder(folder, '{"a.jpg": "\\ud800", "b.png": "fine", "\\ud800.png": "x"}')
-    assert [source.read(index).caption for index in range(len(source))] == ["\ud800", "fine"]
+    # ijson's parser in C replaces half of a character, its parser in Python keeps it.
+    assert [source.read(index).caption for index in range(len(source))] in (["?", "fine"], ["\ud800", "fine"])
+    (folder / "captions.json").unlink()
+    lines = ['{"image": "a.jpg", "caption": "\\ud800"}', '{"image": "\\ud800.png", "caption": "x"}']
+    assert pair_folder(folder, "\n".join(lines), "captions.jsonl").read(0).caption == "\ud800"
 
 
 def test_folder_with_a_broken_caption_line(folder):
@@ -269,7 +273,7 @@ def test_parquet_damaged_row_group(tmp_path):
     [
         ({"img": [b"x"], "text": ["y"]}, "no column 'image' and no 'caption'; its columns are img, text"),
         ({"image": [b"x"], "text": ["y"]}, "no column 'caption'; its columns are image, text"),
-        ({"image": ["x"], "caption": ["y"]}, "column 'image' is string, wanted binary"),
+        ({"image": [1.5], "caption": ["y"]}, "column 'image' is double, wanted binary"),
         ({"image": [b"x"], "caption": [1]}, "column 'caption' is int64, wanted string"),
     ],
 )

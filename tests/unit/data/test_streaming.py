@@ -107,5 +107,13 @@ def test_expand_stream():
         "https://h/1.tar",
         "http://g/a.tar",
     ]
+    assert expand_stream("stream:https://h/{0..1}.tar, stream:http://g/a.tar,http://g/b.tar") == [
+        "https://h/0.tar",
+        "https://h/1.tar",
+        "http://g/a.tar",
+        "http://g/b.tar",
+    ]
+    with pytest.raises(ValueError, match=r"stream:s3://b/a\.tar cannot be streamed"):
+        expand_stream("stream:s3://b/a.tar")
     assert expand_stream("pipe:a b,c") == ["pipe:a b,c"]
     assert list(itertools.islice(expand_stream("pipe:cat {a,b}.tar"), 2)) == ["pipe:cat a.tar", "pipe:cat b.tar"]

@@ -104,7 +104,7 @@ def test_cache_is_used_until_the_shard_changes(tmp_path, monkeypatch):
     write_tar(shard, [("a.jpg", b"1")])
     built = []
     plain = index_shard
-    monkeypatch.setattr(tar_index, "index_shard", lambda path: built.append(path) or plain(path))
+    monkeypatch.setattr(tar_index, "index_shard", lambda path, remote: built.append(path) or plain(path))
     first = index_shards([str(shard)], cache, 2)
     again = index_shards([str(shard)], cache, 2)
     assert first[0].table.equals(again[0].table)

@@ -1,8 +1,5 @@
 """Streams from a real server on loopback that misbehaves, and from commands."""
 
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 
 from vlv.data.order import BatchPlan, training_positions
@@ -11,52 +8,18 @@ from vlv.data.streaming import HeldStream, StreamedDataset, StreamSettings
 from vlv.data.transport import Patience, StreamBrokenError, open_bytes
 
 from .pictures import encode, picture, write_tar
+from .server import serve
 
 QUICK = Patience(timeout=0.3, retries=2, pause=0.01)
 
 
-class Faulty(BaseHTTPRequestHandler):
-    """Serves `server.files`; `server.faults` holds, for each path, what happens to its first requests."""
-
-    def do_GET(self):
-        name = self.path.strip("/")
-        fault = self.server.faults.get(name, []).pop(0) if self.server.faults.get(name) else None
-        self.server.requests.append((name, self.headers.get("Range")))
-        if isinstance(fault, int):
-            self.send_error(fault)
-            return
-        content, start = self.server.files[name], 0
-        if self.headers.get("Range") and self.server.has_ranges:
-            start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
-        if fault is None:
-            self.wfile.write(content[start:])
-        else:  # the first bytes at most, and then an end or silence
-            self.wfile.write(content[start:5000])
-            self.wfile.flush()
-            if fault == "stall":
-                self.server.stopped.wait(5)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def server(tmp_path):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Faulty)
-    server.files, server.faults, server.requests, server.has_ranges = {}, {}, [], True
-    server.stopped = threading.Event()
-    for shard in range(3):
-        write_tar(tmp_path / "x.tar", [(f"{shard}{n}.png", encode(picture(10 * shard + n))) for n in range(4)])
-        server.files[f"{shard}.tar"] = (tmp_path / "x.tar").read_bytes()
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.stopped.set()
-    server.shutdown()
-    server.server_close()
+    with serve() as server:
+        for shard in range(3):
+            write_tar(tmp_path / "x.tar", [(f"{shard}{n}.png", encode(picture(10 * shard + n))) for n in range(4)])
+            server.files[f"{shard}.tar"] = (tmp_path / "x.tar").read_bytes()
+        yield server
 
 
 def content(url, patience=QUICK):

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from vlv.cli.data_caption import main
 from vlv.data.formats import SourceSettings
 from vlv.data.sources import open_source
-from vlv.datatools.caption import main
 
 from .chat_server import ChatServer, answer, caption_of, write_pictures
 
@@ -337,7 +337,7 @@ def test_a_budget_of_tokens_needs_an_endpoint_that_counts_them(server, call, tmp
 def start(server, tmp_path, *settings):
     arguments = [tmp_path / "in", tmp_path / "out", f"base_url={server.url}", "model=teacher", *settings]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "vlv.datatools.caption", *map(str, arguments)]
+    command = [sys.executable, "-m", "vlv", "data", "caption", *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -463,7 +463,8 @@ def test_the_cost_and_the_lengths(server, call, tmp_path):
     assert facts(tmp_path)["cost_per_1000_images"] == pytest.approx(0.45)
     assert "0.45 for 1,000 images" in out
     words = facts(tmp_path)["words"]
-    assert words["histogram"] == {"0-24": 1, "25-49": 2, "50-74": 1}
+    bins = {item["label"]: item["count"] for item in words["bins"] if item["count"]}
+    assert bins == {"10 to 14": 1, "30 to 34": 2, "60 to 64": 1}
     assert (words["least"], words["median"], words["mean"], words["largest"]) == (10, 30, 32.5, 60)
 
 
@@ -517,5 +518,5 @@ def test_images_that_are_not_there(call, tmp_path):
 
 def test_the_client_library_is_named_where_it_is_missing(call, tmp_path, monkeypatch):
     write_pictures(tmp_path / "in", 1)
-    monkeypatch.setattr("vlv.datatools.caption.find_spec", lambda name: None)
+    monkeypatch.setattr("vlv.cli.data_caption.find_spec", lambda name: None)
     assert "the package openai is missing: pip install 'vlv[caption-api]'" in call()[2]

@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 
-from vlv.datatools.caption import main
+from vlv.cli.data_caption import main
 
 from .chat_server import write_pictures
 

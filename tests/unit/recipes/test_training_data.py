@@ -1,16 +1,19 @@
+import json
 import types
 
 import numpy as np
 import pytest
 import torch
 
-from vlv.config import Stage1Config
+from vlv.config import Stage1Config, Stage2Config
+from vlv.data.captions import CaptionTokenizer
 from vlv.data.preparation import SamplePreparation
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.recipes.training_data import Data, _require_agreement, training_loader, validation_batches
 from vlv.training.state import TrainState
 
 from ..data.pictures import encode, picture, write_tar
+from ..data.test_several_captions import Numbers
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def test_processes_must_see_the_same_shards(sizes, other):
 
 
 def test_the_shuffle_window_reaches_streams(shards):
-    config = Stage1Config(train_dataset_path=shards, seed=0, shuffle_window=7, num_workers=1)
+    config = Stage1Config(shuffle_window=7, num_workers=1)
     sizes = types.SimpleNamespace(global_batch_size=4, micro_batch_size=4)
     prepare = SamplePreparation(VLVImageProcessor(8, 8))
     data = Data(shards, None, 1, None)
@@ -53,9 +56,7 @@ def test_the_shuffle_window_reaches_streams(shards):
 
 
 def test_a_stream_may_be_validation_data(shards, tmp_path):
-    config = Stage1Config(
-        val_dataset_path=shards, val_max_samples=6, seed=0, output_dir=str(tmp_path), num_workers=0
-    )  # fmt: skip
+    config = Stage1Config(val_dataset_path=shards, val_max_samples=6, output_dir=str(tmp_path), num_workers=0)
     sizes = types.SimpleNamespace(micro_batch_size=4)
     batches = validation_batches(config, accelerator(), sizes, SamplePreparation(VLVImageProcessor(8, 8)))
     for _ in range(2):  # at each save
@@ -64,3 +65,15 @@ def test_a_stream_may_be_validation_data(shards, tmp_path):
             "0.tar/00.png", "0.tar/01.png", "0.tar/02.png", "0.tar/03.png", "1.tar/10.png"
         ]  # fmt: skip
         assert sum(batch["weights"].sum().item() for batch in read) == 6
+
+
+def test_validation_reads_the_first_of_several_captions(tmp_path):
+    """Training reads them in turn: a loss over others would not be that of the validation before."""
+    for number in range(8):
+        (tmp_path / f"{number}.png").write_bytes(encode(picture(number)))
+    captions = {f"{n}.png": [str(n), str(n + 100), str(n + 200)] for n in range(8)}
+    (tmp_path / "captions.json").write_text(json.dumps(captions))
+    config = Stage2Config(val_dataset_path=str(tmp_path), output_dir=str(tmp_path), num_workers=0)
+    prepare = SamplePreparation(VLVImageProcessor(8, 8), CaptionTokenizer(Numbers(), 1, False, 0))
+    (batch,) = validation_batches(config, accelerator(), types.SimpleNamespace(micro_batch_size=8), prepare)()
+    assert batch["input_ids"].flatten().tolist() == list(range(8))

@@ -1,0 +1,70 @@
+"""What an image's header says, and its pixels made smaller or encoded."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import ExifTags, Image
+
+from vlv.colour import to_rgb
+from vlv.data.sample import BadSample
+from vlv.data.transforms import DECODE_ERRORS, damage
+
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+_EXIF_KEYS = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # of a PNG's info
+_EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif", "JPEG2000": "jp2", "DIB": "bmp"}
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none.
+
+    Raises:
+        BadSample: the EXIF data is damaged.
+    """
+    if image.format == "PNG" and not any(key in image.info for key in _EXIF_KEYS):
+        return 1  # Pillow would decode all of it, to look behind the pixels
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except DECODE_ERRORS as error:
+        raise BadSample(damage(error)) from None
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height in pixels, as the image is shown; raises BadSample as `orientation`."""
+    width, height = image.size
+    return (height, width) if orientation(image) in _TURNED else (width, height)
+
+
+def extension_of(image: Image.Image) -> str:
+    """The extension of the file that an image was read from, without its dot."""
+    kind = image.format or "PNG"
+    return _EXTENSIONS.get(kind, kind.lower())
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """The image upright, in 8-bit sRGB, as training sees it.
+
+    Raises:
+        BadSample: its pixels cannot be converted.
+    """
+    try:
+        return to_rgb(image)
+    except DECODE_ERRORS as error:
+        raise BadSample(damage(error)) from None
+
+
+def made_smaller(image: Image.Image, short_side: int) -> Image.Image:
+    """Resize an RGB image to a short side in pixels, Lanczos with antialiasing; never enlarges."""
+    scale = short_side / min(image.size)
+    if scale >= 1:
+        return image
+    width, height = (max(short_side, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def encoded(image: Image.Image, kind: str, quality: int | None = None) -> bytes:
+    """The bytes of an image file of format jpeg, webp or png."""
+    content = io.BytesIO()
+    options = {} if quality is None or kind == "png" else {"quality": quality}
+    image.save(content, kind.upper(), **options)
+    return content.getvalue()
