@@ -19,6 +19,7 @@ from vlv.cli.inspect_checkpoint import InspectConfig
 from vlv.cli.quickstart import QuickstartConfig
 from vlv.config import (
     BenchmarkDataConfig,
+    CaptionApiConfig,
     CaptionConfig,
     InspectDataConfig,
     LatentsConfig,
@@ -70,6 +71,7 @@ COMMANDS = (
     Command("import", ImportConfig),
     Command("export", ExportConfig),
     Command("inspect", InspectConfig),
+    Command("data caption", CaptionApiConfig),
     Command("data inspect", InspectDataConfig),
     Command("data latents", LatentsConfig),
     Command("data shards", ShardsConfig),
