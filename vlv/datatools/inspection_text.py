@@ -30,9 +30,12 @@ def terminal_lines(found: Inspection) -> Iterator[str]:
 def facts(found: Inspection) -> Iterator[tuple[str, str]]:
     """What holds for the whole dataset."""
     about = "about " if found.estimated else ""
-    noun = FORMATS[found.kind].noun
-    files = f"{found.num_files:,} {noun}{'' if found.num_files == 1 else 's'}"
-    yield "files", f"{files}, {about}{size_text(found.num_bytes)}"
+    if found.kind in FORMATS:
+        noun = FORMATS[found.kind].noun
+        files = f"{found.num_files:,} {noun}{'' if found.num_files == 1 else 's'}"
+        yield "files", f"{files}, {about}{size_text(found.num_bytes)}" if found.num_bytes else files
+    else:
+        yield "kind", "dataset of the hub" if found.kind == "hub" else "mixture, each source once"
     yield "samples", f"{found.num_samples:,} {'with captions' if found.captions else 'images without captions'}"
     if found.kind in _SPACES:
         least, median, largest = found.shard_samples
