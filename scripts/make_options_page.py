@@ -19,6 +19,7 @@ from vlv.cli.inspect_checkpoint import InspectConfig
 from vlv.cli.quickstart import QuickstartConfig
 from vlv.config import (
     BenchmarkDataConfig,
+    BenchmarkIndexConfig,
     CaptionApiConfig,
     CaptionConfig,
     InspectDataConfig,
@@ -76,6 +77,7 @@ COMMANDS = (
     Command("data latents", LatentsConfig),
     Command("data shards", ShardsConfig),
     Command("benchmark data", BenchmarkDataConfig),
+    Command("benchmark index", BenchmarkIndexConfig),
     Command("download", DownloadConfig),
     Command("quickstart", QuickstartConfig),
 )

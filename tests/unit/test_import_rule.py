@@ -117,7 +117,10 @@ RULES = {
         },
         {"torch", "transformers", "diffusers", "accelerate", "wandb"},
     ),
-    "benchmarks": ({"benchmarks", "config", "data", "models"}, {"accelerate", "diffusers", "transformers", "wandb"}),
+    "benchmarks": (
+        {"benchmarks", "config", "data", "models", "progress"},
+        {"accelerate", "diffusers", "transformers", "wandb"},
+    ),
     "cli": (None, {"wandb"}),
     "shapes": ({"shapes", "cli", "data", "resources", "settings", "training"}, {"wandb", "accelerate", "diffusers"}),
     "testing": ({"testing", "checkpoints", "encoders", "decoders"}, RUNNERS),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from vlv.cli.commands import Command, call_command, summaries
 
 SUITES = {
-    "data": Command("vlv.cli.benchmark_data", "images per second of every kind of data, beside torch and webdataset")
+    "data": Command("vlv.cli.benchmark_data", "images per second of each kind of data, beside torch and webdataset"),
+    "index": Command("vlv.cli.benchmark_index", "seconds and memory to open the index of a large .tar dataset"),
 }
 
 

@@ -1,10 +1,10 @@
-"""The settings of `vlv benchmark data`."""
+"""The settings of `vlv benchmark`'s suites."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vlv.settings import option, require
+from vlv.settings import ConfigError, option, require
 
 
 @dataclass(frozen=True)
@@ -26,3 +26,20 @@ class BenchmarkDataConfig:
             require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
         require(self.num_workers >= 0, "num_workers", self.num_workers, "give 0 or more")
         require(self.images >= 2 * self.batch_size, "images", self.images, "give at least two batches")
+
+
+@dataclass(frozen=True)
+class BenchmarkIndexConfig:
+    """How large the dataset is."""
+
+    folder: str = option("", "folder of the shards and their index, some 120 bytes a sample", path="local")
+    samples: int = option(40_000_000, "samples with captions")
+    samples_per_shard: int = option(10_000, "samples of a shard")
+    processes: int = option(8, "processes that open it at once")
+    print_config: bool = option(False, "print the resolved config, each value with who gave it, and stop")
+
+    def __post_init__(self) -> None:
+        if not self.folder:
+            raise ConfigError("a folder is needed: vlv benchmark index FOLDER")
+        for key in ("samples", "samples_per_shard", "processes"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")

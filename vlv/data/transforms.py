@@ -27,7 +27,7 @@ DECODE_ERRORS = (
     zlib.error,
     ArithmeticError,
     LookupError,
-    RuntimeError,  # of the AVIF plug-in; NotImplementedError is one
+    NotImplementedError,
     Image.DecompressionBombError,
 )
 _NPY_MAGIC = b"\x93NUMPY"
@@ -66,7 +66,7 @@ def decode_image(
         raise
     except UnidentifiedImageError:
         raise BadSample(f"not an image of a known format ({', '.join(FORMATS)})") from None
-    except DECODE_ERRORS as error:
+    except (*DECODE_ERRORS, RuntimeError) as error:  # the AVIF plug-in's, of damage; elsewhere it may be anything
         whole = _complete(raw, settings.max_image_pixels) if settings.read_truncated else None
         if whole is None:
             raise BadSample(damage(error)) from None

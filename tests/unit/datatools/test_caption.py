@@ -400,7 +400,7 @@ def test_answers_reach_the_disk_while_the_call_runs(server, call, tmp_path, monk
 
 
 def test_an_interrupt_keeps_what_is_answered(server, tmp_path):
-    write_pictures(tmp_path / "in", 40)
+    write_pictures(tmp_path / "in", 400)  # more than a busy machine gets done before the signal
     server.delay = 0.1
     process = start(server, tmp_path, "concurrency=2")
     wait_for(lambda: len(answered(tmp_path)) >= 4)
