@@ -40,6 +40,7 @@ class Start(NamedTuple):
 
 def starts(folder: Path, processes: int) -> list[Start]:
     """Open the dataset in several processes at once, as the ranks of a machine do."""
+    # Spawned: a forked process would count this one's memory as shared.
     with get_context("spawn").Pool(processes) as pool:
         return pool.starmap(opened, [(str(folder),)] * processes, chunksize=1)
 
@@ -52,7 +53,7 @@ def make(out: Path, samples: int, samples_per_shard: int) -> None:
     progress = Progress("making", shards, "shard")
     for number in range(shards):
         shard, count = out / "shards" / f"{number:06}.tar", min(samples_per_shard, samples - number * samples_per_shard)
-        if not shard.exists():
+        if not shard.exists():  # a call that was interrupted goes on
             shard.touch()
             path = str(shard.absolute())
             keep_index(ShardIndex(_rows(number * samples_per_shard, count), "", [], 0, {}), path, cache, identify(path))
@@ -79,7 +80,7 @@ def opened(folder: str) -> Start:
     started = time.perf_counter()
     source = open_source(f"{folder}/shards", SourceSettings(cache_dir=f"{folder}/cache"))
     seconds = time.perf_counter() - started
-    numbers = random.Random(os.getpid())
+    numbers = random.Random(os.getpid())  # each process touches other pages
     for _ in range(_LOOKED_UP):
         source.name(numbers.randrange(len(source)))
     own, shared = (after - earlier for after, earlier in zip(_memory(), before, strict=True))

@@ -82,6 +82,7 @@ def measure(ways: list[Way], rounds: int, advance: Callable[[int], None]) -> dic
 
 def median(runs: list[Run]) -> Run:
     """The median of each number."""
+    # Each number by itself: a pass that was slow once need not have been large.
     memory = [run.worker_mib for run in runs if run.worker_mib is not None]
     return Run(
         statistics.median(run.per_cpu_second for run in runs),
@@ -98,7 +99,7 @@ def _run(way: Way) -> Run:
         count += len(batch["decoder_pixels"])
         if not first_count:
             first_count, first_batch = count, time.perf_counter() - started
-        memory = _largest_worker() or memory
+        memory = _largest_worker() or memory  # the last workers that were there: at the end there are none
     ended = time.perf_counter()
     return Run(
         count / (_cpu_seconds() - cpu),  # the workers have been waited for: their time is counted
@@ -138,7 +139,7 @@ def _our_loader(path: str, config: BenchmarkDataConfig, cache: Path, fast: bool)
 
 def plain_pixels(image: Image.Image, decoder_side: int, encoder_side: int) -> dict[str, Tensor]:
     """The published preprocessing in a few lines: short side, centre crop, and that crop again."""
-    image = image.convert("RGB")
+    image = image.convert("RGB")  # no transparency, profile or orientation is handled: its images have none
     scale = decoder_side / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
     left, top = (image.width - decoder_side) // 2, (image.height - decoder_side) // 2

@@ -24,6 +24,7 @@ def jpegs(count: int, side: int) -> list[bytes]:
 
 
 def _jpeg(rng: np.random.Generator, width: int, height: int) -> bytes:
+    # Noise alone would compress worse than any photo, and smooth fields better: both change what decoding costs.
     pixels = np.full((height, width, 3), 128, np.float32)
     cells = 4
     while cells <= max(width, height):  # halving amplitudes: the spectrum of natural images

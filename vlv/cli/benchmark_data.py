@@ -42,7 +42,7 @@ def _measure(config: BenchmarkDataConfig) -> None:
         print(f"{config.images} JPEGs of {config.side} pixels, {size:,.0f} kB on average; {config.num_workers} workers")
         arms = ways(write_datasets(Path(folder), images), config, Path(folder) / "cache")
         del images
-        progress = Progress("measuring", config.rounds * len(arms), "pass")
+        progress = Progress("measuring", config.rounds * len(arms), "run")
         runs = measure(arms, config.rounds, progress.advance)
         progress.close()
     medians = {name: median(found) for name, found in runs.items()}

@@ -50,7 +50,7 @@ class ShardIndex(NamedTuple):
 
 def merged_file(folder: Path, paths: Sequence[str]) -> Path:
     """Where the merged index of these shards is."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256()  # of the paths alone: a shard that changes takes the place of its former index
     for path in paths:
         digest.update(path.encode("utf-8", "surrogateescape") + b"\0")
     return folder / f"{digest.hexdigest()[:32]}.merged.arrow"
@@ -66,6 +66,7 @@ def write_merged(file: Path, identities: Sequence[Identity], indexes: Iterable[S
     schema = SCHEMA.with_metadata({"shards": _digest(identities)})
     with whole_file(file) as temporary, pa.ipc.new_file(str(temporary), schema) as writer:
         for index in indexes:
+            # Of the batch, not of the schema, which stands before the first index is known.
             facts = {name: getattr(index, name) for name in ShardIndex._fields if name != "rows"}
             writer.write_batch(index.rows.replace_schema_metadata(None), custom_metadata={"vlv": json.dumps(facts)})
 
@@ -77,6 +78,7 @@ def open_merged(file: Path, identities: Sequence[Identity]) -> list[ShardIndex] 
         same = (reader.schema.metadata or {}).get(b"shards") == _digest(identities).encode()
         if not same or reader.num_record_batches != len(identities):
             return None
+        # A batch is a view of the mapped file: nothing of its rows is read here.
         batches = map(reader.get_batch_with_custom_metadata, range(len(identities)))
         return [ShardIndex(batch.batch, **json.loads(batch.custom_metadata[b"vlv"])) for batch in batches]
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):

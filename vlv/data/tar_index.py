@@ -62,7 +62,7 @@ def index_shards(
         remote.ask_for_all([path for path in paths if is_remote(path)])
     shards: list[_Shard] = [(path, folder, identify(path, remote)) for path in paths]
     identities = [identity for _, _, identity in shards]
-    if folder is None or len(shards) == 1 or not all(identities):
+    if folder is None or len(shards) == 1 or not all(identities):  # of a version that is not known nothing is kept
         return list(_index_all(shards, num_workers, remote))
     file = merged_file(folder, paths)
     indexes = open_merged(file, identities)
@@ -71,7 +71,7 @@ def index_shards(
             write_merged(file, identities, _index_all(shards, num_workers, remote))
         except OSError:  # without it a start costs more time and memory, and nothing else
             return list(_index_all(shards, num_workers, remote))
-        indexes = open_merged(file, identities)
+        indexes = open_merged(file, identities)  # the memory of what was merged has gone
     return list(_index_all(shards, num_workers, remote)) if indexes is None else indexes
 
 
