@@ -11,7 +11,7 @@ import multiprocessing
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from vlv.data.dataset import OrderedDataset, build_loader
 from vlv.data.formats import DecodeSettings, SourceSettings
 from vlv.data.mixture import build_order
 from vlv.data.preparation import SamplePreparation
+from vlv.data.sample import RawSample
 from vlv.data.sources import open_source
 from vlv.models.image_processor import VLVImageProcessor
 
@@ -68,6 +69,21 @@ def ways(paths: dict[str, str], config: BenchmarkDataConfig, cache: Path) -> lis
     options = "encoder_view=device reduced_jpeg=true"
     fast = Way(f"vlv, tar, {options}", lambda: _our_loader(paths["tar"], config, cache, fast=True))
     return [plain, shards, *ours, fast]
+
+
+def change_by_reduction(images: Sequence[bytes], config: BenchmarkDataConfig) -> tuple[float, float]:
+    """How much `reduced_jpeg` changes the decoder's pixels, of 255: the images' mean difference, and the largest."""
+    side = config.decoder_resolution
+    processor = VLVImageProcessor(side, side)
+    differences: list[float] = []
+    for image in images:
+        whole, reduced = (
+            SamplePreparation(processor, decoding=settings)(0, "", lambda image=image: RawSample(image, None))
+            for settings in (DecodeSettings(), DecodeSettings(reduced_jpeg=True))
+        )
+        difference = whole["decoder_pixels"].float() - reduced["decoder_pixels"].float()
+        differences.append(float(difference.abs().mean()))
+    return statistics.mean(differences), max(differences)
 
 
 def measure(ways: list[Way], rounds: int, advance: Callable[[int], None]) -> dict[str, list[Run]]:
