@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import webdataset
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from webdataset.compat import WebDataset
 
 from vlv.config import BenchmarkDataConfig
 from vlv.data.dataset import OrderedDataset, build_loader
@@ -201,7 +201,7 @@ def _webdataset_loader(folder: Path, config: BenchmarkDataConfig) -> Batches:
             yield plain_pixels(Image.open(io.BytesIO(sample["jpg"])), *sides)
 
     shards = [str(shard) for shard in sorted(folder.glob("*.tar"))]
-    dataset = webdataset.WebDataset(shards, shardshuffle=len(shards), empty_check=False).shuffle(64).compose(pixels)
+    dataset = WebDataset(shards, shardshuffle=len(shards), empty_check=False).shuffle(64).compose(pixels)
     return DataLoader(
         dataset, config.batch_size, num_workers=config.num_workers, drop_last=True, worker_init_fn=_one_thread
     )

@@ -88,7 +88,7 @@ def test_bad_samples_keep_their_place(folder, processor):
 
 def test_processor_errors_are_bad_samples(folder):
     class Refusing:
-        decoder_resolution, encoder_resolution = 4, 8
+        decoder_resolution, encoder_resolution, encoder_view_from_original = 4, 8, False
 
         def __call__(self, image):
             raise SyntaxError("broken\nEXIF")
@@ -109,7 +109,8 @@ def test_an_unexpected_error_is_a_bad_sample_named_as_such(folder, processor, pa
     if part == "source":
         source.read = fail
     if part == "image":
-        processor = type("Failing", (), {"decoder_resolution": 4, "encoder_resolution": 8, "__call__": fail})()
+        sides = {"decoder_resolution": 4, "encoder_resolution": 8, "encoder_view_from_original": False}
+        processor = type("Failing", (), {**sides, "__call__": fail})()
     prepare = SamplePreparation(processor, CaptionTokenizer(fail if part == "caption" else Words(), 3, True, EOS))
     place = OrderedDataset(source, SampleOrder(source.shard_sizes, 0, 1), prepare)[0]
     assert place["error"] == "unexpected TypeError: never foreseen"

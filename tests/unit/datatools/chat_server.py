@@ -48,7 +48,8 @@ def answer(text, finish_reason="stop", usage=(100, 20), **message):
 class Chat(BaseHTTPRequestHandler):
     """`server.faults[number]` holds what happens to the first requests for a picture, one after another.
 
-    int: that status. (int, headers, body): the same with those. dict: that completion. bytes: that body, status 200.
+    int: that status. (int, headers, body): the same with those; a header that is a function is called. dict: that
+    completion. bytes: that body, status 200.
     "hang": silence. "drip": a byte now and then. "cut": the connection ends within the answer.
     """
 
@@ -101,7 +102,7 @@ class Chat(BaseHTTPRequestHandler):
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
-            self.send_header(name, value)
+            self.send_header(name, value() if callable(value) else value)
         self.end_headers()
         self.wfile.write(data)
 
