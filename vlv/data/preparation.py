@@ -8,6 +8,7 @@ from typing import Protocol, TypedDict
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from vlv.batch import Batch, PairBatch
 from vlv.data.bad_samples import reason_of
@@ -115,9 +116,11 @@ class SamplePreparation:
     def collate(self, samples: list[PreparedSample]) -> Batch | PairBatch:
         """Stack B samples, and pad their captions where captions are read."""
         batch = Batch(
-            encoder_pixels=torch.stack([sample["encoder_pixels"] for sample in samples]),
-            decoder_pixels=torch.stack([sample["decoder_pixels"] for sample in samples]),
-            crops=torch.stack([sample["crop"] for sample in samples]),
+            # Not torch.stack: in a worker this stacks in shared memory, without a copy, and without the holes in the
+            # heap that such copies leave, by which a worker grew with every batch.
+            encoder_pixels=default_collate([sample["encoder_pixels"] for sample in samples]),
+            decoder_pixels=default_collate([sample["decoder_pixels"] for sample in samples]),
+            crops=default_collate([sample["crop"] for sample in samples]),
             weights=torch.tensor([sample["weight"] for sample in samples], dtype=torch.float32),
             positions=[sample["position"] for sample in samples],
             names=[sample["name"] for sample in samples],

@@ -1,4 +1,6 @@
 import json
+import multiprocessing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from vlv.data.formats import SourceSettings
 from vlv.data.order import BatchPlan, SampleOrder, training_positions, validation_positions
 from vlv.data.preparation import SamplePreparation
 from vlv.data.sources import open_source
+from vlv.models.image_processor import VLVImageProcessor
 
 from .pictures import encode, picture
 from .test_captions import EOS, PAD, Words
@@ -161,3 +164,18 @@ def test_parquet_pixels_reach_the_batch(tmp_path, processor):
     data = OrderedDataset(source, SampleOrder(source.shard_sizes, 0, 1), SamplePreparation(processor))
     batch = next(iter(build_loader(data, [[0, 1]], 2, False)))
     assert np.array_equal(batch["decoder_pixels"][0].numpy(), raw)
+
+
+def test_a_worker_does_not_grow(tmp_path):
+    """Batches of 35 MB: stacked in a worker's heap they add as much to it each."""
+    (tmp_path / "a.png").write_bytes(encode(picture(0, (160, 120))))
+    source = open_source(str(tmp_path))
+    prepare = SamplePreparation(VLVImageProcessor(384, 768))
+    dataset = OrderedDataset(source, SampleOrder(source.shard_sizes, 0, 1), prepare)
+    memory = []
+    for _ in build_loader(dataset, [list(range(16))] * 20, 1, False):
+        for worker in multiprocessing.active_children():
+            lines = Path(f"/proc/{worker.pid}/smaps_rollup").read_text().splitlines()
+            memory.append(next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Private_Dirty:")))
+    assert len(memory) > 10
+    assert memory[-1] - memory[4] < 100
