@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from vlv.benchmarks.memory import memory_mib
 from vlv.data.formats import SourceSettings
 from vlv.data.merged_index import SCHEMA, ShardIndex
 from vlv.data.sources import open_source
@@ -76,19 +77,13 @@ def _rows(first: int, count: int) -> pa.RecordBatch:
 
 def opened(folder: str) -> Start:
     """Open the dataset and look up samples; memory is what this process has more than before."""
-    before = _memory()
+    before = memory_mib()
     started = time.perf_counter()
     source = open_source(f"{folder}/shards", SourceSettings(cache_dir=f"{folder}/cache"))
     seconds = time.perf_counter() - started
     numbers = random.Random(os.getpid())  # each process touches other pages
     for _ in range(_LOOKED_UP):
         source.name(numbers.randrange(len(source)))
-    own, shared = (after - earlier for after, earlier in zip(_memory(), before, strict=True))
+    after = memory_mib()
+    own, shared = (after[kind] - before[kind] for kind in ("Anonymous", "Pss"))
     return Start(len(source), seconds, own, shared)
-
-
-def _memory() -> tuple[float, float]:
-    """Anonymous memory, and the proportional set size, in MiB."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
-    values = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines}
-    return values["Anonymous"], values["Pss"]

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from webdataset.compat import WebDataset
 
+from vlv.benchmarks.memory import memory_mib
 from vlv.config import BenchmarkDataConfig
 from vlv.data.dataset import OrderedDataset, build_loader
 from vlv.data.formats import DecodeSettings, SourceSettings
@@ -135,10 +136,9 @@ def _largest_worker() -> float | None:
     found: list[float] = []
     for child in multiprocessing.active_children():
         try:
-            lines = Path(f"/proc/{child.pid}/smaps_rollup").read_text().splitlines()
+            found.append(memory_mib(child.pid or 0)["Private_Dirty"])
         except OSError:
             continue  # it has just ended
-        found += [int(line.split()[1]) / 1024 for line in lines if line.startswith("Private_Dirty:")]
     return max(found, default=None)
 
 

@@ -43,6 +43,11 @@ class ShardIndex(NamedTuple):
         return self.rows.num_rows
 
     @property
+    def facts(self) -> dict[str, object]:
+        """All but the rows, by the names of these fields."""
+        return {name: getattr(self, name) for name in self._fields if name != "rows"}
+
+    @property
     def has_captions(self) -> bool:
         """Whether any of the samples has a caption."""
         return bool((self.rows["caption_kind"].to_numpy() != CAPTION_NONE).any())
@@ -67,8 +72,8 @@ def write_merged(file: Path, identities: Sequence[Identity], indexes: Iterable[S
     with whole_file(file) as temporary, pa.ipc.new_file(str(temporary), schema) as writer:
         for index in indexes:
             # Of the batch, not of the schema, which stands before the first index is known.
-            facts = {name: getattr(index, name) for name in ShardIndex._fields if name != "rows"}
-            writer.write_batch(index.rows.replace_schema_metadata(None), custom_metadata={"vlv": json.dumps(facts)})
+            facts = {"vlv": json.dumps(index.facts)}
+            writer.write_batch(index.rows.replace_schema_metadata(None), custom_metadata=facts)
 
 
 def open_merged(file: Path, identities: Sequence[Identity]) -> list[ShardIndex] | None:

@@ -15,7 +15,7 @@ from vlv.data.bad_samples import reason_of
 from vlv.data.captions import CaptionTokenizer, pad_captions
 from vlv.data.formats import DecodeSettings
 from vlv.data.sample import BadSample, Caption, LatentImage, RawSample, caption_at
-from vlv.data.transforms import DECODE_ERRORS, damage, decode_image, full_size, is_truncated
+from vlv.data.transforms import DECODE_ERRORS, damage, decode_image, is_truncated, upright_size
 
 
 class ImageProcessor(Protocol):
@@ -137,7 +137,7 @@ class SamplePreparation:
         try:
             pixels = self.image_processor(image)
             if self.decoding.reduced_jpeg:
-                pixels["crop"][:2] = torch.tensor(full_size(image))  # the image's, not that of its reduced copy
+                pixels["crop"][:2] = torch.tensor(upright_size(image)[::-1])  # the image's, not its reduced copy's
             return pixels
         except DECODE_ERRORS as error:  # Pillow decodes lazily: some damage shows in the first resize alone
             raise BadSample(damage(error)) from None

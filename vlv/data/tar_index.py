@@ -16,6 +16,7 @@ import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
 
@@ -62,16 +63,14 @@ def index_shards(
         remote.ask_for_all([path for path in paths if is_remote(path)])
     shards: list[_Shard] = [(path, folder, identify(path, remote)) for path in paths]
     identities = [identity for _, _, identity in shards]
-    if folder is None or len(shards) == 1 or not all(identities):  # of a version that is not known nothing is kept
-        return list(_index_all(shards, num_workers, remote))
-    file = merged_file(folder, paths)
-    indexes = open_merged(file, identities)
-    if indexes is None:
-        try:
-            write_merged(file, identities, _index_all(shards, num_workers, remote))
-        except OSError:  # without it a start costs more time and memory, and nothing else
-            return list(_index_all(shards, num_workers, remote))
-        indexes = open_merged(file, identities)  # the memory of what was merged has gone
+    indexes = None
+    if folder is not None and len(shards) > 1 and all(identities):  # of a version that is not known nothing is kept
+        file = merged_file(folder, paths)
+        indexes = open_merged(file, identities)
+        if indexes is None:
+            with suppress(OSError):  # without it a start costs more time and memory, and nothing else
+                write_merged(file, identities, _index_all(shards, num_workers, remote))
+                indexes = open_merged(file, identities)  # the memory of what was merged has gone
     return list(_index_all(shards, num_workers, remote)) if indexes is None else indexes
 
 
@@ -269,7 +268,7 @@ def _build(shard: _Shard, remote: RemoteFiles | None = None) -> ShardIndex:
 
 def keep_index(index: ShardIndex, path: str, folder: Path, identity: Identity) -> None:
     """Keep a shard's index for the next start; `path` is absolute or a URL."""
-    facts = {name: getattr(index, name) for name in ShardIndex._fields if name != "rows"} | {"shard": identity}
+    facts = index.facts | {"shard": identity}
     file, rows = _cache_file(folder, path), index.rows.replace_schema_metadata({"vlv": json.dumps(facts)})
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

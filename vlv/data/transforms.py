@@ -10,7 +10,7 @@ import warnings
 import zlib
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vlv.data.formats import DecodeSettings
 from vlv.data.sample import BadSample
@@ -35,7 +35,8 @@ _JPEG_MAGIC, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _FILLING = bytes(range(1, 251)) * 4  # any codes serve that are no marker, which begins with 255
 _MISSING_ROWS = 17  # of pixels that a truncated JPEG may lack: a row of 16 x 16 blocks, whose colour reaches one row up
 _TRUNCATED, _FULL_SIZE = "vlv_truncated", "vlv_full_size"  # in Pillow's info of an image
-_ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and the values with which width is height
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+_EXIF_KEYS = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # of a PNG's info
 _DEFAULTS = DecodeSettings()
 _limit_lock = threading.Lock()
 
@@ -87,10 +88,24 @@ def is_truncated(image: Image.Image) -> bool:
     return _TRUNCATED in image.info
 
 
-def full_size(image: Image.Image) -> tuple[int, int]:
-    """Height and width of the upright image that a decoded one shows, at a reduced scale or not."""
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none.
+
+    Raises:
+        BadSample: the EXIF data is damaged.
+    """
+    if image.format == "PNG" and not any(key in image.info for key in _EXIF_KEYS):
+        return 1  # Pillow would decode all of it, to look behind the pixels
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except DECODE_ERRORS as error:
+        raise BadSample(damage(error)) from None
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height in pixels, as the image is shown and before any reduction; raises BadSample as `orientation`."""
     width, height = image.info.get(_FULL_SIZE, image.size)
-    return (width, height) if image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE else (height, width)
+    return (height, width) if orientation(image) in _TURNED else (width, height)
 
 
 def damage(error: BaseException) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 
 import numpy as np
 from PIL import Image
@@ -12,6 +11,7 @@ from vlv.colour import to_rgb
 from vlv.data.formats import DecodeSettings
 from vlv.data.sample import BadSample
 from vlv.data.transforms import DECODE_ERRORS, damage, decode_image
+from vlv.datatools.pictures import encoded
 
 
 def data_url(raw: bytes | np.ndarray, decoding: DecodeSettings, max_side: int, quality: int) -> str:
@@ -25,17 +25,12 @@ def data_url(raw: bytes | np.ndarray, decoding: DecodeSettings, max_side: int, q
         image = to_rgb(image)
         if max(image.size) > max_side:
             image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-        content = io.BytesIO()
-        image.save(content, "JPEG", quality=quality)
+        content = encoded(image, "jpeg", quality)
     except DECODE_ERRORS as error:
         raise BadSample(damage(error)) from None
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
 
 
 def image_file(raw: bytes | np.ndarray, decoding: DecodeSettings) -> bytes:
     """The image's own bytes; of raw pixels a PNG, as their bytes do not show their shape."""
-    if isinstance(raw, bytes):
-        return raw
-    content = io.BytesIO()
-    decode_image(raw, decoding).save(content, "PNG")
-    return content.getvalue()
+    return raw if isinstance(raw, bytes) else encoded(decode_image(raw, decoding), "png")

@@ -1,11 +1,11 @@
 import json
 import multiprocessing
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from vlv.benchmarks.memory import memory_mib
 from vlv.data.captions import CaptionTokenizer
 from vlv.data.dataset import OrderedDataset, build_loader
 from vlv.data.formats import SourceSettings
@@ -175,7 +175,6 @@ def test_a_worker_does_not_grow(tmp_path):
     memory = []
     for _ in build_loader(dataset, [list(range(16))] * 20, 1, False):
         for worker in multiprocessing.active_children():
-            lines = Path(f"/proc/{worker.pid}/smaps_rollup").read_text().splitlines()
-            memory.append(next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Private_Dirty:")))
+            memory.append(memory_mib(worker.pid)["Private_Dirty"])
     assert len(memory) > 10
     assert memory[-1] - memory[4] < 100
