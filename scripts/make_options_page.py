@@ -18,6 +18,9 @@ from vlv.cli.import_checkpoint import ImportConfig
 from vlv.cli.inspect_checkpoint import InspectConfig
 from vlv.cli.quickstart import QuickstartConfig
 from vlv.config import (
+    BenchmarkDataConfig,
+    BenchmarkIndexConfig,
+    CaptionApiConfig,
     CaptionConfig,
     InspectDataConfig,
     LatentsConfig,
@@ -69,9 +72,12 @@ COMMANDS = (
     Command("import", ImportConfig),
     Command("export", ExportConfig),
     Command("inspect", InspectConfig),
+    Command("data caption", CaptionApiConfig),
     Command("data inspect", InspectDataConfig),
     Command("data latents", LatentsConfig),
     Command("data shards", ShardsConfig),
+    Command("benchmark data", BenchmarkDataConfig),
+    Command("benchmark index", BenchmarkIndexConfig),
     Command("download", DownloadConfig),
     Command("quickstart", QuickstartConfig),
 )

@@ -7,7 +7,7 @@ from io import BytesIO
 from typing import cast
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # TIFF's tag, and its value
 _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # Pillow's mode for the colours that an ICC profile is of
@@ -24,7 +24,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
             show equal values as different greys.
     """
     inverted = _is_white_zero(image)
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would copy the whole image for nothing
+        image = ImageOps.exif_transpose(image)
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         image = _to_8_bit(image, inverted)

@@ -20,6 +20,7 @@ from scripts.make_options_page import COMMANDS, PAGE, page
 from scripts.small_world.make_scenes import ScenesConfig
 from scripts.small_world.reproduce import ReproduceConfig
 from tests.unit.test_import_rule import RULES
+from vlv.cli.benchmark import SUITES
 from vlv.cli.data import TOOLS
 from vlv.cli.main import COMMANDS as VLV
 from vlv.resources import find_recipe
@@ -33,6 +34,7 @@ TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, tex
 BASH = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
 LAUNCHERS = {command.launcher: command for command in COMMANDS if command.launcher}
+NESTED = {"data": TOOLS, "benchmark": SUITES}
 SETTINGS = {command.name: command.config for command in COMMANDS}
 # Names before `=` that are no setting of ours: of the shell, of other programs, of saved files, of Python calls.
 OTHERS = {"weights_only", "trust_remote_code", "early_stopping", "license", "max_sequence_length", "fetch", "variant"}
@@ -127,7 +129,9 @@ def test_calls_of_the_launchers_parse(path):
 
 
 def test_the_settings_of_every_command_are_known():
-    assert SETTINGS.keys() == VLV.keys() - {"data"} | {f"data {tool}" for tool in TOOLS}
+    assert SETTINGS.keys() == VLV.keys() - NESTED.keys() | {
+        f"{name} {tool}" for name, tools in NESTED.items() for tool in tools
+    }
 
 
 @every_page
@@ -141,12 +145,12 @@ def test_calls_of_the_command_parse(path):
         name, rest = found.groups()
         assert name in VLV, f"{path.name}: {line}"
         words = shlex.split(rest, comments=True)
-        if name == "data":
+        if name in NESTED:
             tool = words.pop(0) if words else "TOOL"
-            if tool == "TOOL":
+            if tool.isupper():
                 continue
-            assert tool in TOOLS, f"{path.name}: {line}"
-            name = f"data {tool}"
+            assert tool in NESTED[name], f"{path.name}: {line}"
+            name = f"{name} {tool}"
         known = {item.name for item in fields(SETTINGS[name])}
         for at, word in enumerate(words):
             if word == "--config":

@@ -1,7 +1,9 @@
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,32 @@ def test_the_family_is_made_two_parts_at_a_time_and_stops_where_one_fails(tmp_pa
     else:
         assert "unet_finish" not in names
         assert ("florence2" not in names) == (broken == "tower")
+
+
+def prepare_laion(tmp_path, **settings):
+    variables = {"PATH": os.environ["PATH"], "PYTHON": sys.executable, "OUTPUT": str(tmp_path / "out")}
+    variables |= {"IMG2DATASET_ENV": str(tmp_path / "venv"), **settings}
+    call = ["bash", str(ROOT / "scripts" / "prepare_laion.sh")]
+    done = subprocess.run(call, env=variables, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert not (tmp_path / "venv").exists()
+    return done.stderr.strip()
+
+
+def test_laion_needs_metadata_and_a_place(tmp_path):
+    assert prepare_laion(tmp_path).startswith("error: METADATA is empty: METADATA=FOLDER")
+    (tmp_path / "file").write_text("")
+    said = prepare_laion(tmp_path, METADATA=str(tmp_path), OUTPUT=str(tmp_path / "file" / "out"))
+    assert said == f"error: OUTPUT={tmp_path}/file/out cannot be written: give a folder on a disk that can be"
+    said = prepare_laion(tmp_path, METADATA=str(tmp_path / "absent.parquet"))
+    assert said.startswith(f"error: {tmp_path}/absent.parquet does not exist")
+    said = prepare_laion(tmp_path, METADATA=str(tmp_path), MIN_SIDE="x")
+    assert said == "error: min_side=x cannot be used: give a whole number"
+
+
+def test_two_calls_of_laion_into_one_folder(tmp_path):
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        said = prepare_laion(tmp_path, METADATA=str(tmp_path))
+    assert said == f"error: OUTPUT={tmp_path}/out is in use by another call: wait for it, or give another folder"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vlv.cli.commands import Command, call_command, launched, summaries
 
 TOOLS = {
+    "caption": Command("vlv.cli.data_caption", "captions of a dataset from an OpenAI-compatible endpoint; resumes"),
     "inspect": Command("vlv.cli.data_inspect", "describe a dataset: sizes, kinds, captions, bad samples, speed"),
     "latents": launched("VAE moments of a dataset in advance, so that stage 1 needs no VAE; resumes"),
     "shards": Command(

@@ -30,8 +30,7 @@ def _inspect(config: InspectDataConfig) -> None:
     from vlv.datatools.inspection_text import terminal_lines
     from vlv.datatools.opening import open_dataset
     from vlv.datatools.probe import Prober, probe_indices
-    from vlv.inference.processes import ALONE
-    from vlv.inference.progress import Progress
+    from vlv.progress import Progress
 
     opened = open_dataset(config.source, config, config.captions)
     load_libraries()
@@ -43,7 +42,7 @@ def _inspect(config: InspectDataConfig) -> None:
         opened.source, config.decode_settings(), process, count, opened.captions, pictures=config.html is not None
     )
     indices = probe_indices(opened.source.shard_sizes, opened.kind, config.probe)
-    progress = Progress("looking", len(indices), ALONE)
+    progress = Progress("looking", len(indices))
     probe = prober.look(indices, progress.advance)
     progress.close()
     found = inspection(opened, probe, config)

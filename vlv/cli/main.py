@@ -30,6 +30,7 @@ COMMANDS = {
     "export": Command("vlv.cli.export_checkpoint", "write a checkpoint in the published layout"),
     "inspect": Command("vlv.cli.inspect_checkpoint", "describe a checkpoint from its headers and configs"),
     "data": Command("vlv.cli.data", "look at a dataset, or pack it into shards"),
+    "benchmark": Command("vlv.cli.benchmark", "measure this machine beside plain code"),
     "download": Command("vlv.cli.download", "fetch the pretrained components and check what arrived"),
     "quickstart": Command("vlv.cli.quickstart", "try everything on the small world, in minutes on a CPU"),
 }

@@ -6,6 +6,8 @@ Flat on purpose: a key has one name, the same in the launcher, in the YAML and o
 
 from typing import TypeAlias
 
+from vlv.config.benchmark import BenchmarkDataConfig, BenchmarkIndexConfig
+from vlv.config.captioning import CaptionApiConfig
 from vlv.config.groups import DataConfig, FormatConfig, OptimConfig, ReadingConfig, RunConfig
 from vlv.config.inference import CaptionConfig, InferenceConfig, ReconstructConfig
 from vlv.config.latents import LatentsConfig
@@ -17,6 +19,9 @@ LaunchConfig: TypeAlias = Stage1Config | Stage2Config | CaptionConfig | Reconstr
 """The settings of a command that runs in processes of its own."""
 
 __all__ = [
+    "BenchmarkDataConfig",
+    "BenchmarkIndexConfig",
+    "CaptionApiConfig",
     "CaptionConfig",
     "ConfigError",
     "DataConfig",

@@ -42,6 +42,11 @@ class ReadingConfig:
     read_truncated: bool = data_option(
         True, "read JPEGs that lack at most their lowest row of blocks, and count them; false skips them"
     )
+    reduced_jpeg: bool = data_option(
+        False,
+        "decode JPEGs at 1/2, 1/4 or 1/8 of their size where that is at least what they are resized to: faster, not "
+        "the published pixels",
+    )
     print_config: bool = run_option(False, "print the resolved config, each value with who gave it, and stop")
 
     def __post_init__(self) -> None:
@@ -50,7 +55,7 @@ class ReadingConfig:
 
     def decode_settings(self) -> DecodeSettings:
         """How images are decoded."""
-        return DecodeSettings(self.max_image_pixels, self.convert_profiles, self.read_truncated)
+        return DecodeSettings(self.max_image_pixels, self.convert_profiles, self.read_truncated, self.reduced_jpeg)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,8 @@ def open_files(files: DataFiles, settings: SourceSettings) -> FolderSource:
     if not settings.captions:
         return FolderSource(files.root, files.names, remote=files.remote)
     with _caption_folder(files) as folder:
-        pairs = match_captions(folder, files.names, settings.image_column, settings.caption_column)
+        columns = (settings.image_column, settings.caption_column)
+        pairs = match_captions(folder, files.names, *columns, settings.max_bad_share)
     return FolderSource(files.root, *pairs, files.remote)
 
 

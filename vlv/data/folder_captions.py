@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vlv.data.caption_file import caption_entries, is_coco
+from vlv.data.damaged_shards import leave_out
 from vlv.data.files import display_name, extension
 from vlv.data.pairing import CAPTION_JSON, CAPTION_TEXT
 from vlv.data.sample import BadSample, Caption, one_or_several
@@ -76,7 +77,7 @@ class _Table(NamedTuple):
 
 
 def match_captions(
-    folder: str, names: pa.LargeBinaryArray, image_column: str, caption_column: str
+    folder: str, names: pa.LargeBinaryArray, image_column: str, caption_column: str, max_bad_share: float = 1.0
 ) -> tuple[pa.LargeBinaryArray, FolderCaptions]:
     """Keep the images that have a caption, and give the captions in the same order.
 
@@ -84,7 +85,8 @@ def match_captions(
     or .json beside it. What is left out on either side is counted in a warning.
 
     Raises:
-        ValueError: there are no captions, a broken file of them, or none that is of an image of the folder.
+        ValueError: there are no captions, a broken file of them, or none that is of an image of the folder; with
+            max_bad_share=0 also an image without one.
     """
     beside = find_beside(folder, names)
     _require_any(folder, beside)
@@ -113,8 +115,12 @@ def match_captions(
             f"there is {display_name(names[0].as_py())!r}; names are relative to the file's folder"
         )
     unclear = np.isin(np.arange(len(names)), beside.unclear) & ~kept
-    _warn(folder, "images are left out, as what lies beside them may be another's caption", names, unclear)
-    _warn(folder, "images have no caption and are left out", names, ~kept & ~unclear)
+    for what, which in (
+        ("images are left out, as what lies beside them may be another's caption", unclear),
+        ("images have no caption and are left out", ~kept & ~unclear),
+    ):
+        if which.any():
+            leave_out(_counted(folder, what, names, which), max_bad_share)
     number = np.cumsum(kept) - 1  # among those that are kept
     none = pa.scalar(None, pa.large_binary())
     sidecars = pc.if_else(pa.array(has_file), beside.sidecars, none)  # pyright: ignore[reportAttributeAccessIssue]
@@ -220,8 +226,12 @@ def _keep(texts: list[pa.Array], used: np.ndarray) -> list[pa.Array]:
 
 def _warn(path: str, what: str, names: pa.LargeBinaryArray, which: np.ndarray) -> None:
     if which.any():
-        example = display_name(names[int(np.argmax(which))].as_py())
-        _log.warning("%s: %d of %d %s, as %s", path, which.sum(), len(names), what, example)
+        _log.warning("%s", _counted(path, what, names, which))
+
+
+def _counted(path: str, what: str, names: pa.LargeBinaryArray, which: np.ndarray) -> str:
+    example = display_name(names[int(np.argmax(which))].as_py())
+    return f"{path}: {which.sum()} of {len(names)} {what}, as {example}"
 
 
 def _relative(name: str, above: str, root: str) -> str:

@@ -56,11 +56,13 @@ class DecodeSettings:
     max_image_pixels: images with more pixels are refused.
     convert_profiles: an embedded ICC profile is kept, for the image processor to convert to sRGB; False drops it.
     read_truncated: JPEGs that lack only their end are read; False refuses them like other truncated images.
+    reduced_jpeg: JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that is as large as what they become.
     """
 
     max_image_pixels: int = MAX_IMAGE_PIXELS
     convert_profiles: bool = True
     read_truncated: bool = True
+    reduced_jpeg: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from typing import Protocol, TypedDict
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from vlv.batch import Batch, PairBatch
 from vlv.data.bad_samples import reason_of
 from vlv.data.captions import CaptionTokenizer, pad_captions
 from vlv.data.formats import DecodeSettings
 from vlv.data.sample import BadSample, Caption, LatentImage, RawSample, caption_at
-from vlv.data.transforms import DECODE_ERRORS, damage, decode_image, is_truncated
+from vlv.data.transforms import DECODE_ERRORS, damage, decode_image, is_truncated, upright_size
 
 
 class ImageProcessor(Protocol):
@@ -25,6 +26,7 @@ class ImageProcessor(Protocol):
 
     decoder_resolution: int
     encoder_resolution: int
+    encoder_view_from_original: bool
 
     def __call__(self, image: Image.Image) -> dict[str, Tensor]:
         """Return decoder_pixels, encoder_pixels and crop."""
@@ -59,6 +61,8 @@ class SamplePreparation:
         self.image_processor = image_processor
         self.caption_tokenizer = caption_tokenizer
         self.decoding = decoding or DecodeSettings()
+        sides = (image_processor.decoder_resolution, image_processor.encoder_resolution)
+        self._least_side = max(sides) if image_processor.encoder_view_from_original else sides[0]
 
     def __call__(
         self, position: int, name: str, read: Callable[[], RawSample], epoch: int | None = None
@@ -71,7 +75,7 @@ class SamplePreparation:
         try:
             sample = read()
             latents = sample.image if isinstance(sample.image, LatentImage) else None
-            image = decode_image(sample.image, self.decoding)
+            image = decode_image(sample.image, self.decoding, self._least_side)
             pixels = self._process(image)
             caption_ids = self._tokenize(sample.caption, name, epoch)
         except Exception as error:  # noqa: BLE001  (what is no matter of the sample is raised again)
@@ -112,9 +116,11 @@ class SamplePreparation:
     def collate(self, samples: list[PreparedSample]) -> Batch | PairBatch:
         """Stack B samples, and pad their captions where captions are read."""
         batch = Batch(
-            encoder_pixels=torch.stack([sample["encoder_pixels"] for sample in samples]),
-            decoder_pixels=torch.stack([sample["decoder_pixels"] for sample in samples]),
-            crops=torch.stack([sample["crop"] for sample in samples]),
+            # Not torch.stack: in a worker this stacks in shared memory, without a copy, and without the holes in the
+            # heap that such copies leave, by which a worker grew with every batch.
+            encoder_pixels=default_collate([sample["encoder_pixels"] for sample in samples]),
+            decoder_pixels=default_collate([sample["decoder_pixels"] for sample in samples]),
+            crops=default_collate([sample["crop"] for sample in samples]),
             weights=torch.tensor([sample["weight"] for sample in samples], dtype=torch.float32),
             positions=[sample["position"] for sample in samples],
             names=[sample["name"] for sample in samples],
@@ -129,7 +135,10 @@ class SamplePreparation:
 
     def _process(self, image: Image.Image) -> dict[str, Tensor]:
         try:
-            return self.image_processor(image)
+            pixels = self.image_processor(image)
+            if self.decoding.reduced_jpeg:
+                pixels["crop"][:2] = torch.tensor(upright_size(image)[::-1])  # the image's, not its reduced copy's
+            return pixels
         except DECODE_ERRORS as error:  # Pillow decodes lazily: some damage shows in the first resize alone
             raise BadSample(damage(error)) from None
 

@@ -2,8 +2,8 @@
 
 Only headers are read, so a shard of gigabytes takes as long as its number of members: tarfile reads 20,000 in about
 0.4 s. The index of a shard is kept in one small file, found by the shard's absolute path or URL and good for its size
-and mtime, or what the server says of its version, so that a dataset pays for it once. (webdataset has no index: it
-reads shards from start to end.)
+and mtime, or what the server says of its version, so that a dataset pays for it once; those of all shards are merged
+into one file that is mapped. (webdataset has no index: it reads shards from start to end.)
 """
 
 from __future__ import annotations
@@ -16,53 +16,30 @@ import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import IO, cast
 
 import pyarrow as pa
 
 from vlv.atomic import whole_file
 from vlv.data.files import display_name
-from vlv.data.pairing import CAPTION_NONE, is_sample_file, pair_names
+from vlv.data.merged_index import SCHEMA, Identity, ShardIndex, merged_file, open_merged, write_merged
+from vlv.data.pairing import is_sample_file, pair_names
 from vlv.data.remote import RemoteError, RemoteFiles, bare, in_threads, is_remote
 from vlv.data.remote_file import open_headers
+from vlv.progress import Progress
 
 _VERSION = 2  # of a cached index: another one is built anew
 # What tarfile raises on damaged headers beside its own: numbers that are none, seeks to nowhere, a chain of long names,
 # and lengths that no memory holds.
 _TAR_ERRORS = (tarfile.TarError, OSError, ValueError, LookupError, ArithmeticError, RecursionError, MemoryError)
 _CUT = ("empty header", "truncated header", "unexpected end of data")
-_SCHEMA = pa.schema(
-    [
-        ("name", pa.large_binary()),
-        ("image_offset", pa.int64()),
-        ("image_size", pa.int64()),
-        ("caption_offset", pa.int64()),
-        ("caption_size", pa.int64()),
-        ("caption_kind", pa.uint8()),
-    ]
-)
 _log = logging.getLogger(__name__)
 
-_Shard = tuple[str, Path | None, dict[str, object]]  # path, cache folder, identity
-
-
-class ShardIndex(NamedTuple):
-    """One shard's samples, and what is wrong with the shard."""
-
-    table: pa.Table  # name, image_offset, image_size, caption_offset, caption_size, caption_kind
-    cut: str  # where and why reading ended before the archive's end; "" for a whole one
-    left_out: list[str]  # names of images left out because it is not clear which sample they are
-    lone_captions: int  # captions whose image is missing
-    others: dict[str, int]  # members of samples without an image, by kind
-
-    def __len__(self) -> int:
-        return self.table.num_rows
-
-    @property
-    def has_captions(self) -> bool:
-        """Whether any of the samples has a caption."""
-        return bool((self.table["caption_kind"].to_numpy() != CAPTION_NONE).any())
+_AT_ONCE = 512  # shards whose indexes are held while they are merged: some 300 MB of those of 10,000 samples
+_EMPTY = pa.RecordBatch.from_pylist([], schema=SCHEMA)
+_Shard = tuple[str, Path | None, Identity]  # path, cache folder, identity
 
 
 class DamagedTarError(ValueError):
@@ -74,7 +51,8 @@ def index_shards(
 ) -> list[ShardIndex]:
     """Index tar shards in parallel, with a cache under `cache_dir` (default: see `default_cache_dir`).
 
-    A shard that cannot be read has an empty index that says why. `remote` reads those that are URLs.
+    A shard that cannot be read has an empty index that says why. `remote` reads those that are URLs. The indexes of
+    several shards are merged in the cache and mapped from there.
 
     Raises:
         RemoteError: a URL cannot be had.
@@ -83,14 +61,38 @@ def index_shards(
     paths = [path if is_remote(path) else os.path.abspath(path) for path in paths]
     if remote is not None:
         remote.ask_for_all([path for path in paths if is_remote(path)])
-    cached: list[_Shard] = [(path, folder, _identify(path, remote)) for path in paths]
-    with ThreadPoolExecutor(max(1, num_workers)) as threads:  # small reads: their latency counts, on a network disk
-        indexes = list(threads.map(_load, cached))
-    missing = [shard for shard, index in zip(cached, indexes, strict=True) if index is None]
-    built = _build_local([shard for shard in missing if not is_remote(shard[0])], num_workers)
-    if remote is not None:
-        built |= _build_remote([shard for shard in missing if is_remote(shard[0])], remote)
-    return [built[path] if index is None else index for path, index in zip(paths, indexes, strict=True)]
+    shards: list[_Shard] = [(path, folder, identify(path, remote)) for path in paths]
+    identities = [identity for _, _, identity in shards]
+    indexes = None
+    if folder is not None and len(shards) > 1 and all(identities):  # of a version that is not known nothing is kept
+        file = merged_file(folder, paths)
+        indexes = open_merged(file, identities)
+        if indexes is None:
+            with suppress(OSError):  # without it a start costs more time and memory, and nothing else
+                write_merged(file, identities, _index_all(shards, num_workers, remote))
+                indexes = open_merged(file, identities)  # the memory of what was merged has gone
+    return list(_index_all(shards, num_workers, remote)) if indexes is None else indexes
+
+
+def _index_all(shards: Sequence[_Shard], num_workers: int, remote: RemoteFiles | None) -> Iterator[ShardIndex]:
+    """Yield each shard's index in turn; a few hundred are held at a time."""
+    progress: Progress | None = None
+    for start in range(0, len(shards), _AT_ONCE):
+        some = shards[start : start + _AT_ONCE]
+        with ThreadPoolExecutor(max(1, num_workers)) as threads:  # small reads: what counts is their latency
+            indexes = list(threads.map(_load, some))
+        missing = [shard for shard, index in zip(some, indexes, strict=True) if index is None]
+        if missing and progress is None and len(shards) > _AT_ONCE:
+            progress = Progress("indexing", len(shards), "shard")
+            progress.advance(start)
+        built = _build_local([shard for shard in missing if not is_remote(shard[0])], num_workers)
+        if remote is not None:
+            built |= _build_remote([shard for shard in missing if is_remote(shard[0])], remote)
+        yield from (built[path] if index is None else index for (path, _, _), index in zip(some, indexes, strict=True))
+        if progress is not None:
+            progress.advance(len(some))
+    if progress is not None:
+        progress.close()
 
 
 def _build_local(shards: list[_Shard], num_workers: int) -> dict[str, ShardIndex]:
@@ -139,10 +141,14 @@ def index_shard(path: str, remote: RemoteFiles | None = None) -> ShardIndex:
         (*members[pair.image], *((0, 0) if pair.caption is None else members[pair.caption][1:]), pair.kind)
         for pair in found.pairs
     ]
-    columns = list(zip(*rows, strict=True)) if rows else [[] for _ in _SCHEMA]
-    arrays = [pa.array(column, type=field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+    columns = list(zip(*rows, strict=True)) if rows else [[] for _ in SCHEMA]
     left_out = [display_name(names[place]) for place in found.left_out]
-    return ShardIndex(pa.Table.from_arrays(arrays, schema=_SCHEMA), cut, left_out, found.lone_captions, found.others)
+    return ShardIndex(_record_batch(columns), cut, left_out, found.lone_captions, found.others)
+
+
+def _record_batch(columns: Sequence[Sequence[object]]) -> pa.RecordBatch:
+    arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
 def _open_shard(path: str, remote: RemoteFiles | None) -> IO[bytes]:
@@ -215,7 +221,8 @@ def _require_end_mark(file: IO[bytes], offset: int) -> None:
     raise DamagedTarError(f"damaged header at byte {offset}")
 
 
-def _identify(path: str, remote: RemoteFiles | None) -> dict[str, object]:
+def identify(path: str, remote: RemoteFiles | None = None) -> Identity:
+    """What a shard's index is good for; nothing where that cannot be known."""
     if remote is not None and is_remote(path):
         size, version = remote.facts(path)  # a version that the server does not tell is that of no cached index
         return {"version": _VERSION, "path": bare(path), "size": size, "etag": version} if version else {}
@@ -240,7 +247,10 @@ def _load(shard: _Shard) -> ShardIndex | None:
         facts = json.loads((table.schema.metadata or {})[b"vlv"])
         if facts.pop("shard") != identity:
             return None
-        return ShardIndex(table.replace_schema_metadata(None), **facts)
+        table = table.replace_schema_metadata(None)
+        if not table.num_rows:
+            return ShardIndex(_EMPTY, **facts)
+        return ShardIndex(table.combine_chunks().to_batches()[0], **facts)
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
         return None  # no cached index, or not one of ours: it is built anew
 
@@ -250,24 +260,19 @@ def _build(shard: _Shard, remote: RemoteFiles | None = None) -> ShardIndex:
     try:
         index = index_shard(path, remote)
     except OSError as error:  # not cached: the next start may be able to read it
-        return ShardIndex(_SCHEMA.empty_table(), f"it cannot be read: {error.strerror}", [], 0, {})
+        return ShardIndex(_EMPTY, f"it cannot be read: {error.strerror}", [], 0, {})
     if folder is not None and identity:
-        _save(index, _cache_file(folder, path), identity)
+        keep_index(index, path, folder, identity)
     return index
 
 
-def _save(index: ShardIndex, file: Path, identity: dict[str, object]) -> None:
-    facts = {
-        "shard": identity,
-        "cut": index.cut,
-        "left_out": index.left_out,
-        "lone_captions": index.lone_captions,
-        "others": index.others,
-    }
-    table = index.table.replace_schema_metadata({"vlv": json.dumps(facts)})
+def keep_index(index: ShardIndex, path: str, folder: Path, identity: Identity) -> None:
+    """Keep a shard's index for the next start; `path` is absolute or a URL."""
+    facts = index.facts | {"shard": identity}
+    file, rows = _cache_file(folder, path), index.rows.replace_schema_metadata({"vlv": json.dumps(facts)})
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(file) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
-            writer.write_table(table)
+        with whole_file(file) as temporary, pa.ipc.new_file(str(temporary), rows.schema) as writer:
+            writer.write_batch(rows)
     except OSError:
         return  # a cache that cannot be written costs the next start some time, and nothing else

@@ -14,10 +14,11 @@ import pyarrow as pa
 from vlv.data.damaged_shards import leave_out, report_damaged, some_of
 from vlv.data.files import describe_kinds, display_name
 from vlv.data.formats import DataFiles, SourceSettings, accepted
+from vlv.data.merged_index import ShardIndex
 from vlv.data.pairing import CAPTION_JSON, CAPTION_NONE, CAPTION_SEVERAL, CAPTION_TEXT
 from vlv.data.remote import RemoteFiles, bare, is_remote, public_name
 from vlv.data.sample import BadSample, Caption, RawSample, one_or_several, texts_of
-from vlv.data.tar_index import ShardIndex, index_shards
+from vlv.data.tar_index import index_shards
 
 _POOL_SHARDS = 64  # a sample is read by offset, so that a pool of many shards costs no more than one of few
 _OPEN_FILES = 2 * _POOL_SHARDS  # kept open by each process, which reads of two pools where one ends
@@ -38,9 +39,7 @@ class TarSource:
         self._remote = files.remote
         self.shard_sizes = np.array([len(index) for index in indexes], dtype=np.int64)
         self._ends = np.cumsum(self.shard_sizes)
-        table = pa.concat_tables([index.table for index in indexes]).combine_chunks()
-        self._names = table["name"].combine_chunks()
-        self._spans = {key: table[key].to_numpy() for key in table.column_names if key != "name"}
+        self._rows = [index.rows for index in indexes]  # mapped files: a copy would be some GB for each process
         self._files = OpenFiles(_OPEN_FILES)
 
     def __len__(self) -> int:
@@ -49,15 +48,17 @@ class TarSource:
 
     def name(self, index: int) -> str:
         """Return shard/member, as in a/000.tar/000123.jpg."""
-        return f"{self._shard_names[self._shard(index)]}/{display_name(self._names[index].as_py())}"
+        shard, row = self._place(index)
+        return f"{self._shard_names[shard]}/{display_name(self._rows[shard]['name'][row].as_py())}"
 
     def read(self, index: int) -> RawSample:
         """Read the image member and, where wanted, the caption member with the same key."""
-        path = self._shards[self._shard(index)]
-        spans = [self._span(index, "image")]
-        kind = int(self._spans["caption_kind"][index]) if self._captions else CAPTION_NONE
+        shard, place = self._place(index)
+        path, row = self._shards[shard], self._rows[shard].slice(place, 1)
+        spans = [_span(row, "image")]
+        kind = row["caption_kind"][0].as_py() if self._captions else CAPTION_NONE
         if kind in (CAPTION_TEXT, CAPTION_JSON):
-            spans.append(self._span(index, "caption"))
+            spans.append(_span(row, "caption"))
         if self._remote is not None and is_remote(path):
             image, *caption = _read_remote(self._remote, path, spans)
         else:
@@ -65,12 +66,11 @@ class TarSource:
         text = caption_text(kind, caption[0] if caption else b"", self._caption_field) if self._captions else None
         return RawSample(image, text)
 
-    def _shard(self, index: int) -> int:
-        return int(np.searchsorted(self._ends, index, side="right"))  # empty shards end where they start: skipped
-
-    def _span(self, index: int, part: str) -> tuple[int, int]:
-        """Offset and size of a member."""
-        return int(self._spans[f"{part}_offset"][index]), int(self._spans[f"{part}_size"][index])
+    def _place(self, index: int) -> tuple[int, int]:
+        """A sample's shard and its row there."""
+        # Empty shards end where they start: they are skipped.
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return shard, index - int(self._ends[shard] - self.shard_sizes[shard])
 
     def _read_local(self, path: str, offset: int, size: int) -> bytes:
         try:
@@ -81,6 +81,11 @@ class TarSource:
         if len(data) < size:
             raise BadSample("the shard is shorter than its index says: it was cut or replaced")
         return data
+
+
+def _span(row: pa.RecordBatch, part: str) -> tuple[int, int]:
+    """Offset and size of a member."""
+    return row[f"{part}_offset"][0].as_py(), row[f"{part}_size"][0].as_py()
 
 
 def _read_remote(remote: RemoteFiles, url: str, spans: list[tuple[int, int]]) -> list[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -12,6 +11,7 @@ from typing import TypeAlias
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import tar_file_expander
 
+from vlv.data.damaged_shards import leave_out
 from vlv.data.files import display_name
 from vlv.data.formats import SourceSettings
 from vlv.data.pairing import is_sample_file, pair_names, webdataset_key
@@ -21,7 +21,6 @@ from vlv.data.tar_shards import caption_text
 from vlv.data.transport import Patience, StreamBrokenError, open_bytes
 from vlv.redaction import redact
 
-_log = logging.getLogger(__name__)
 _Member: TypeAlias = dict[str, str | bytes]  # webdataset's: "fname", "data" and "__url__", or nothing at a shard's end
 
 
@@ -54,7 +53,7 @@ class TarStream:
             StreamBrokenError: a shard cannot be had, or breaks off.
         """
         urls = [self._urls[shard] for shard in shards]
-        return self._pair(tar_file_expander(_open(urls, self._patience), handler=_warn_and_continue))
+        return self._pair(tar_file_expander(_open(urls, self._patience), handler=self._pass_over))
 
     def _pair(self, members: Iterable[_Member]) -> Iterator[StreamSample]:
         """Pair images with captions, as an index does, among neighbours of one webdataset key."""
@@ -64,13 +63,26 @@ class TarStream:
             pairing = pair_names(names)
             if pairing.left_out:
                 left_out = ", ".join(display_name(names[place]) for place in pairing.left_out)
-                _log.warning("%s: left out, as another image has the key: %s", url, left_out)
+                self._leave_out(f"{url}: left out, as another image has the key: {left_out}")
             if pairing.others:
-                _log.warning("%s: left out, as it cannot be read: %s", url, display_name(names[0]))
+                self._leave_out(f"{url}: left out, as it cannot be read: {display_name(names[0])}")
             for pair in pairing.pairs:
                 caption = b"" if pair.caption is None else _data(found[pair.caption])
                 read = partial(self._sample, _data(found[pair.image]), pair.kind, caption)
                 yield StreamSample(_sample_name(url, names[pair.image]), read)
+
+    def _leave_out(self, message: str) -> None:
+        try:
+            leave_out(message, self._settings.max_bad_share)
+        except ValueError as error:  # in a loader's worker: of the kind that ends a run with one line
+            raise StreamBrokenError(str(error)) from None
+
+    def _pass_over(self, error: Exception) -> bool:
+        """Pass over a damaged shard, which is the same for every process; a broken connection is not."""
+        if isinstance(error, StreamBrokenError):
+            raise StreamBrokenError(error.args[0]) from None  # webdataset has added its own objects to the message
+        self._leave_out(f"a shard of the stream is damaged; what came before is used: {error}")
+        return True
 
     def _sample(self, image: bytes, caption_kind: int, caption: bytes) -> RawSample:
         if not self._settings.captions:
@@ -105,11 +117,3 @@ def _data(member: _Member) -> bytes:
     data = member["data"]
     assert isinstance(data, bytes)  # webdataset's name and URL alone are strings
     return data
-
-
-def _warn_and_continue(error: Exception) -> bool:
-    """Pass over a damaged shard, which is the same for every process; a broken connection is not."""
-    if isinstance(error, StreamBrokenError):
-        raise StreamBrokenError(error.args[0]) from None  # webdataset has added its own objects to the message
-    _log.warning("a shard of the stream is damaged; what came before is used: %s", error)
-    return True

@@ -10,7 +10,7 @@ import warnings
 import zlib
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vlv.data.formats import DecodeSettings
 from vlv.data.sample import BadSample
@@ -34,15 +34,22 @@ _NPY_MAGIC = b"\x93NUMPY"
 _JPEG_MAGIC, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _FILLING = bytes(range(1, 251)) * 4  # any codes serve that are no marker, which begins with 255
 _MISSING_ROWS = 17  # of pixels that a truncated JPEG may lack: a row of 16 x 16 blocks, whose colour reaches one row up
-_TRUNCATED = "vlv_truncated"  # in Pillow's info of an image
+_TRUNCATED, _FULL_SIZE = "vlv_truncated", "vlv_full_size"  # in Pillow's info of an image
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+_EXIF_KEYS = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # of a PNG's info
 _DEFAULTS = DecodeSettings()
 _limit_lock = threading.Lock()
 
 
-def decode_image(raw: bytes | np.ndarray, settings: DecodeSettings = _DEFAULTS) -> Image.Image:
+def decode_image(
+    raw: bytes | np.ndarray, settings: DecodeSettings = _DEFAULTS, least_side: int | None = None
+) -> Image.Image:
     """Decode an image file, .npy bytes or a uint8 array (CHW, HWC or HW); the mode stays what it is.
 
     The size is checked in the header, before anything is decoded. Of an animation the first frame counts.
+
+    Args:
+        least_side: short side in pixels that a JPEG decoded at a reduced scale keeps; None decodes it whole.
 
     Raises:
         BadSample: empty, truncated, damaged, not an image, or of too many pixels.
@@ -53,13 +60,14 @@ def decode_image(raw: bytes | np.ndarray, settings: DecodeSettings = _DEFAULTS) 
         raise BadSample("the file is empty")
     if raw.startswith(_NPY_MAGIC):
         return _from_array(_load_npy(raw), settings.max_image_pixels)
+    least_side = least_side if settings.reduced_jpeg else None
     try:
-        image = _decode(raw, settings.max_image_pixels)
+        image = _decode(raw, settings.max_image_pixels, least_side)
     except BadSample:
         raise
     except UnidentifiedImageError:
         raise BadSample(f"not an image of a known format ({', '.join(FORMATS)})") from None
-    except DECODE_ERRORS as error:
+    except (*DECODE_ERRORS, RuntimeError) as error:  # the AVIF plug-in's, of damage; elsewhere it may be anything
         whole = _complete(raw, settings.max_image_pixels) if settings.read_truncated else None
         if whole is None:
             raise BadSample(damage(error)) from None
@@ -80,6 +88,26 @@ def is_truncated(image: Image.Image) -> bool:
     return _TRUNCATED in image.info
 
 
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none.
+
+    Raises:
+        BadSample: the EXIF data is damaged.
+    """
+    if image.format == "PNG" and not any(key in image.info for key in _EXIF_KEYS):
+        return 1  # Pillow would decode all of it, to look behind the pixels
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except DECODE_ERRORS as error:
+        raise BadSample(damage(error)) from None
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height in pixels, as the image is shown and before any reduction; raises BadSample as `orientation`."""
+    width, height = image.info.get(_FULL_SIZE, image.size)
+    return (height, width) if orientation(image) in _TURNED else (width, height)
+
+
 def damage(error: BaseException) -> str:
     """Put what Pillow raised on a broken image into one line."""
     text = " ".join(str(error).split()) or type(error).__name__
@@ -87,9 +115,14 @@ def damage(error: BaseException) -> str:
     return f"{kind}: {text[:200]}"
 
 
-def _decode(raw: bytes, max_image_pixels: int) -> Image.Image:
+def _decode(raw: bytes, max_image_pixels: int, least_side: int | None = None) -> Image.Image:
     image = _open(raw)
     _check_size(*image.size, max_image_pixels)  # before load(), which allocates all of it
+    if least_side is not None and image.format == "JPEG":
+        size, short = image.size, min(image.size)
+        # Pillow takes the largest reduction that is no smaller than this in either direction.
+        image.draft(None, (-(-size[0] * least_side // short), -(-size[1] * least_side // short)))
+        image.info[_FULL_SIZE] = size
     image.load()  # decodes the whole, so that damage shows here and not in a resize
     return image
 

@@ -12,8 +12,8 @@ from PIL import Image, UnidentifiedImageError
 from vlv.config import ShardsConfig
 from vlv.data.caption_text import require_text
 from vlv.data.sample import BadSample, Caption, RawSample, captions_of
-from vlv.data.transforms import DECODE_ERRORS, FORMATS, damage, decode_image, is_truncated
-from vlv.datatools.pictures import encoded, extension_of, made_smaller, rgb, upright_size
+from vlv.data.transforms import DECODE_ERRORS, FORMATS, damage, decode_image, is_truncated, upright_size
+from vlv.datatools.pictures import encoded, extension_of, made_smaller, rgb
 
 _FINGERPRINT = 16  # bytes: of 10^9 images, two have the same by chance once in 10^20
 _EXTENSIONS = {"jpeg": "jpg"}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 _Label = Callable[[float, float], str]
 _MOST_BINS = 14
+_BAR = 40  # characters of the longest bar
 _SIDES = (0, 128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 _ASPECTS = (0, 1 / 3, 1 / 2, 2 / 3, 4 / 5, 1, 5 / 4, 3 / 2, 2, 3)
 
@@ -60,6 +61,32 @@ def of_counts(values: Sequence[int]) -> Distribution | None:
     bounds = np.arange(first, max(values) + 2 * width, width).tolist()
     label = "{:g}" if width == 1 else "{:g} to {:g}"
     return _distribution(values, bounds, lambda low, high: label.format(low, high - 1))
+
+
+def summary(spread: Distribution) -> str:
+    """The numbers of a distribution in one line."""
+    numbers = {"": spread.least, "median ": spread.median, "mean ": spread.mean, "95 % below ": spread.p95}
+    first, *others = (f"{name}{number_text(number)}" for name, number in numbers.items())
+    return f"{first} to {number_text(spread.largest)}, {', '.join(others)}"
+
+
+def number_text(number: float) -> str:
+    """A number with as many digits as a reader needs."""
+    return f"{number:,.0f}" if number >= 100 or number == int(number) else f"{number:.3g}"
+
+
+def bars(spread: Distribution) -> Iterator[str]:
+    """The histogram for a terminal, a line for each range."""
+    width = max(len(item.label) for item in spread.bins)
+    most = max(item.count for item in spread.bins)
+    for item in spread.bins:
+        bar = "█" * round(_BAR * item.count / most) or ("▏" if item.count else "")
+        yield f"  {item.label:>{width}}  {item.count:>7,}  {share_text(item.count, spread.count):>6}  {bar}".rstrip()
+
+
+def share_text(count: int, total: int) -> str:
+    """A share in per cent."""
+    return f"{count / total:.1%}"
 
 
 def _distribution(values: Sequence[float], bounds: Sequence[float], label: _Label) -> Distribution | None:

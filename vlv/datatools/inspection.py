@@ -39,7 +39,8 @@ class Speed:
 class Inspection:
     """What `vlv data inspect` finds; shares are of the good samples of the probe.
 
-    num_bytes: of all files; `estimated` from some of them where there are many. num_shards: tar files, row groups, or
+    num_files, num_bytes: 0 where that is not known, as of a hub's dataset, a mixture and URLs; bytes are `estimated`
+    from some files where there are many. num_shards: tar files, row groups, or
     parts of a folder, which have no meaning but the order's. shard_samples: least, median and most in one.
     above_limit: share of captions longer than max_caption_tokens; None where tokens were not counted.
     enlarged: share of images whose short side is below decoder_resolution.
@@ -90,7 +91,7 @@ def inspection(opened: Opened, probe: Probe, config: InspectDataConfig) -> Inspe
     return Inspection(
         source=redact(config.source),
         kind=opened.kind,
-        num_files=len(opened.files.names),
+        num_files=0 if opened.files is None else len(opened.files.names),
         num_bytes=num_bytes,
         estimated=estimated,
         num_samples=len(opened.source),
@@ -121,6 +122,8 @@ def inspection(opened: Opened, probe: Probe, config: InspectDataConfig) -> Inspe
 
 def _size(opened: Opened) -> tuple[int, bool]:
     """Bytes of the files, and whether they are estimated."""
+    if opened.files is None:
+        return 0, False
     names = opened.files.names
     places = np.unique(np.linspace(0, len(names) - 1, min(_SIZED, len(names))).astype(np.int64)).tolist()
     total = 0

@@ -6,8 +6,9 @@ import base64
 from collections.abc import Sequence
 from pathlib import Path
 
+from vlv.datatools.distribution import summary
 from vlv.datatools.inspection import Inspection
-from vlv.datatools.inspection_text import facts, histograms, probe_facts, summary
+from vlv.datatools.inspection_text import facts, histograms, probe_facts
 from vlv.datatools.probe import Shown
 from vlv.inference.pages import write_page
 

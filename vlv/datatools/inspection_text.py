@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vlv.data.formats import FORMATS
-from vlv.datatools.distribution import Distribution
+from vlv.datatools.distribution import Distribution, bars, share_text, summary
 from vlv.datatools.inspection import WORKERS, Inspection
 
-_BAR = 40  # characters of the longest bar
 _LABEL = 12
 _SPACES = {"webdataset": "shards", "parquet": "row groups"}
 
@@ -25,15 +24,18 @@ def terminal_lines(found: Inspection) -> Iterator[str]:
     for title, spread in histograms(found):
         yield ""
         yield f"{title}: {summary(spread)}"
-        yield from _bars(spread)
+        yield from bars(spread)
 
 
 def facts(found: Inspection) -> Iterator[tuple[str, str]]:
     """What holds for the whole dataset."""
     about = "about " if found.estimated else ""
-    noun = FORMATS[found.kind].noun
-    files = f"{found.num_files:,} {noun}{'' if found.num_files == 1 else 's'}"
-    yield "files", f"{files}, {about}{size_text(found.num_bytes)}"
+    if found.kind in FORMATS:
+        noun = FORMATS[found.kind].noun
+        files = f"{found.num_files:,} {noun}{'' if found.num_files == 1 else 's'}"
+        yield "files", f"{files}, {about}{size_text(found.num_bytes)}" if found.num_bytes else files
+    else:
+        yield "kind", "dataset of the hub" if found.kind == "hub" else "mixture, each source once"
     yield "samples", f"{found.num_samples:,} {'with captions' if found.captions else 'images without captions'}"
     if found.kind in _SPACES:
         least, median, largest = found.shard_samples
@@ -43,7 +45,7 @@ def facts(found: Inspection) -> Iterator[tuple[str, str]]:
 def probe_facts(found: Inspection) -> Iterator[tuple[str, str]]:
     """What the probe showed."""
     bad = found.probed - found.good
-    yield "probe", f"{found.probed:,} samples, {bad:,} bad ({_share(bad, found.probed)})"
+    yield "probe", f"{found.probed:,} samples, {bad:,} bad ({share_text(bad, found.probed)})"
     if not found.good:
         return
     yield "formats", _counts(found.formats, found.good)
@@ -84,18 +86,6 @@ def histograms(found: Inspection) -> Iterator[tuple[str, Distribution]]:
             yield f"Caption length in {unit}", found.lengths[unit]
 
 
-def summary(spread: Distribution) -> str:
-    """The numbers of a distribution in one line."""
-    numbers = {"": spread.least, "median ": spread.median, "mean ": spread.mean, "95 % below ": spread.p95}
-    first, *others = (f"{name}{number_text(number)}" for name, number in numbers.items())
-    return f"{first} to {number_text(spread.largest)}, {', '.join(others)}"
-
-
-def number_text(number: float) -> str:
-    """A number with as many digits as a reader needs."""
-    return f"{number:,.0f}" if number >= 100 or number == int(number) else f"{number:.3g}"
-
-
 def size_text(num_bytes: int) -> str:
     """Bytes in the unit that fits."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -104,20 +94,8 @@ def size_text(num_bytes: int) -> str:
     return f"{num_bytes} bytes"
 
 
-def _bars(spread: Distribution) -> Iterator[str]:
-    width = max(len(item.label) for item in spread.bins)
-    most = max(item.count for item in spread.bins)
-    for item in spread.bins:
-        bar = "█" * round(_BAR * item.count / most) or ("▏" if item.count else "")
-        yield f"  {item.label:>{width}}  {item.count:>7,}  {_share(item.count, spread.count):>6}  {bar}".rstrip()
-
-
 def _counts(counts: dict[str, int], total: int) -> str:
-    return ", ".join(f"{count:,} {name} ({_share(count, total)})" for name, count in counts.items())
-
-
-def _share(count: int, total: int) -> str:
-    return f"{count / total:.1%}"
+    return ", ".join(f"{count:,} {name} ({share_text(count, total)})" for name, count in counts.items())
 
 
 def _duration(hours: float) -> str:

@@ -41,8 +41,7 @@ from vlv.datatools.manifest import (
 from vlv.datatools.opening import Opened
 from vlv.datatools.pool import in_processes
 from vlv.datatools.writers import WRITERS, Member, tar_bytes
-from vlv.inference.processes import ALONE
-from vlv.inference.progress import Progress
+from vlv.progress import Progress
 
 _PARTS = ".parts"
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")  # as vlv.atomic names them: what a killed call left
@@ -254,7 +253,7 @@ def _write_shards(packing: _Packing) -> list[PartRecord]:
 
 
 def _run(work: Callable[[int], int], todo: list[int], packing: _Packing, label: str) -> None:
-    progress = Progress(label, sum(len(packing.indices(number)) for number in todo), ALONE)
+    progress = Progress(label, sum(len(packing.indices(number)) for number in todo))
     for samples in in_processes(work, todo, packing.config.num_workers):
         progress.advance(samples)
     progress.close()

@@ -4,35 +4,13 @@ from __future__ import annotations
 
 import io
 
-from PIL import ExifTags, Image
+from PIL import Image
 
 from vlv.colour import to_rgb
 from vlv.data.sample import BadSample
 from vlv.data.transforms import DECODE_ERRORS, damage
 
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
-_EXIF_KEYS = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # of a PNG's info
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif", "JPEG2000": "jp2", "DIB": "bmp"}
-
-
-def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none.
-
-    Raises:
-        BadSample: the EXIF data is damaged.
-    """
-    if image.format == "PNG" and not any(key in image.info for key in _EXIF_KEYS):
-        return 1  # Pillow would decode all of it, to look behind the pixels
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except DECODE_ERRORS as error:
-        raise BadSample(damage(error)) from None
-
-
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height in pixels, as the image is shown; raises BadSample as `orientation`."""
-    width, height = image.size
-    return (height, width) if orientation(image) in _TURNED else (width, height)
 
 
 def extension_of(image: Image.Image) -> str:

@@ -16,8 +16,8 @@ from vlv.data.bad_samples import reason_of
 from vlv.data.caption_text import require_text
 from vlv.data.formats import DecodeSettings
 from vlv.data.sample import BadSample, SampleSource, caption_at
-from vlv.data.transforms import DECODE_ERRORS, damage, decode_image, is_truncated
-from vlv.datatools.pictures import encoded, orientation, rgb, upright_size
+from vlv.data.transforms import DECODE_ERRORS, damage, decode_image, is_truncated, orientation, upright_size
+from vlv.datatools.pictures import encoded, rgb
 
 if TYPE_CHECKING:
     from vlv.data.preparation import ImageProcessor

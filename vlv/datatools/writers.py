@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,18 +70,21 @@ def tar_bytes(member: Member, keep_names: bool) -> int:
 
 def write_parquet(path: Path, members: Iterable[Member], config: ShardsConfig, captions: bool) -> int:
     """Write columns image, caption (of pairs) and name (where kept); returns the rows."""
-    fields = [pa.field("image", pa.binary())]
-    fields += [pa.field("caption", pa.string())] if captions else []
-    fields += [pa.field("name", pa.string())] if config.keep_names else []
-    schema = pa.schema(fields)
+    columns = ["image", *(["caption"] if captions else []), *(["name"] if config.keep_names else [])]
+    return write_table(path, members, columns, config.row_group_size)
+
+
+def write_table(path: Path, members: Iterable[Member], columns: Sequence[str], row_group_size: int) -> int:
+    """Write these fields of the samples as a parquet file's columns; returns the rows."""
+    schema = pa.schema([pa.field(name, pa.binary() if name == "image" else pa.string()) for name in columns])
     rows, held = 0, []
     # Image files are compressed already, and statistics would repeat whole images in the footer.
     plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
     with pq.ParquetWriter(path, schema, **plain) as writer:
 
         def write_group() -> None:
-            columns = {name: [getattr(member, name) for member in held] for name in schema.names}
-            writer.write_table(pa.table(columns, schema), row_group_size=len(held))
+            table = pa.table({name: [getattr(member, name) for member in held] for name in columns}, schema)
+            writer.write_table(table, row_group_size=len(held))
             held.clear()
 
         for rows, member in enumerate(members, 1):  # noqa: B007
@@ -90,7 +93,7 @@ def write_parquet(path: Path, members: Iterable[Member], config: ShardsConfig, c
                     f"{member.name} has several captions, of which format=parquet holds one: use webdataset"
                 )
             held.append(member)
-            if len(held) == config.row_group_size:
+            if len(held) == row_group_size:
                 write_group()
         if held:
             write_group()

@@ -21,7 +21,7 @@ from vlv.inference.images import (
 )
 from vlv.inference.journal import Journal, JsonObject, write_json
 from vlv.inference.processes import ALONE, Processes
-from vlv.inference.progress import Progress
+from vlv.inference.progress import SharedProgress
 from vlv.models.image_processor import VLVImageProcessor
 
 
@@ -99,7 +99,7 @@ def caption_images(
         print(f"{len(reused)} of {len(names)} captions are there from an interrupted run, which resumes with the rest")
 
     todo = [index for index, name in enumerate(names) if name not in reused]
-    progress = Progress("captions", len(todo), processes)
+    progress = SharedProgress("captions", len(todo), processes)
     for batch in load_images(source, processes.share(todo), captioner.image_processor, reading):
         if batch.names:
             journal.append("process", _caption_batch(captioner, batch, search, changed))

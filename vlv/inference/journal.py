@@ -36,6 +36,17 @@ class Journal:
         self._identity = identity
         self._run = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
+    def changes(self) -> list[str]:
+        """What this identity has else than the folder's, by its keys and in words; none where there is no folder."""
+        before, now = read_json(self.folder / _IDENTITY_NAME), _as_json(self._identity)
+        if not isinstance(before, dict) or not isinstance(now, dict):
+            return []
+        return [
+            f"{key} was {_short(before.get(key))} and is {_short(now.get(key))}"
+            for key in dict.fromkeys([*before, *now])
+            if before.get(key) != now.get(key)
+        ]
+
     def prepare(self) -> Path | None:
         """Make the folder, or take the one that a run of the same identity left. One process calls this.
 
@@ -70,6 +81,12 @@ class Journal:
                     continue
                 if isinstance(record, dict) and record.pop("run", None) == self._run:
                     yield record
+
+    def sync(self, kind: str) -> None:
+        """Bring this process's records to the disk; without it a killed process loses none, a power loss may."""
+        if self._path(kind).exists():
+            with self._path(kind).open("rb") as file:
+                os.fsync(file.fileno())
 
     def forget(self, kind: str) -> None:
         """Drop all processes' records of a kind."""
@@ -110,6 +127,12 @@ def unused_path(path: Path) -> Path:
 
 def _as_json(value: object) -> object:
     return json.loads(json.dumps(value))  # as it comes back from the file: a tuple as a list
+
+
+def _short(value: object) -> str:
+    """A value in a message: as JSON, its middle left out where it is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:28]}...{text[-28:]}"
 
 
 def _ends_with_newline(file: IO[bytes]) -> bool:

@@ -23,7 +23,7 @@ from vlv.inference.images import ReadSettings, forked_loader
 from vlv.inference.journal import Journal, JsonObject
 from vlv.inference.pictures import PictureFolder
 from vlv.inference.processes import Processes
-from vlv.inference.progress import Progress
+from vlv.inference.progress import SharedProgress
 
 _ORIGINAL = "original"
 _SUBSET_STD = "_subset_std"
@@ -187,7 +187,7 @@ def _measure_share(
     batches = [list(places[start : start + reading.batch_size]) for start in places[:: reading.batch_size]]
     features: dict[str, list[Tensor]] = {key: [] for key in (_ORIGINAL, *map(_features_of, pictures.seeds))}
     pairs: dict[str, list[float]] = {_pairs_of(m, seed): [] for m in plan.pairs for seed in pictures.seeds}
-    progress = Progress("measures", len(names), processes)
+    progress = SharedProgress("measures", len(names), processes)
     for batch in forked_loader(PictureGroups(groups, plan.extractor.side), batches, list, reading.num_workers):
         if plan.features:
             squares = torch.stack([group for _, group in batch])  # [B, 1 + S, 3, side, side]

@@ -19,7 +19,7 @@ from vlv.inference.comparison import comparison, reconstruction_labels
 from vlv.inference.images import ImageBatch, ReadSettings, last_change, load_images
 from vlv.inference.journal import Journal
 from vlv.inference.processes import Processes
-from vlv.inference.progress import Progress
+from vlv.inference.progress import SharedProgress
 from vlv.models.image_processor import VLVImageProcessor, to_images
 
 
@@ -156,7 +156,7 @@ def generate_pictures(
     processes: Processes,
 ) -> None:
     """Generate this process's share of the images at `indices`; unreadable ones go into the journal as `bad`."""
-    progress = Progress("reconstructions", len(indices), processes)
+    progress = SharedProgress("reconstructions", len(indices), processes)
     for batch in load_images(source, processes.share(indices), autoencoder.image_processor, reading):
         if batch.names:
             _generate_batch(autoencoder, batch, pictures, sampling)

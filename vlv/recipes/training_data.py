@@ -160,7 +160,7 @@ def training_loader(
     pin_memory = accelerator.device.type == "cuda"
     if data.source is None:
         window = config.shuffle_window or DEFAULT_WINDOW
-        source = replace(_source_settings(config), captions=config.reads_captions)
+        source = replace(_source_settings(config), captions=config.reads_captions, max_bad_share=config.max_bad_share)
         settings = StreamSettings(config.seed, source, window, config.num_workers)
         return build_stream_loader(StreamedDataset(data.path, positions, prepare, settings), pin_memory)
     order = build_order(data.source, config.seed, config.shuffle_window)

@@ -22,7 +22,7 @@ def test_an_unknown_tool_names_the_near_one_or_all(capsys):
     code, _, err = ended(capsys, "data", "shard")
     assert code == 2
     assert "did you mean shards?" in err
-    assert "give one of inspect, latents, shards" in ended(capsys, "data", "xyz")[2]
+    assert "give one of caption, inspect, latents, shards" in ended(capsys, "data", "xyz")[2]
 
 
 @pytest.mark.parametrize("tool", data.TOOLS)

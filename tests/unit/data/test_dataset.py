@@ -1,15 +1,18 @@
 import json
+import multiprocessing
 
 import numpy as np
 import pytest
 import torch
 
+from vlv.benchmarks.memory import memory_mib
 from vlv.data.captions import CaptionTokenizer
 from vlv.data.dataset import OrderedDataset, build_loader
 from vlv.data.formats import SourceSettings
 from vlv.data.order import BatchPlan, SampleOrder, training_positions, validation_positions
 from vlv.data.preparation import SamplePreparation
 from vlv.data.sources import open_source
+from vlv.models.image_processor import VLVImageProcessor
 
 from .pictures import encode, picture
 from .test_captions import EOS, PAD, Words
@@ -88,7 +91,7 @@ def test_bad_samples_keep_their_place(folder, processor):
 
 def test_processor_errors_are_bad_samples(folder):
     class Refusing:
-        decoder_resolution, encoder_resolution = 4, 8
+        decoder_resolution, encoder_resolution, encoder_view_from_original = 4, 8, False
 
         def __call__(self, image):
             raise SyntaxError("broken\nEXIF")
@@ -109,7 +112,8 @@ def test_an_unexpected_error_is_a_bad_sample_named_as_such(folder, processor, pa
     if part == "source":
         source.read = fail
     if part == "image":
-        processor = type("Failing", (), {"decoder_resolution": 4, "encoder_resolution": 8, "__call__": fail})()
+        sides = {"decoder_resolution": 4, "encoder_resolution": 8, "encoder_view_from_original": False}
+        processor = type("Failing", (), {**sides, "__call__": fail})()
     prepare = SamplePreparation(processor, CaptionTokenizer(fail if part == "caption" else Words(), 3, True, EOS))
     place = OrderedDataset(source, SampleOrder(source.shard_sizes, 0, 1), prepare)[0]
     assert place["error"] == "unexpected TypeError: never foreseen"
@@ -160,3 +164,17 @@ def test_parquet_pixels_reach_the_batch(tmp_path, processor):
     data = OrderedDataset(source, SampleOrder(source.shard_sizes, 0, 1), SamplePreparation(processor))
     batch = next(iter(build_loader(data, [[0, 1]], 2, False)))
     assert np.array_equal(batch["decoder_pixels"][0].numpy(), raw)
+
+
+def test_a_worker_does_not_grow(tmp_path):
+    """Batches of 35 MB: stacked in a worker's heap they add as much to it each."""
+    (tmp_path / "a.png").write_bytes(encode(picture(0, (160, 120))))
+    source = open_source(str(tmp_path))
+    prepare = SamplePreparation(VLVImageProcessor(384, 768))
+    dataset = OrderedDataset(source, SampleOrder(source.shard_sizes, 0, 1), prepare)
+    memory = []
+    for _ in build_loader(dataset, [list(range(16))] * 20, 1, False):
+        for worker in multiprocessing.active_children():
+            memory.append(memory_mib(worker.pid)["Private_Dirty"])
+    assert len(memory) > 10
+    assert memory[-1] - memory[4] < 100

@@ -406,3 +406,10 @@ def test_memory_of_long_captions(make):
     each = int(done.stdout) / count
     print(f"{each:.0f} bytes a caption")
     assert each < 1500
+
+
+def test_an_image_without_a_caption_stops_where_nothing_may_be_left_out(make):
+    path = make({"a.png": encode(picture(0)), "b.png": encode(picture(1)), "captions.json": {"a.png": "one"}})
+    assert len(open_source(path, PAIRS)) == 1
+    with pytest.raises(ValueError, match=r"1 of 2 images have no caption and are left out, as b\.png; max_bad_share=0"):
+        open_source(path, SourceSettings(captions=True, max_bad_share=0))

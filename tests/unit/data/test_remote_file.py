@@ -52,7 +52,7 @@ def test_requests_and_bytes_of_an_index(server, tmp_path, samples, image, captio
     write_sparse_tar(tmp_path / "x.tar", samples, image, captions)
     shard = server.files["x.tar"] = DiskFile(tmp_path / "x.tar")
     index = index_shard(f"{server.url}/x.tar", RemoteFiles())
-    assert index.table.equals(index_shard(str(tmp_path / "x.tar")).table)
+    assert index.rows.equals(index_shard(str(tmp_path / "x.tar")).rows)
     asked = len([span for _, span in server.requests if span != "bytes=1-1"])  # that is whether there are ranges
     print(f"{samples} of {image}: {asked} requests, {server.sent / MIB:.1f} of {len(shard) / MIB:.1f} MiB")
     assert (asked, round(server.sent / MIB, 1)) == (requests, mib)
@@ -90,7 +90,7 @@ def test_damage_is_the_same_by_http_as_on_a_disk(server, tmp_path):
         (tmp_path / "y.tar").write_bytes(content)
         server.files["y.tar"] = bytes(content)
         far, near = index_shard(f"{server.url}/y.tar", RemoteFiles()), index_shard(str(tmp_path / "y.tar"))
-        assert (far.table.equals(near.table), far[1:]) == (True, near[1:])
+        assert (far.rows.equals(near.rows), far[1:]) == (True, near[1:])
 
 
 def test_parquet_is_read_by_the_columns_of_one_row_group(server, tmp_path):

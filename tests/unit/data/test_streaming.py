@@ -9,6 +9,7 @@ from vlv.data.order import BatchPlan, training_positions
 from vlv.data.preparation import SamplePreparation
 from vlv.data.streaming import StreamedDataset, StreamSettings, build_stream_loader
 from vlv.data.tar_stream import expand_stream
+from vlv.data.transport import StreamBrokenError
 
 from .pictures import encode, picture, write_tar
 from .test_captions import EOS, Words
@@ -25,8 +26,8 @@ def shards(tmp_path):
     return f"pipe:cat {tmp_path}/{{0..2}}.tar"
 
 
-def stream(path, processor, plan, start=0, steps=6, tokenizer=None, num_threads=1):
-    source = SourceSettings(captions=tokenizer is not None)
+def stream(path, processor, plan, start=0, steps=6, tokenizer=None, num_threads=1, max_bad_share=1.0):
+    source = SourceSettings(captions=tokenizer is not None, max_bad_share=max_bad_share)
     settings = StreamSettings(3, source, window=5, num_threads=num_threads)
     return StreamedDataset(
         path, training_positions(plan, start, steps), SamplePreparation(processor, tokenizer), settings
@@ -83,6 +84,8 @@ def test_a_damaged_shard_is_a_warning(shards, tmp_path, processor, caplog):
     read = names(stream(shards, processor, BatchPlan(4, 1, 0, 4), steps=2))
     assert len(set(read)) == 8
     assert "a shard of the stream is damaged" in caplog.text
+    with pytest.raises(StreamBrokenError, match=r"a shard of the stream is damaged.*max_bad_share=0 allows nothing"):
+        names(stream(shards, processor, BatchPlan(4, 1, 0, 4), steps=2, max_bad_share=0))
 
 
 def test_a_stream_that_gives_nothing_on_the_way_ends_with_one_line(tmp_path, processor):

@@ -14,7 +14,7 @@ from .pictures import write_tar
 
 
 def spans(index):
-    columns = index.table.to_pydict()
+    columns = index.rows.to_pydict()
     return {os.fsdecode(name): span for name, *span in zip(*list(columns.values())[:3], strict=True)}
 
 
@@ -40,7 +40,7 @@ def test_spans_are_those_of_tarfile(tmp_path, kind):
         expected = {m.name: [m.offset_data, m.size] for m in archive if m.name.endswith(("jpg", "png", "webp", "gif"))}
     expected.pop("._1.jpg")
     assert spans(index) == expected
-    assert index.table["caption_kind"].to_pylist() == [1, 1, 0, 0]
+    assert index.rows["caption_kind"].to_pylist() == [1, 1, 0, 0]
     assert index[1:] == ("", [], 0, {"without an extension": 1})
 
 
@@ -61,7 +61,7 @@ def test_ustar_prefix_and_directories(tmp_path):
 def test_pairs_need_not_be_neighbours(tmp_path):
     write_tar(tmp_path / "x.tar", [("a.jpg", b"1"), ("b.jpg", b"2"), ("b.txt", b"B"), ("a.txt", b"A"), ("c.txt", b"C")])
     index = index_shard(str(tmp_path / "x.tar"))
-    assert index.table["caption_kind"].to_pylist() == [1, 1]
+    assert index.rows["caption_kind"].to_pylist() == [1, 1]
     assert index.lone_captions == 1
 
 
@@ -107,7 +107,7 @@ def test_cache_is_used_until_the_shard_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(tar_index, "index_shard", lambda path, remote: built.append(path) or plain(path))
     first = index_shards([str(shard)], cache, 2)
     again = index_shards([str(shard)], cache, 2)
-    assert first[0].table.equals(again[0].table)
+    assert first[0].rows.equals(again[0].rows)
     assert len(built) == 1
     write_tar(shard, [("a.jpg", b"1"), ("b.jpg", b"2")])
     assert len(index_shards([str(shard)], cache, 2)[0]) == 2
@@ -189,7 +189,7 @@ def test_names_are_bytes(tmp_path):
     write_tar(tmp_path / "x.tar", [("\udcff.jpg", b"1")])
     write_tar(tmp_path / "y.tar", [("\udcfe" + "n" * 150 + ".jpg", b"2")], tarfile.PAX_FORMAT)
     indexes = index_shards([str(tmp_path / "x.tar"), str(tmp_path / "y.tar")], str(tmp_path / "cache"), 1)
-    names = [index.table["name"][0].as_py() for index in indexes]
+    names = [index.rows["name"][0].as_py() for index in indexes]
     assert names == [b"\xff.jpg", b"\xfe" + b"n" * 150 + b".jpg"]
 
 

@@ -97,7 +97,7 @@ def test_large_images_may_be_allowed(recwarn, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000"])
 def test_damage_anywhere_is_a_bad_sample_or_an_image(kind):
     """What Pillow raises on broken bytes is all among DECODE_ERRORS."""
     rng = np.random.default_rng(0)

@@ -5,9 +5,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from tests.unit.data.pictures import encode, picture, write_tar
+from tests.unit.data.server import serve
 from vlv.config import InspectDataConfig
+from vlv.data import sources
+from vlv.data.sources import open_source
 from vlv.datatools.distribution import of_aspects, of_counts, of_sides
 from vlv.datatools.opening import open_dataset
 from vlv.datatools.probe import Prober, evenly, probe_indices
@@ -217,3 +221,30 @@ def test_histograms_count_every_number_once():
             assert item.count == sum(item.low <= value < item.high for value in values)
     assert of_counts([]) is None
     assert [item.label for item in of_counts([3, 5]).bins] == ["3", "4", "5"]
+
+
+def test_a_mixture_and_urls(call, photos, tmp_path):
+    shards = tmp_path / "shards"
+    write_tar(shards / "0.tar", [("a.png", encode(picture(1))), ("a.txt", b"a caption")])
+    (tmp_path / "all.yaml").write_text(f"sources: [{{path: {photos}}}, {{path: {shards}}}]\n")
+    code, out, err = call("inspect", tmp_path / "all.yaml", f"json={tmp_path / 'facts.json'}", *SMALL)
+    assert code == 0, err
+    found = json.loads((tmp_path / "facts.json").read_text())
+    assert (found["kind"], found["num_samples"], found["captions"]) == ("mixture", 12, True)
+    assert "mixture, each source once" in out
+    with serve() as server:
+        server.files["0.tar"] = (shards / "0.tar").read_bytes()
+        code, out, err = call("inspect", f"{server.url}/0.tar", "remote_cache_gb=0", *SMALL)
+    assert code == 0, err
+    assert "files         1 .tar shard\n" in out
+
+
+def test_a_dataset_of_the_hub(call, tmp_path, monkeypatch):
+    """`datasets` fetches it; here it is a saved one."""
+    rows = {"image": [encode(picture(number)) for number in range(3)], "caption": ["a", "b", "c"]}
+    Dataset.from_dict(rows).save_to_disk(tmp_path / "saved")
+    monkeypatch.setattr(sources, "open_hub", lambda _, settings: open_source(str(tmp_path / "saved"), settings))
+    code, out, err = call("inspect", "hub:owner/name", *SMALL)
+    assert code == 0, err
+    assert "dataset of the hub" in out
+    assert "3 with captions" in out

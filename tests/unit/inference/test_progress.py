@@ -2,12 +2,12 @@ import io
 
 from vlv.inference.identity import checkpoint_identity
 from vlv.inference.processes import Processes
-from vlv.inference.progress import Progress
+from vlv.inference.progress import SharedProgress
 
 
 def test_plain_lines_count_every_process():
     stream = io.StringIO()
-    progress = Progress("captions", 10, Processes(0, 4), stream)
+    progress = SharedProgress("captions", 10, Processes(0, 4), stream)
     progress.advance(1)
     progress.advance(2)
     progress.close()
@@ -19,7 +19,7 @@ def test_plain_lines_count_every_process():
 def test_other_processes_and_empty_runs_are_silent():
     for processes, total in ((Processes(1, 2), 10), (Processes(), 0)):
         stream = io.StringIO()
-        progress = Progress("captions", total, processes, stream)
+        progress = SharedProgress("captions", total, processes, stream)
         progress.advance(1)
         progress.close()
         assert stream.getvalue() == ""
@@ -28,7 +28,7 @@ def test_other_processes_and_empty_runs_are_silent():
 def test_a_terminal_gets_a_bar():
     stream = io.StringIO()
     stream.isatty = lambda: True
-    progress = Progress("captions", 4, Processes(), stream)
+    progress = SharedProgress("captions", 4, Processes(), stream)
     progress.advance(4)
     progress.close()
     assert "4/4" in stream.getvalue()

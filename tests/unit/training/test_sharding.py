@@ -4,9 +4,11 @@ Accelerate switches FSDP off on the CPU; the processes here say that it is on, s
 GPUs, through torch's own `fully_shard`.
 """
 
+import faulthandler
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,6 +31,7 @@ def train(rank, config, port, sharded):
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
+    faulthandler.enable()
     torch.set_num_threads(1)
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -61,6 +64,12 @@ def train(rank, config, port, sharded):
     stage1.train(config)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    # At once, without Python's finalization. Device meshes keep the groups, whose threads drop the last collective's
+    # tensors after it has ended: where Python is being finalized by then (a busy machine), the process aborts, now and
+    # then, with "terminate called without an active exception".
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def run(config, sharded):

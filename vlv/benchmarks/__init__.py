@@ -1,0 +1,1 @@
+"""Measurements of this package beside plain code that does the same work."""

@@ -1,0 +1,23 @@
+"""`vlv benchmark SUITE ...`: measurements on this machine, beside plain code that does the same work."""
+
+from __future__ import annotations
+
+from vlv.cli.commands import Command, call_command, summaries
+
+SUITES = {
+    "data": Command("vlv.cli.benchmark_data", "images per second of each kind of data, beside torch and webdataset"),
+    "index": Command("vlv.cli.benchmark_index", "seconds and memory to open the index of a large .tar dataset"),
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Find the suite and run it; `--help` is answered here."""
+    call_command(arguments, SUITES, usage, "vlv benchmark has no suite", prefix="benchmark ")
+
+
+def usage() -> str:
+    """What `vlv benchmark --help` prints."""
+    return (
+        f"usage: vlv benchmark SUITE [key=value ...]\n\nMeasures this machine.\n\n{summaries(SUITES)}\n\n"
+        "vlv benchmark SUITE --help lists a suite's settings."
+    )

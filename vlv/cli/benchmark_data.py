@@ -1,0 +1,63 @@
+"""Measure how fast every kind of data is read, decoded and resized, beside plain code that does the same work.
+
+JPEGs are made for it, in a temporary folder. Ways of reading take turns, so that they compare on a busy machine too;
+images per CPU second count all processes, and are what an epoch costs.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from vlv.cli.entry import BAD_CALL, Call, load_libraries, parse, stop
+from vlv.config import BenchmarkDataConfig
+
+
+def main(arguments: list[str]) -> None:
+    """Read the call, measure, and print the table."""
+    config = parse(BenchmarkDataConfig, Call("vlv benchmark data", __doc__ or ""), arguments)
+    try:
+        _measure(config)
+    except OSError as error:
+        stop(str(error), BAD_CALL)
+
+
+def _measure(config: BenchmarkDataConfig) -> None:
+    from dataclasses import asdict
+    from tempfile import TemporaryDirectory
+
+    from vlv.atomic import write_whole
+    from vlv.progress import Progress
+
+    load_libraries()
+    import torch
+
+    from vlv.benchmarks.loading import PLAIN, WEBDATASET, change_by_reduction, measure, median, ways
+    from vlv.benchmarks.pictures import jpegs, write_datasets
+
+    torch.set_num_threads(1)
+    with TemporaryDirectory(prefix="vlv-benchmark-") as folder:
+        images = jpegs(config.images, config.side)
+        size = sum(map(len, images)) / len(images) / 1000
+        print(f"{config.images} JPEGs of {config.side} pixels, {size:,.0f} kB on average; {config.num_workers} workers")
+        arms = ways(write_datasets(Path(folder), images), config, Path(folder) / "cache")
+        mean, most = change_by_reduction(images[:64], config)
+        del images
+        progress = Progress("measuring", config.rounds * len(arms), "run")
+        runs = measure(arms, config.rounds, progress.advance)
+        progress.close()
+    medians = {name: median(found) for name, found in runs.items()}
+    print("| data | images/CPU s | beside torch | beside webdataset | images/s | first batch, s | MiB a worker |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name, run in medians.items():
+        ratios = [f"{run.per_cpu_second / medians[other].per_cpu_second:.2f}x" for other in (PLAIN, WEBDATASET)]
+        memory = "" if run.worker_mib is None else f"{run.worker_mib:,.0f}"
+        numbers = [f"{run.per_cpu_second:.1f}", *ratios, f"{run.per_second:.1f}", f"{run.first_batch:.2f}", memory]
+        print(f"| {' | '.join([name, *numbers])} |")
+    print(f"\nreduced_jpeg=true changes the decoder's pixels by {mean:.2f} of 255 on average, {most:.2f} in one image")
+    if config.json is not None:
+        facts = {
+            "settings": asdict(config),
+            "runs": {name: [asdict(run) for run in found] for name, found in runs.items()},
+        }
+        write_whole(Path(config.json), (json.dumps(facts, indent=2) + "\n").encode())
