@@ -1,6 +1,6 @@
 """PNGs of the docs: held-out pictures with reconstruction and caption, and compositions of two pictures.
 
-Pictures of 64 px are enlarged by whole factors without smoothing, so that every pixel is seen as it is.
+Small pictures are enlarged by whole factors without smoothing, so that every pixel is seen as it is.
 """
 
 from __future__ import annotations
