@@ -121,7 +121,7 @@ def test_a_row_goes_from_data_to_table_and_kept_files(monkeypatch, tmp_path):
 
 
 def test_the_kept_stage1_stands_in_for_a_training(tmp_path):
-    assert tiny_rows.World(tmp_path, no_data(), kept=True).full_stage1() == TRAINED / "stage1"
+    assert tiny_rows.World(tmp_path, no_data(), no_data(), kept=True).full_stage1() == TRAINED / "stage1"
 
 
 def test_an_arm_is_measured_at_its_best_rates(monkeypatch, tmp_path):
@@ -137,7 +137,7 @@ def test_an_arm_is_measured_at_its_best_rates(monkeypatch, tmp_path):
     monkeypatch.setattr(tiny_rows, "train_stage2", train)
     monkeypatch.setattr(tiny_rows, "measured_captions", lambda run, *_: {"caption_f1": 0.5 + 0.1 * len(run.parts[-2])})
     arm = tiny_rows.Arm("arm", lambda world: tmp_path, {}, seeds=(42, 43))
-    row = arm.row(tiny_rows.World(tmp_path, no_data()))
+    row = arm.row(tiny_rows.World(tmp_path, no_data(), no_data()))
     assert set(trained) == {(4e-3, 1.6e-2, 42), (8e-3, 3.2e-2, 42), (8e-3, 3.2e-2, 43)}
     assert (row["lr"], row["validation_loss"]) == (8e-3, 0.25)
     assert row["caption_f1_min"] < row["caption_f1"] < row["caption_f1_max"]
@@ -243,7 +243,7 @@ def test_a_row_of_its_own_stage1_starts_no_other_stage1(monkeypatch, tmp_path):
     monkeypatch.setattr(tiny_rows, "train_stage1", lambda run, *_: started.append(run.name) or run / "final")
     monkeypatch.setattr(tiny_rows, "validation_loss", lambda final: -len(started))
     monkeypatch.setattr(tiny_rows, "measured_pictures", lambda *_: {"reconstruction_f1": 0.5})
-    row = tiny_rows.ROWS["adamw"][1](tiny_rows.World(tmp_path, no_data()))
+    row = tiny_rows.ROWS["adamw"][1](tiny_rows.World(tmp_path, no_data(), no_data()))
     assert (row["reconstruction_f1"], row["lr"]) == (0.5, 6e-3)
     assert set(started) == {"stage1_adamw_lr0.003", "stage1_adamw_lr0.006"}
 

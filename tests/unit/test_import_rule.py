@@ -122,7 +122,10 @@ RULES = {
         {"accelerate", "diffusers", "transformers", "wandb"},
     ),
     "cli": (None, {"wandb"}),
-    "shapes": ({"shapes", "cli", "data", "resources", "settings", "training"}, {"wandb", "accelerate", "diffusers"}),
+    "shapes": (
+        {"shapes", "cli", "config", "data", "recipes", "resources", "settings", "training"},
+        {"wandb", "accelerate", "diffusers"},
+    ),
     "testing": ({"testing", "checkpoints", "encoders", "decoders"}, RUNNERS),
 }
 
