@@ -72,6 +72,18 @@ def test_pictures_never_share_a_file():
         assert len({file.lower() for file in files.values()}) == len(names)
 
 
+def test_a_name_too_long_for_a_file_is_shortened(tmp_path):
+    long = "dogs/" + "é" * 125
+    names = [f"{long}.jpg", f"{long}.JPG", f"{long}.webp"]
+    files = picture_files(names)
+    assert len(set(files.values())) == 3
+    for name, file in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+        (tmp_path / file).write_bytes(b"")
+        assert file.startswith("dogs/éé")
+
+
 def test_pictures_comparisons_page_and_metrics(images, tmp_path):
     output = tmp_path / "out"
     report = run(FakeGenerator(), images, output)
