@@ -22,7 +22,7 @@ from .stand_ins import FakeGenerator, break_images, write_image
 SAMPLING = SamplingSettings([42], 2.0, 3, "ddpm")
 SETTINGS = {
     "sampling": SAMPLING,
-    "reading": ReadSettings(batch_size=3, decoding=DecodeSettings(max_image_pixels=10**6)),
+    "reading": ReadSettings(batch_size=3, decoding=DecodeSettings(max_image_mib=12)),
     "identity": {"checkpoint": "c", "precision": "fp32"},
 }
 
