@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,14 +21,15 @@ from vlv.data.transforms import silence_pillow
 from vlv.orphans import end_with_parent
 
 _log = logging.getLogger(__name__)
-_ATTEMPTS = 3  # at one batch
+_ATTEMPTS = 3  # without a batch between
 _LOOK_EVERY = 1.0  # seconds between two looks at the workers, while a batch is waited for
+_LONGEST_TEMPORARY = 107 - len("/pymp-12345678/listener-12345678")  # bytes; a socket's path has at most 107 on Linux
 BatchType = TypeVar("BatchType")
 Positions = list[int]
 
 
 class LoaderError(RuntimeError):
-    """Workers were lost again and again at one batch."""
+    """Workers cannot work here, or were lost again and again before a batch came."""
 
 
 class WorkerLoader(Generic[BatchType]):
@@ -67,7 +69,9 @@ class WorkerLoader(Generic[BatchType]):
             except _WorkersLostError as lost:
                 attempts += 1
                 if attempts == _ATTEMPTS:
-                    raise LoaderError(f"{lost}, {attempts} times at {_describe(next(left))}; {lost.advice}") from None
+                    raise LoaderError(
+                        f"{lost}, {attempts} times before {_describe(next(left))} came; {lost.advice}"
+                    ) from None
                 _log.warning("%s: its batches are loaded again", lost)
             else:
                 return
@@ -149,9 +153,19 @@ def load_batches(
 
 
 def worker_options(num_workers: int) -> dict[str, Any]:
-    """What a `DataLoader` of `WorkerLoader` is given about its workers."""
+    """What a `DataLoader` of `WorkerLoader` is given about its workers.
+
+    Raises:
+        LoaderError: the path of the temporary folder is too long for them.
+    """
     if not num_workers:
         return {"num_workers": 0}
+    folder = os.fsencode(tempfile.gettempdir())
+    if len(folder) > _LONGEST_TEMPORARY:  # else the workers would fail to send a batch, and be waited for in vain
+        raise LoaderError(
+            f"TMPDIR={os.fsdecode(folder)} is longer than {_LONGEST_TEMPORARY} bytes, too long for loader workers' "
+            "sockets: give a shorter one, or num_workers=0"
+        )
     # A forked worker shares the index of a large source; spawned ones would each get a pickled copy.
     return {
         "num_workers": num_workers,

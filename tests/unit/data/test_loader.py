@@ -5,11 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from itertools import count
+from multiprocessing import process
 from pathlib import Path
 
 import pytest
+import torch
 from torch.utils.data import IterableDataset
 
 from vlv.data.loader import LoaderError, WorkerLoader, load_batches, worker_options
@@ -55,8 +58,8 @@ def test_the_batches_of_a_killed_worker_come_once_and_in_order(workers, position
 
 def test_a_batch_that_kills_its_workers_ends_the_run_with_its_positions(tmp_path):
     dataset, seen = Numbers(tmp_path, 9, die, times=99), []
-    with pytest.raises(LoaderError, match=r"signal 9, 3 times at the batch of positions 8 to 9; .* for memory: set"):
-        seen.extend(load_batches(dataset, BATCHES, list, 2, timeout=60))
+    with pytest.raises(LoaderError, match=r"signal 9, 3 times before the batch of positions 8 to 9 came; .* memory:"):
+        seen.extend(load_batches(dataset, BATCHES, list, 1, timeout=60))
 
 
 @pytest.mark.parametrize("fault", [stop, lambda: time.sleep(1000)])
@@ -69,7 +72,7 @@ def test_workers_that_hang_are_replaced(fault, tmp_path, caplog):
 
 def test_storage_that_hangs_for_good_ends_the_run(tmp_path):
     dataset = Numbers(tmp_path, 0, stop, times=99)
-    with pytest.raises(LoaderError, match=r"for 1 seconds, 3 times at the batch of positions 0 to 1; the storage may"):
+    with pytest.raises(LoaderError, match=r"for 1 seconds, 3 times before the batch of positions 0 to 1 came; the"):
         list(load_batches(dataset, BATCHES, list, 1, timeout=1))
 
 
@@ -96,6 +99,25 @@ def test_a_death_is_no_matter_until_a_batch_is_wanted(tmp_path):
         time.sleep(0.05)
     time.sleep(0.3)
     assert list(batches) == BATCHES[1:]
+
+
+def test_a_temporary_folder_that_is_too_long_is_named(tmp_path, monkeypatch):
+    class Tensors:
+        def __getitem__(self, position):
+            return torch.tensor(position)
+
+    longest = tmp_path / ("x" * (75 - len(str(tmp_path)) - 1))
+    longest.mkdir()
+    monkeypatch.setenv("TMPDIR", str(longest))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setitem(process.current_process()._config, "tempdir", None)  # multiprocessing's own
+    assert len(list(load_batches(Tensors(), BATCHES, torch.stack, 1, timeout=20))) == len(BATCHES)
+    too_long = longest.with_name(longest.name + "x")
+    too_long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(too_long))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with pytest.raises(LoaderError, match=r"xx is longer than 75 bytes, .* give a shorter one, or num_workers=0"):
+        list(load_batches(Tensors(), BATCHES, torch.stack, 1, timeout=20))
 
 
 def test_a_stream_goes_on_where_it_was(tmp_path):
