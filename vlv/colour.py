@@ -10,11 +10,12 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # TIFF's tag, and its value
+_BAND_PIXELS = 1 << 20  # of a larger image, as many at a time: conversions work on several copies of what they convert
 _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # Pillow's mode for the colours that an ICC profile is of
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation and convert any mode to RGB.
+    """Apply the EXIF orientation and convert any mode to RGB; an image that is upright sRGB is returned as it is.
 
     An ICC profile is converted to sRGB, alpha and tRNS are composited over white, 16 bit becomes 8 bit, and floats run
     from 0 to 1, as in Photoshop and scikit-image.
@@ -26,6 +27,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
     inverted = _is_white_zero(image)
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would copy the whole image for nothing
         image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and not image.has_transparency_data and not image.info.get("icc_profile"):
+        return image
+    width, height = image.size
+    rows = max(1, _BAND_PIXELS // width)
+    if rows >= height:
+        return _convert(image, inverted)
+    converted = Image.new("RGB", image.size)
+    for top in range(0, height, rows):
+        band = (0, top, width, min(height, top + rows))
+        converted.paste(_convert(image.crop(band), inverted), band)
+    return converted
+
+
+def _convert(image: Image.Image, inverted: bool) -> Image.Image:
+    """An upright image as RGB, each pixel by itself; `inverted`: 0 is white."""
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         image = _to_8_bit(image, inverted)

@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -82,6 +83,72 @@ def test_credentials_of_a_data_path_are_written_nowhere(tiny, sample_photos, tmp
     for name, content in written.items():
         assert not [canary for canary in CANARIES if canary.encode() in content], name
     assert b"pipe:cat" in written[str(folder / "config.yaml")]
+
+
+@pytest.fixture
+def two_machines(components, sample_photos):
+    """Start both launcher calls of a stage 1 of two machines with a process each, over loopback; returns the calls."""
+    started = []
+
+    def run(folder, *arguments):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        environment = {
+            **os.environ,
+            "PYTHON": sys.executable,
+            "CONFIG": str(ROOT / "configs/stage1_tiny.yaml"),
+            "ACCELERATE_CONFIG": str(ROOT / "configs/accelerate/cpu.yaml"),
+            "NUM_MACHINES": "2",
+            "MAIN_PROCESS_IP": "127.0.0.1",
+            "MAIN_PROCESS_PORT": str(port),
+            **{name: str(value) for name, value in MACHINES_RUN.items()},
+            "train_dataset_path": str(sample_photos),
+            "val_dataset_path": str(sample_photos),
+            "output_dir": str(folder),
+            **{name: str(value) for name, value in components.items()},
+        }
+        call = ["bash", str(ROOT / "train_stage1.sh"), "log_every=1", "val_pictures=0", "num_workers=0", *arguments]
+        for rank in (0, 1):
+            of_rank = {**environment, "MACHINE_RANK": str(rank)}
+            options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+            started.append(subprocess.Popen(call, cwd=folder.parent, env=of_rank, **options))
+        return started[-2:]
+
+    yield run
+    for process in started:
+        process.kill()
+
+
+MACHINES_RUN = {"num_gpus": 2, "num_steps": 6, "save_step": 2, "global_batch_size": 4}
+
+
+@pytest.mark.distributed
+def test_two_machines_form_one_run_which_resumes_when_one_is_killed(two_machines, tiny, tmp_path):
+    whole = tiny(tmp_path / "whole", ACCELERATE_CONFIG=ROOT / "configs/accelerate/cpu.yaml", **MACHINES_RUN)
+    assert whole.returncode == 0, whole.stderr
+    first, second = two_machines(tmp_path / "cut")
+    for line in first.stderr:
+        if line.startswith("step 3/"):
+            os.killpg(_worker_of(second.pid), signal.SIGKILL)
+            break
+    said = [process.communicate(timeout=60)[1] for process in (first, second)]
+    assert [process.returncode for process in (first, second)] == [1, 1], said
+    assert "process 1 was killed" in said[1]
+    assert not any("Traceback" in text for text in said)
+    assert not (tmp_path / "cut" / "final").exists()
+    processes = two_machines(tmp_path / "cut", "resume=latest")
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "step_00000002: step 2, sample 8" in said[0]
+    weights = [(tmp_path / name / "final" / "model.safetensors").read_bytes() for name in ("cut", "whole")]
+    assert weights[0] == weights[1]
+
+
+def _worker_of(launcher):
+    """The process that a launcher started: a session of its own, so its id is its group's."""
+    found = subprocess.run(["pgrep", "-P", str(launcher), "-f", "vlv.cli.worker"], capture_output=True, text=True)
+    return int(found.stdout.split()[0])
 
 
 @pytest.fixture

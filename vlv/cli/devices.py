@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 
+from vlv.cli.machines import count_machines
 from vlv.config import ConfigError
 from vlv.recipes.accelerate_config import read_accelerate_config
 
@@ -28,9 +28,7 @@ def _run_on_cpu(num_gpus: int, accelerate_config: str | None) -> bool:
     if settings.get("use_cpu") or settings.get("distributed_type") == "MULTI_CPU":
         return True
     here = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    machines = int(os.environ.get("NUM_MACHINES") or str(settings.get("num_machines") or 1))
-    # num_gpus counts over all machines, torch those of this one.
-    wanted = num_gpus // max(1, machines)
+    wanted = num_gpus // count_machines(settings)  # torch counts those of this one
     if here == 0 and num_gpus == 1 and not settings:
         return True
     if here == 0 and num_gpus == 1:

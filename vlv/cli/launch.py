@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -24,6 +25,7 @@ from vlv.cli.checks import check_call
 from vlv.cli.devices import check_devices, require_deepspeed
 from vlv.cli.entry import BAD_CALL, FAILED_RUN, INTERRUPTED, Call, parse, stop
 from vlv.cli.lock import output_locks
+from vlv.cli.machines import Machines, read_machines
 from vlv.cli.resume_check import finished_model
 from vlv.cli.worker import ERROR_FILE_VARIABLE, attempt, write_resolved
 from vlv.config import (
@@ -41,6 +43,18 @@ from vlv.resources import recipes_folder
 from vlv.training.stopping import SIGNALS, STOP_FILE_VARIABLE, STOPPED
 
 WORKER = "vlv.cli.worker"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the processes of this machine ended.
+
+    code: exit code, negative for a signal.
+    rank: of the process that failed first, among all of the run; None where there is one, or none failed.
+    """
+
+    code: int
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +103,8 @@ def main(arguments: list[str]) -> None:
         # A dry run counts alone, so it may be asked on a machine without the GPUs of the run.
         on_cpu = dry_run or check_devices(config.num_gpus, config.accelerate_config, config.precision)
         require_deepspeed(config.accelerate_config)
+        settings = read_accelerate_config(config.accelerate_config)
+        machines = Machines() if dry_run else read_machines(settings, config.num_gpus)
     except (ValueError, OSError) as error:
         stop(str(error), BAD_CALL)
     if isinstance(config, (Stage1Config, Stage2Config)) and (final := finished_model(config)) and not dry_run:
@@ -101,11 +117,11 @@ def main(arguments: list[str]) -> None:
         os.environ[ERROR_FILE_VARIABLE] = str(error_file)
         os.environ[STOP_FILE_VARIABLE] = str(Path(folder) / "stop")
         if dry_run:  # here: a process of its own would read the settings and load Python once more
-            code = attempt(partial(command.run, config))
+            ended = Ended(attempt(partial(command.run, config)))
         else:
             write_resolved(config, config_file)
-            code = _start_alone([name, str(config_file)], config, on_cpu)
-        _finish(code, error_file, _trace_path(config))
+            ended = _start_alone([name, str(config_file)], config, on_cpu, machines)
+        _finish(ended, error_file, _trace_path(config))
 
 
 def _with_published_configs(config: Stage1Config) -> Stage1Config:
@@ -127,12 +143,12 @@ def _warn_of_unused(config: LaunchConfig, call: list[str]) -> None:
         print(f"{' '.join(sampling)}: no effect, as no previews are generated without preview_dir", file=sys.stderr)
 
 
-def _start_alone(call: list[str], config: LaunchConfig, on_cpu: bool) -> int:
+def _start_alone(call: list[str], config: LaunchConfig, on_cpu: bool, machines: Machines) -> Ended:
     """As `_start`, while no other run writes into the same place."""
     try:
-        with output_locks(config):
+        with output_locks(config) if machines.rank == 0 else nullcontext():  # the first holds them for all
             _take_signals(finish=isinstance(config, RunConfig))
-            return _start(call, config, on_cpu)
+            return _start(call, config, on_cpu, machines)
     except ConfigError as error:
         stop(str(error), BAD_CALL)
 
@@ -164,13 +180,13 @@ def _take_signals(finish: bool) -> None:
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"
 
 
-def _start(call: list[str], config: LaunchConfig, on_cpu: bool) -> int:
-    """Run the processes to their end; returns an exit code, negative for a signal."""
+def _start(call: list[str], config: LaunchConfig, on_cpu: bool, machines: Machines) -> Ended:
+    """Run this machine's processes to their end."""
     if config.num_gpus == 1 and not read_accelerate_config(config.accelerate_config):
-        return _run_one(call)
+        return Ended(_run_one(call))
     if on_cpu:
-        return _run_on_cpu(call, config.num_gpus)
-    return _run_on_gpus(call, config.num_gpus, config.accelerate_config)
+        return _run_on_cpu(call, config.num_gpus, machines)
+    return _run_on_gpus(call, config.num_gpus, config.accelerate_config, machines)
 
 
 def _run_one(call: list[str]) -> int:
@@ -184,19 +200,25 @@ def _run_one(call: list[str]) -> int:
         return INTERRUPTED
 
 
-def _run_on_cpu(call: list[str], num_processes: int) -> int:
+def _run_on_cpu(call: list[str], num_processes: int, machines: Machines) -> Ended:
     """Several CPU processes by torchrun: Accelerate's own launcher was seen to start one process without the others."""
     from torch.distributed import run as torchrun
 
     # Inherited by the workers: on a machine with GPUs Accelerate would take those.
     os.environ["ACCELERATE_USE_CPU"] = "true"
+    here = num_processes // machines.count
     # torchrun sets 1 thread a process where nothing is said.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
-    arguments = ["--standalone", f"--nproc-per-node={num_processes}", "-m", WORKER, *call]
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // here)))
+    arguments = [f"--nproc-per-node={here}", f"--nnodes={machines.count}", f"--node-rank={machines.rank}"]
+    if machines.count == 1:
+        arguments.append("--standalone")
+    else:
+        arguments += [f"--master-addr={machines.address}", f"--master-port={machines.port}"]
+    arguments += ["-m", WORKER, *call]
     return _run_elastic(lambda: torchrun.run(torchrun.parse_args(arguments)))
 
 
-def _run_on_gpus(call: list[str], num_processes: int, accelerate_config: str | None) -> int:
+def _run_on_gpus(call: list[str], num_processes: int, accelerate_config: str | None, machines: Machines) -> Ended:
     from accelerate.commands.launch import launch_command, launch_command_parser
 
     arguments = [f"--num_processes={num_processes}"]
@@ -204,19 +226,16 @@ def _run_on_gpus(call: list[str], num_processes: int, accelerate_config: str | N
         arguments += ["--config_file", accelerate_config]
     else:
         # All that Accelerate would else choose and warn of; the recipe's `precision` is the number format.
-        arguments += ["--multi_gpu", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
-    # Several machines: a batch script sets these for each of them.
-    for option, variable in (
-        ("machine_rank", "MACHINE_RANK"), ("main_process_ip", "MAIN_PROCESS_IP"),
-        ("main_process_port", "MAIN_PROCESS_PORT"), ("num_machines", "NUM_MACHINES"),
-    ):  # fmt: skip
-        if variable in os.environ:
-            arguments.append(f"--{option}={os.environ[variable]}")
+        arguments += ["--multi_gpu", "--mixed_precision=no", "--dynamo_backend=no"]
+        arguments += ["--num_machines=1"] if machines.count == 1 else []
+    if machines.count > 1:
+        arguments += [f"--num_machines={machines.count}", f"--machine_rank={machines.rank}"]
+        arguments += [f"--main_process_ip={machines.address}", f"--main_process_port={machines.port}"]
     arguments += ["-m", WORKER, *call]
     return _run_elastic(lambda: launch_command(launch_command_parser().parse_args(arguments)))
 
 
-def _run_elastic(start: Callable[[], object]) -> int:
+def _run_elastic(start: Callable[[], object]) -> Ended:
     """Run torch's elastic agent in this process, so that its failure comes back as an exception."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -228,14 +247,15 @@ def _run_elastic(start: Callable[[], object]) -> int:
     try:
         start()
     except ChildFailedError as error:
-        return error.get_first_failure()[1].exitcode
+        rank, failure = error.get_first_failure()
+        return Ended(failure.exitcode, rank)
     except (KeyboardInterrupt, SignalException):
-        return INTERRUPTED
+        return Ended(INTERRUPTED)
     except subprocess.CalledProcessError as error:
-        return error.returncode
+        return Ended(error.returncode)
     except (ConnectionError, OSError) as error:  # no rendezvous: a port in use, a machine that is not there
         stop(f"the processes could not be started: {error}", FAILED_RUN)
-    return 0
+    return Ended(0)
 
 
 def _trace_path(config: LaunchConfig) -> Path:
@@ -245,8 +265,9 @@ def _trace_path(config: LaunchConfig) -> Path:
     return Path(config.output_dir) / "error.log"
 
 
-def _finish(code: int, error_file: Path, trace_path: Path) -> None:
+def _finish(ended: Ended, error_file: Path, trace_path: Path) -> None:
     """Print the one line of a failure, keep its trace in the run's folder, and exit."""
+    code = ended.code
     if code == 0:
         return
     if code == STOPPED:
@@ -261,9 +282,10 @@ def _finish(code: int, error_file: Path, trace_path: Path) -> None:
         line, _, trace = error_file.read_text().partition("\n")
         kept = _keep_trace(trace, trace_path)
         stop(f"{line}{f' (trace: {trace_path})' if kept else ''}", FAILED_RUN)
+    process = "the process" if ended.rank is None else f"process {ended.rank}"
     if code == -signal.SIGKILL:
-        stop("a process was killed, most likely for memory: set a smaller max_micro_batch or batch_size", FAILED_RUN)
-    stop(f"a process ended with exit code {code}", FAILED_RUN)
+        stop(f"{process} was killed, most likely for memory: set a smaller max_micro_batch or batch_size", FAILED_RUN)
+    stop(f"{process} ended with exit code {code}", FAILED_RUN)
 
 
 def _keep_trace(trace: str, path: Path) -> bool:

@@ -28,15 +28,12 @@ def output_locks(
 ) -> Iterator[None]:
     """Hold every place that a call writes into while the block runs.
 
-    Of several machines the first alone holds them, for all of the run.
-
     Raises:
         ConfigError: another run holds one of them; names its host and process.
     """
     with ExitStack() as held:
-        if os.environ.get("MACHINE_RANK", "0") == "0":
-            for option, path in _places(config):
-                held.enter_context(place_lock(option, path))
+        for option, path in _places(config):
+            held.enter_context(place_lock(option, path))
         yield
 
 

@@ -7,7 +7,8 @@ from functools import partial
 from typing import Literal
 
 from vlv.data.formats import (
-    MAX_IMAGE_PIXELS,
+    LOADER_TIMEOUT,
+    MAX_IMAGE_MIB,
     RAW_SIZE_ADVICE,
     REMOTE_CACHE_GB,
     DataFormat,
@@ -33,8 +34,13 @@ class ReadingConfig:
     """How images are read and decoded; every command reads images."""
 
     num_workers: int = data_option(4, "loader workers a process; 0 reads in the main process")
-    max_image_pixels: int = data_option(
-        MAX_IMAGE_PIXELS, "images with more pixels than this are skipped as absurdly large"
+    loader_timeout: float = data_option(
+        LOADER_TIMEOUT, "seconds without a batch after which loader workers are taken to hang and started anew"
+    )
+    max_image_mib: int = data_option(
+        MAX_IMAGE_MIB,
+        "memory in MiB that an image may take in a worker, 12 bytes a pixel for a usual photo; larger ones are skipped "
+        "before they are decoded",
     )
     convert_profiles: bool = data_option(
         True, "convert images with an ICC profile to sRGB; false takes their values as they are, as published"
@@ -51,11 +57,12 @@ class ReadingConfig:
 
     def __post_init__(self) -> None:
         require(self.num_workers >= 0, "num_workers", self.num_workers, "give 0 or more")
-        require(self.max_image_pixels > 0, "max_image_pixels", self.max_image_pixels, "give a positive number")
+        require(self.loader_timeout > 0, "loader_timeout", self.loader_timeout, "give a positive number of seconds")
+        require(self.max_image_mib > 0, "max_image_mib", self.max_image_mib, "give a positive number")
 
     def decode_settings(self) -> DecodeSettings:
         """How images are decoded."""
-        return DecodeSettings(self.max_image_pixels, self.convert_profiles, self.read_truncated, self.reduced_jpeg)
+        return DecodeSettings(self.max_image_mib, self.convert_profiles, self.read_truncated, self.reduced_jpeg)
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterable
-from typing import cast
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from vlv.batch import Batch
+from vlv.data.formats import LOADER_TIMEOUT
 from vlv.data.latent_cache import facts_of
+from vlv.data.loader import WorkerLoader, load_batches
 from vlv.data.mixture import MixedOrder, MixedSource
 from vlv.data.order import SampleOrder
 from vlv.data.preparation import PreparedSample, SamplePreparation
 from vlv.data.sample import SampleSource
-from vlv.data.transforms import silence_pillow
 
 
 class OrderedDataset(Dataset[PreparedSample]):
@@ -60,35 +58,11 @@ class OrderedDataset(Dataset[PreparedSample]):
 
 
 def build_loader(
-    dataset: OrderedDataset, micro_batches: Iterable[list[int]], num_workers: int, pin_memory: bool
-) -> DataLoader[Batch]:
-    """Load the given micro-batches of positions, in their order, with `num_workers` processes (0: in this one).
-
-    Needs num_workers x 2 batches of shared memory. One pass; build another loader for another.
-    """
-    # Without it the tokenizers' library warns at each fork; a caption at a time gains nothing from its threads.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    loader: DataLoader[PreparedSample] = DataLoader(
-        dataset,
-        # The batches are given from outside, so that the position in the data is a number that the trainer keeps:
-        # torch's samplers, and Accelerate's wrapping of them, hold state of their own that a resumed run would need.
-        batch_sampler=micro_batches,  # pyright: ignore[reportArgumentType]  (any iterable of lists serves)
-        collate_fn=dataset.collate,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        worker_init_fn=start_worker,
-        multiprocessing_context="fork" if num_workers else None,  # so that workers share the index
-    )
-    return cast("DataLoader[Batch]", loader)  # torch's type names what goes into collate_fn, not what comes out
-
-
-def start_worker(_: int) -> None:
-    """Set up a loader worker: one thread, no parallel tokenizer, no remarks of Pillow's on odd metadata.
-
-    Ctrl-C is for the main process to handle: it reaches every process of the terminal, and a worker that died of it
-    first would show as a failed loader.
-    """
-    silence_pillow()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    torch.set_num_threads(1)  # there are as many workers as cores to use; more threads would only wait for each other
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    dataset: OrderedDataset,
+    micro_batches: Iterable[list[int]],
+    num_workers: int,
+    pin_memory: bool,
+    timeout: float = LOADER_TIMEOUT,
+) -> WorkerLoader[Batch]:
+    """Load the given micro-batches of positions, as `load_batches`."""
+    return load_batches(dataset, micro_batches, dataset.collate, num_workers, timeout, pin_memory)

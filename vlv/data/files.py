@@ -7,6 +7,7 @@ share them. Hidden files and folders (.cache, ._copy.jpg) are not data and are l
 from __future__ import annotations
 
 import glob
+import heapq
 import os
 import re
 from collections import Counter
@@ -80,24 +81,28 @@ def scan_folder(root: str, limit: int | None = None) -> Listing:
 
     With a limit no further folder is entered once so many files are found.
 
-    Links to folders are followed, but not back into a folder that is being walked. A link to nothing
-    counts as a file, so that it is reported as unreadable instead of vanishing.
+    Links to folders are followed, and each folder is read once, however many links lead to it: under its own name
+    where that lies below `root`, else under the first link's. A link to nothing, or to itself, counts as a file, so
+    that it is reported as unreadable instead of vanishing.
 
     Raises:
         ValueError: a folder cannot be listed.
     """
     fresh: dict[str, list[str]] = {kind: [] for kind in FORMATS}
     packed: dict[str, list[pa.Array]] = {kind: [] for kind in FORMATS}
-    stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     others: Counter[str] = Counter()
-    count = 0
-    while stack and (limit is None or count < limit):
-        folder, above = stack.pop()
-        folders, names = _list_folder(os.path.join(root, folder) if folder else root)
-        identity = _identity(os.path.join(root, folder))
-        if identity in above:  # only what lies above: a folder may be linked from two places, and is then read twice
+    folders, links, seen, count = [""], list[str](), set[tuple[int, int]](), 0
+    while (folders or links) and (limit is None or count < limit):
+        folder = folders.pop() if folders else heapq.heappop(links)  # a link only when no other folder is left
+        path = os.path.join(root, folder) if folder else root
+        identity = _identity(path)
+        if identity in seen:
             continue
-        stack.extend((os.path.join(folder, name), above | {identity}) for name in folders)
+        seen.add(identity)
+        below, linked, names = _list_folder(path)
+        folders.extend(os.path.join(folder, name) for name in below)
+        for name in linked:  # by name: of several links to one folder the same counts, however the disk lists them
+            heapq.heappush(links, os.path.join(folder, name))
         for name in names:
             kind = kind_of(name)
             if kind is not None:
@@ -199,22 +204,24 @@ def _absence(path: str, missing: str) -> str:
     return "does not exist" if missing == path else f"names {missing}, which does not exist"
 
 
-def _list_folder(folder: str) -> tuple[list[str], list[str]]:
-    folders, files = [], []
+def _list_folder(folder: str) -> tuple[list[str], list[str], list[str]]:
+    """The names of a folder's folders, its links to folders, and its files."""
+    folders, links, files = [], [], []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if (
-                    entry.is_dir()
-                ):  # from the directory entry where the file system gives it: no stat for each of millions
+                # From the directory entry where the file system gives it: no stat for each of millions.
+                if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.name)
-                elif entry.is_file() or entry.is_symlink():
+                elif entry.is_symlink():
+                    (links if os.path.isdir(entry) else files).append(entry.name)
+                elif entry.is_file():
                     files.append(entry.name)
     except OSError as error:
         raise ValueError(f"{folder} cannot be listed: {error.strerror}") from None
-    return folders, files
+    return folders, links, files
 
 
 def _identity(folder: str) -> tuple[int, int]:

@@ -23,9 +23,9 @@ IMAGE_EXTENSIONS = frozenset(
 # What lies beside data and describes it: the only files that are left out without a word.
 DESCRIPTIONS = frozenset({"txt", "json", "jsonl", "csv", "tsv", "md", "yaml", "yml", "html", "log", "xml"})
 
-# Where Pillow by default refuses an image as a decompression bomb.
-MAX_IMAGE_PIXELS = 178_956_970
+MAX_IMAGE_MIB = 2048  # 179 million pixels of RGB, where Pillow by default refuses an image as a decompression bomb
 
+LOADER_TIMEOUT = 600.0  # seconds
 REMOTE_CACHE_GB = 10.0  # GiB: validation images, footers, and small datasets
 
 DataFormat = Literal["auto", "folder", "webdataset", "parquet", "arrow"]
@@ -53,13 +53,13 @@ def raw_shape(size: list[int] | None) -> tuple[int, int, int] | None:
 class DecodeSettings:
     """How images are decoded.
 
-    max_image_pixels: images with more pixels are refused.
+    max_image_mib: images that need more MiB of memory while they are decoded and converted are refused.
     convert_profiles: an embedded ICC profile is kept, for the image processor to convert to sRGB; False drops it.
     read_truncated: JPEGs that lack only their end are read; False refuses them like other truncated images.
     reduced_jpeg: JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that is as large as what they become.
     """
 
-    max_image_pixels: int = MAX_IMAGE_PIXELS
+    max_image_mib: int = MAX_IMAGE_MIB
     convert_profiles: bool = True
     read_truncated: bool = True
     reduced_jpeg: bool = False

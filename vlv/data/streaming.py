@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from webdataset import filters
 
 from vlv.batch import Batch
-from vlv.data.dataset import start_worker
 from vlv.data.files import HUB_STREAM
-from vlv.data.formats import SourceSettings
+from vlv.data.formats import LOADER_TIMEOUT, SourceSettings
+from vlv.data.loader import WorkerLoader, worker_options
 from vlv.data.order import permutation
 from vlv.data.preparation import PreparedSample, SamplePreparation
 from vlv.data.sample import RawSample, StreamSample
@@ -93,7 +93,7 @@ class StreamedDataset(IterableDataset[Batch]):
         """
         super().__init__()
         self._path, self._stream = path, open_stream(path, settings)
-        self._micro_batches = micro_batches
+        self.micro_batches = micro_batches
         self._prepare, self._settings = prepare, settings
         # A window of 1 reads a single sample.
         if next(self._epoch(0, window=1), None) is None:
@@ -105,7 +105,7 @@ class StreamedDataset(IterableDataset[Batch]):
         with ThreadPoolExecutor(max(1, self._settings.num_threads)) as pool:
             # One micro-batch is decoded while the next is read: Pillow decodes outside of Python's lock.
             ahead: list[Future[PreparedSample]] = []
-            for positions in self._micro_batches:
+            for positions in self.micro_batches:
                 coming = [pool.submit(self._prepared, *sample) for sample in _take(samples, positions)]
                 if ahead:
                     yield self._prepare.collate([sample.result() for sample in ahead])
@@ -167,16 +167,17 @@ class HeldStream:
         return self._samples[index].read()
 
 
-def build_stream_loader(dataset: StreamedDataset, pin_memory: bool) -> DataLoader[Batch]:
+def build_stream_loader(
+    dataset: StreamedDataset, pin_memory: bool, timeout: float = LOADER_TIMEOUT
+) -> WorkerLoader[Batch]:
     """Load a stream's micro-batches in one worker process, which reads; its threads decode."""
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=1,  # each worker would read the whole stream again
-        pin_memory=pin_memory,
-        worker_init_fn=start_worker,
-        multiprocessing_context="fork",
-    )
+
+    def make(left: Iterator[list[int]]) -> DataLoader[Batch]:
+        dataset.micro_batches = left
+        options = worker_options(1)  # each worker would read the whole stream again
+        return DataLoader(dataset, batch_size=None, pin_memory=pin_memory, **options)
+
+    return WorkerLoader(make, dataset.micro_batches, timeout)
 
 
 def _take(samples: Iterator[tuple[int, _Drawn]], positions: list[int]) -> Iterator[tuple[int, _Drawn]]:

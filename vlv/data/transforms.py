@@ -10,7 +10,7 @@ import warnings
 import zlib
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
 
 from vlv.data.formats import DecodeSettings
 from vlv.data.sample import BadSample
@@ -34,6 +34,7 @@ _NPY_MAGIC = b"\x93NUMPY"
 _JPEG_MAGIC, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _FILLING = bytes(range(1, 251)) * 4  # any codes serve that are no marker, which begins with 255
 _MISSING_ROWS = 17  # of pixels that a truncated JPEG may lack: a row of 16 x 16 blocks, whose colour reaches one row up
+_DECODER_BYTES = {"WEBP": 17, "JPEG2000": 20}  # a pixel, where a decoder takes more than its image does later; measured
 _TRUNCATED, _FULL_SIZE = "vlv_truncated", "vlv_full_size"  # in Pillow's info of an image
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _EXIF_KEYS = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # of a PNG's info
@@ -55,20 +56,20 @@ def decode_image(
         BadSample: empty, truncated, damaged, not an image, or of too many pixels.
     """
     if isinstance(raw, np.ndarray):
-        return _from_array(raw, settings.max_image_pixels)
+        return _from_array(raw, settings.max_image_mib)
     if not raw:
         raise BadSample("the file is empty")
     if raw.startswith(_NPY_MAGIC):
-        return _from_array(_load_npy(raw), settings.max_image_pixels)
+        return _from_array(_load_npy(raw), settings.max_image_mib)
     least_side = least_side if settings.reduced_jpeg else None
     try:
-        image = _decode(raw, settings.max_image_pixels, least_side)
+        image = _decode(raw, settings.max_image_mib, least_side)
     except BadSample:
         raise
     except UnidentifiedImageError:
         raise BadSample(f"not an image of a known format ({', '.join(FORMATS)})") from None
     except (*DECODE_ERRORS, RuntimeError) as error:  # the AVIF plug-in's, of damage; elsewhere it may be anything
-        whole = _complete(raw, settings.max_image_pixels) if settings.read_truncated else None
+        whole = _complete(raw, settings.max_image_mib) if settings.read_truncated else None
         if whole is None:
             raise BadSample(damage(error)) from None
         image = whole
@@ -115,19 +116,20 @@ def damage(error: BaseException) -> str:
     return f"{kind}: {text[:200]}"
 
 
-def _decode(raw: bytes, max_image_pixels: int, least_side: int | None = None) -> Image.Image:
+def _decode(raw: bytes, max_image_mib: int, least_side: int | None = None) -> Image.Image:
     image = _open(raw)
-    _check_size(*image.size, max_image_pixels)  # before load(), which allocates all of it
     if least_side is not None and image.format == "JPEG":
         size, short = image.size, min(image.size)
         # Pillow takes the largest reduction that is no smaller than this in either direction.
         image.draft(None, (-(-size[0] * least_side // short), -(-size[1] * least_side // short)))
         image.info[_FULL_SIZE] = size
+    # Before load(), which allocates all of it.
+    _check_size(*image.size, _stored_bytes(image.mode), max_image_mib, _DECODER_BYTES.get(image.format or "", 0))
     image.load()  # decodes the whole, so that damage shows here and not in a resize
     return image
 
 
-def _complete(raw: bytes, max_image_pixels: int) -> Image.Image | None:
+def _complete(raw: bytes, max_image_mib: int) -> Image.Image | None:
     """Decode a JPEG that lacks its end, if only the lowest blocks of pixels are missing; None for any other.
 
     libjpeg fills what is missing. How much that is shows where two continuations differ: an end mark at once, and
@@ -137,11 +139,11 @@ def _complete(raw: bytes, max_image_pixels: int) -> Image.Image | None:
     if not raw.startswith(_JPEG_MAGIC):
         return None
     try:
-        image, other = (_decode(raw + filling + _JPEG_END, max_image_pixels) for filling in (b"", _FILLING))
+        image, other = (_decode(raw + filling + _JPEG_END, max_image_mib) for filling in (b"", _FILLING))
     except (BadSample, *DECODE_ERRORS):
         return None
-    rows = (np.asarray(image) != np.asarray(other)).reshape(image.height, -1).any(axis=1)
-    if rows[:-_MISSING_ROWS].any():
+    differing = ImageChops.difference(image, other).getbbox()
+    if differing is not None and differing[1] < image.height - _MISSING_ROWS:  # its top
         return None
     image.info[_TRUNCATED] = True
     return image
@@ -157,11 +159,21 @@ def _open(raw: bytes) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _check_size(width: int, height: int, max_image_pixels: int) -> None:
+def _stored_bytes(mode: str) -> int:
+    """Bytes that Pillow keeps a pixel in."""
+    return 2 if mode.startswith("I;16") else 1 if mode in ("1", "L", "P") else 4
+
+
+def _check_size(width: int, height: int, stored_bytes: int, max_image_mib: int, decoder_bytes: int = 0) -> None:
+    """Check the memory of an image as it is decoded, turned upright, and as RGB: a small file may be of any size."""
     if width < 1 or height < 1:
         raise BadSample(f"an image without pixels ({width} x {height})")
-    if width * height > max_image_pixels:
-        raise BadSample(f"too large: {width} x {height} pixels, the limit is {max_image_pixels} in all")
+    mib = width * height * max(2 * stored_bytes + 4, decoder_bytes) / 2**20
+    if mib > max_image_mib:
+        raise BadSample(
+            f"too large: {width} x {height} pixels need {mib:,.0f} MiB of memory, max_image_mib={max_image_mib} allows "
+            "less"
+        )
 
 
 def _load_npy(raw: bytes) -> np.ndarray:
@@ -172,7 +184,7 @@ def _load_npy(raw: bytes) -> np.ndarray:
     return array
 
 
-def _from_array(array: np.ndarray, max_image_pixels: int) -> Image.Image:
+def _from_array(array: np.ndarray, max_image_mib: int) -> Image.Image:
     if array.dtype != np.uint8 or array.ndim not in (2, 3):
         raise BadSample(f"an array of {array.dtype} with shape {list(array.shape)}: wanted uint8 CHW, HWC or HW")
     if array.ndim == 3 and array.shape[0] in (1, 3, 4):
@@ -181,5 +193,5 @@ def _from_array(array: np.ndarray, max_image_pixels: int) -> Image.Image:
         array = array[..., 0]
     if array.ndim == 3 and array.shape[2] not in (3, 4):
         raise BadSample(f"an array with shape {list(array.shape)}: wanted 1, 3 or 4 channels")
-    _check_size(array.shape[1], array.shape[0], max_image_pixels)
+    _check_size(array.shape[1], array.shape[0], 1 if array.ndim == 2 else 4, max_image_mib)
     return Image.fromarray(np.ascontiguousarray(array))

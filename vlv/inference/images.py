@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from vlv.atomic import write_whole
 from vlv.data import FolderSource, find_images
-from vlv.data.dataset import start_worker
-from vlv.data.formats import DecodeSettings
+from vlv.data.formats import LOADER_TIMEOUT, DecodeSettings
+from vlv.data.loader import load_batches
 from vlv.data.preparation import ImageProcessor, PreparedSample, SamplePreparation
 from vlv.data.sample import SampleSource
 
 _BAD_IMAGES_PRINTED = 20
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -30,11 +28,13 @@ class ReadSettings:
     batch_size: images that a process takes at once.
     num_workers: loader workers of a process; 0 reads in the process itself.
     decoding: which images are left out as unreadable, and how the others are decoded.
+    timeout: seconds without a batch after which loader workers are taken to hang.
     """
 
     batch_size: int = 8
     num_workers: int = 0
     decoding: DecodeSettings = DecodeSettings()
+    timeout: float = LOADER_TIMEOUT
 
 
 class ImageBatch(NamedTuple):
@@ -119,7 +119,7 @@ def load_images(
     if not batches:
         return
     dataset = ImageDataset(source, image_processor, reading.decoding)
-    for batch in forked_loader(dataset, batches, dataset.collate, reading.num_workers):
+    for batch in load_batches(dataset, batches, dataset.collate, reading.num_workers, reading.timeout):
         readable = batch["weights"] > 0
         places = list(zip(batch["names"], batch["errors"], strict=True))
         yield ImageBatch(
@@ -128,22 +128,6 @@ def load_images(
             decoder_pixels=batch["decoder_pixels"][readable],
             bad={name: error for name, error in places if error is not None},
         )
-
-
-def forked_loader(
-    dataset: Dataset[Item], batches: list[list[int]], collate: Callable[[list[Item]], object], num_workers: int
-) -> DataLoader[Item]:
-    """Load the given batches in order, with no more workers than there are batches."""
-    workers = min(num_workers, len(batches))
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        collate_fn=collate,
-        num_workers=workers,
-        worker_init_fn=start_worker,
-        # A forked worker shares the index of a large source; spawned ones would each get a pickled copy.
-        multiprocessing_context="fork" if workers else None,
-    )
 
 
 def report_bad_images(bad: dict[str, str], total: int, path: Path) -> None:

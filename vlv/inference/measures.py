@@ -15,11 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vlv.data.loader import load_batches
 from vlv.evaluation.extractors import FeatureExtractor
 from vlv.evaluation.extractors.interface import resize_square
 from vlv.evaluation.interface import FeatureMeasure, Legend, PairMeasure
 from vlv.evaluation.registry import feature_measures, pair_measures
-from vlv.inference.images import ReadSettings, forked_loader
+from vlv.inference.images import ReadSettings
 from vlv.inference.journal import Journal, JsonObject
 from vlv.inference.pictures import PictureFolder
 from vlv.inference.processes import Processes
@@ -188,7 +189,8 @@ def _measure_share(
     features: dict[str, list[Tensor]] = {key: [] for key in (_ORIGINAL, *map(_features_of, pictures.seeds))}
     pairs: dict[str, list[float]] = {_pairs_of(m, seed): [] for m in plan.pairs for seed in pictures.seeds}
     progress = SharedProgress("measures", len(names), processes)
-    for batch in forked_loader(PictureGroups(groups, plan.extractor.side), batches, list, reading.num_workers):
+    dataset = PictureGroups(groups, plan.extractor.side)
+    for batch in load_batches(dataset, batches, list, reading.num_workers, reading.timeout):
         if plan.features:
             squares = torch.stack([group for _, group in batch])  # [B, 1 + S, 3, side, side]
             for place, key in enumerate(features):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from vlv.inference.journal import Journal
 from vlv.inference.processes import Processes
 from vlv.inference.progress import SharedProgress
 from vlv.models.image_processor import VLVImageProcessor, to_images
+
+_LONGEST_NAME = 255  # bytes of a file's name, on every usual file system
 
 
 class ImageGenerator(Protocol):
@@ -131,8 +134,21 @@ def picture_files(names: Sequence[str]) -> dict[str, str]:
     if len({file.casefold() for file in files.values()}) < len(files):  # a.jpg, a.png and a.jpg.webp
         files = {name: f"{name}.png" for name in names}
     if len({file.casefold() for file in files.values()}) < len(files):  # a.jpg and A.jpg
-        files = {name: f"{name}.{hashlib.sha256(_bytes(name)).hexdigest()[:8]}.png" for name in names}
-    return files
+        files = {name: f"{name}.{_digest(name)}.png" for name in names}
+    return {name: _writable(file, name) for name, file in files.items()}
+
+
+def _writable(file: str, name: str) -> str:
+    """The file of an image, with its last part shortened where a file system could not hold it."""
+    folder, last = os.path.split(file)
+    if len(_bytes(last)) <= _LONGEST_NAME:
+        return file
+    kept = _bytes(last)[: _LONGEST_NAME - 13].decode("utf-8", "ignore")
+    return os.path.join(folder, f"{kept}.{_digest(name)}.png")
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(_bytes(name)).hexdigest()[:8]
 
 
 def image_generator(seed: int, name: str) -> Generator:

@@ -49,7 +49,7 @@ def run(config: CaptionConfig) -> CaptionReport:
             config.image_path,
             Path(config.output_path),
             CaptionSearch(config.num_beams, config.max_new_tokens),
-            ReadSettings(config.batch_size, config.num_workers, config.decode_settings()),
+            ReadSettings(config.batch_size, config.num_workers, config.decode_settings(), config.loader_timeout),
             checkpoint_identity(config.ckpt_dir, precision, first_queries=config.first_queries),
             Path(config.preview_dir) if config.preview_dir else None,
             processes,
@@ -85,7 +85,7 @@ def _generate(config: CaptionConfig, precision: str, accelerator: Accelerator, p
             config.image_path,
             Path(config.preview_dir or ""),
             SamplingSettings([config.seed], config.guidance_scale, config.num_inference_steps),
-            ReadSettings(config.batch_size, config.num_workers, config.decode_settings()),
+            ReadSettings(config.batch_size, config.num_workers, config.decode_settings(), config.loader_timeout),
             checkpoint_identity(config.ckpt_dir, precision, first_queries=config.first_queries),
             processes,
         )

@@ -27,12 +27,12 @@ from vlv.config import LatentsConfig
 from vlv.config.latents import FREE
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.latent_cache import NUMBERS, LatentFacts, schema, write_manifest
+from vlv.data.loader import load_batches
 from vlv.data.preparation import SamplePreparation
 from vlv.data.sample import RawSample, SampleSource, captions_of
 from vlv.data.sources import open_source
 from vlv.decoders.building import load_vae
 from vlv.decoders.latent import posterior_moments
-from vlv.inference.images import forked_loader
 from vlv.models.image_processor import VLVImageProcessor, to_images
 from vlv.recipes.training_data import latent_facts
 from vlv.redaction import redact_values
@@ -144,7 +144,7 @@ class _Images(Dataset[dict[str, Any]]):
 def _load(config: LatentsConfig, source: SampleSource, indices: range) -> Iterable[Any]:
     dataset, size = _Images(source, config), config.batch_size
     batches = [list(indices[start : start + size]) for start in range(0, len(indices), size)]
-    return forked_loader(dataset, batches, dataset.collate, config.num_workers)
+    return load_batches(dataset, batches, dataset.collate, config.num_workers, config.loader_timeout)
 
 
 def _table(vae: Any, facts: LatentFacts, captions: bool, batches: Iterable[Any], device: torch.device) -> pa.Table:

@@ -50,7 +50,7 @@ def run(config: ReconstructConfig) -> ReconstructionReport:
             config.image_path,
             Path(config.output_dir),
             SamplingSettings(config.seeds, config.guidance_scale, config.num_inference_steps, scheduler),
-            ReadSettings(config.batch_size, config.num_workers, config.decode_settings()),
+            ReadSettings(config.batch_size, config.num_workers, config.decode_settings(), config.loader_timeout),
             checkpoint_identity(config.ckpt_dir, precision, **decoder_options, first_queries=config.first_queries),
             build_extractor(choice.name, autoencoder, config.inception_weights, accelerator.device),
             Processes(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone),

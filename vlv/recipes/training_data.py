@@ -14,7 +14,6 @@ from typing import cast
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
 
 from vlv.batch import Batch
 from vlv.checkpoints.identity import component_hashes
@@ -24,6 +23,7 @@ from vlv.data.dataset import OrderedDataset, build_loader
 from vlv.data.files import is_stream
 from vlv.data.formats import SourceSettings
 from vlv.data.latent_cache import LatentFacts, facts_of
+from vlv.data.loader import WorkerLoader
 from vlv.data.mixture import MixedSource, build_order
 from vlv.data.order import (
     DEFAULT_WINDOW,
@@ -151,7 +151,7 @@ def training_loader(
     sizes: BatchSizes,
     state: TrainState,
     prepare: SamplePreparation,
-) -> DataLoader[Batch]:
+) -> WorkerLoader[Batch]:
     """Micro-batches of this process from `state.samples` on."""
     plan = BatchPlan(
         sizes.global_batch_size, accelerator.num_processes, accelerator.process_index, sizes.micro_batch_size
@@ -162,10 +162,11 @@ def training_loader(
         window = config.shuffle_window or DEFAULT_WINDOW
         source = replace(_source_settings(config), captions=config.reads_captions, max_bad_share=config.max_bad_share)
         settings = StreamSettings(config.seed, source, window, config.num_workers)
-        return build_stream_loader(StreamedDataset(data.path, positions, prepare, settings), pin_memory)
+        stream = StreamedDataset(data.path, positions, prepare, settings)
+        return build_stream_loader(stream, pin_memory, config.loader_timeout)
     order = build_order(data.source, config.seed, config.shuffle_window)
     dataset = OrderedDataset(data.source, order, prepare, data.num_samples)
-    return build_loader(dataset, positions, config.num_workers, pin_memory)
+    return build_loader(dataset, positions, config.num_workers, pin_memory, config.loader_timeout)
 
 
 def validation_batches(
@@ -193,7 +194,7 @@ def validation_batches(
             num_samples, accelerator.num_processes, accelerator.process_index, sizes.micro_batch_size
         )
         # Workers would be started anew at each save for a small set; a few are enough.
-        return log.watch(build_loader(dataset, positions, min(config.num_workers, 2), False))
+        return log.watch(build_loader(dataset, positions, min(config.num_workers, 2), False, config.loader_timeout))
 
     return batches
 

@@ -16,7 +16,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch.optim import AdamW
-from torch.utils.data import DataLoader
 
 from vlv.atomic import whole_folder
 from vlv.batch import Batch
@@ -25,6 +24,7 @@ from vlv.checkpoints.pretrained import no_progress_bars
 from vlv.checkpoints.resume import find_checkpoint, is_validated
 from vlv.config import TrainingConfig, save_config
 from vlv.data.bad_samples import BadSampleLog
+from vlv.data.loader import WorkerLoader
 from vlv.data.preparation import SamplePreparation
 from vlv.frozen import restore_dtypes
 from vlv.inference.validation import ValidationSamples
@@ -109,7 +109,7 @@ class TrainingRun:
         wait = accelerator.wait_for_everyone
         return ValidationSamples(folder, self.config.val_pictures, accelerator.process_index, wait)
 
-    def loader(self, state: TrainState, prepare: SamplePreparation) -> DataLoader[Batch]:
+    def loader(self, state: TrainState, prepare: SamplePreparation) -> WorkerLoader[Batch]:
         """Micro-batches of this process from `state.samples` on."""
         return training_loader(self.config, self.accelerator, self.data, self.sizes, state, prepare)
 

@@ -14,6 +14,7 @@ from vlv.checkpoints.schema import require_checkpoint
 from vlv.cli import entry, launch
 from vlv.cli.checks import check_call, check_writable
 from vlv.cli.devices import check_devices, require_deepspeed
+from vlv.cli.machines import Machines
 from vlv.config import CaptionConfig, ConfigError, ReconstructConfig, Stage1Config, load_config
 from vlv.data.remote import RemoteError
 from vlv.resources import recipes_folder
@@ -59,12 +60,14 @@ def test_accelerates_own_parser_takes_the_configs(monkeypatch, name):
     """What would be run on GPUs, up to the start of the processes."""
     seen = []
     monkeypatch.setattr("accelerate.commands.launch.launch_command", seen.append)
-    monkeypatch.setenv("MACHINE_RANK", "1")
-    code = launch._run_on_gpus(["stage1", "config.json"], 16, f"configs/accelerate/{name}.yaml")
-    assert code == 0
+    machines = Machines(2, 1, "10.0.0.1", 29501) if name == "multi_node" else Machines()
+    ended = launch._run_on_gpus(["stage1", "config.json"], 16, f"configs/accelerate/{name}.yaml", machines)
+    assert ended == launch.Ended(0)
     arguments = seen[0]
     assert arguments.num_processes == 16
-    assert int(arguments.machine_rank) == 1
+    if name == "multi_node":
+        assert (int(arguments.num_machines), int(arguments.machine_rank)) == (2, 1)
+        assert (arguments.main_process_ip, int(arguments.main_process_port)) == ("10.0.0.1", 29501)
     assert arguments.module is True
     assert arguments.training_script == "vlv.cli.worker"
     assert arguments.training_script_args == ["stage1", "config.json"]
@@ -73,14 +76,14 @@ def test_accelerates_own_parser_takes_the_configs(monkeypatch, name):
 @pytest.mark.parametrize(
     ("code", "words", "exit_code"),
     [
-        (-signal.SIGKILL, "most likely for memory", 1),
+        (-signal.SIGKILL, "process 3 was killed, most likely for memory", 1),
         (130, "resume=latest", 130),
-        (7, "exit code 7", 1),
+        (7, "process 3 ended with exit code 7", 1),
     ],
 )
 def test_a_failure_is_one_line(tmp_path, capsys, code, words, exit_code):
     with pytest.raises(SystemExit) as stopped:
-        launch._finish(code, tmp_path / "none", tmp_path / "error.log")
+        launch._finish(launch.Ended(code, 3), tmp_path / "none", tmp_path / "error.log")
     assert stopped.value.code == exit_code
     assert words in capsys.readouterr().err
 
@@ -97,7 +100,7 @@ def test_the_trace_is_kept_even_before_the_run_folder_is_there(tmp_path, capsys,
     error = tmp_path / "error.txt"
     error.write_text("no such thing\n\nTraceback (most recent call last): ...")
     with pytest.raises(SystemExit):
-        launch._finish(1, error, launch._trace_path(load_config(kind, None, [setting.format(tmp_path)])))
+        launch._finish(launch.Ended(1), error, launch._trace_path(load_config(kind, None, [setting.format(tmp_path)])))
     assert (tmp_path / place).read_text().startswith("Traceback")
     assert capsys.readouterr().err.strip() == f"error: no such thing (trace: {tmp_path / place})"
 

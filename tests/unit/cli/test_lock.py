@@ -51,14 +51,6 @@ def test_what_a_killed_run_left_is_taken_over(tmp_path):
         assert f'"pid": {os.getpid()}' in (tmp_path / ".lock").read_text()
 
 
-def test_other_machines_of_a_run_leave_the_lock_to_the_first(tmp_path, monkeypatch):
-    first = hold(tmp_path, "train")
-    monkeypatch.setenv("MACHINE_RANK", "1")
-    with output_locks(Stage1Config(output_dir=str(tmp_path))):
-        pass
-    first.communicate("")
-
-
 def test_previews_are_held_too(tmp_path):
     config = CaptionConfig(output_path=str(tmp_path / "captions.json"), preview_dir=str(tmp_path / "previews"))
     with output_locks(config):

@@ -14,6 +14,7 @@ from vlv.data.files import (
     scan_folder,
 )
 from vlv.data.folder import FolderSource
+from vlv.data.sample import BadSample
 
 from .pictures import encode, picture
 
@@ -48,6 +49,30 @@ def test_scan_follows_links_but_not_in_circles(folder, tmp_path):
     names = names_of(scan_folder(str(folder)).files["folder"])
     assert {"link/f.png", "gone.png"} <= set(names)
     assert len(names) == 7
+
+
+def test_each_folder_is_read_once_whatever_links_lead_to_it(tmp_path):
+    for number in range(12):  # each linked from every other: by paths there are millions of ways through them
+        (tmp_path / f"{number:02}").mkdir()
+        (tmp_path / f"{number:02}" / "a.png").write_bytes(b"")
+        for other in range(12):
+            (tmp_path / f"{number:02}" / f"to_{other:02}").symlink_to(tmp_path / f"{other:02}")
+    (tmp_path / "00" / "outside").symlink_to(tmp_path.parent / f"{tmp_path.name}_outside")
+    (tmp_path.parent / f"{tmp_path.name}_outside").mkdir()
+    (tmp_path.parent / f"{tmp_path.name}_outside" / "b.png").write_bytes(b"")
+    (tmp_path / "05" / "again").symlink_to(tmp_path.parent / f"{tmp_path.name}_outside")
+    names = names_of(scan_folder(str(tmp_path)).files["folder"])
+    assert names == ["00/a.png", "00/outside/b.png", *(f"{number:02}/a.png" for number in range(1, 12))]
+
+
+def test_a_link_to_itself_spoils_nothing_but_itself(folder):
+    before = names_of(scan_folder(str(folder)).files["folder"])
+    (folder / "self.png").symlink_to(folder / "self.png")
+    names = names_of(scan_folder(str(folder)).files["folder"])
+    assert set(names) == {*before, "self.png"}
+    source = FolderSource(str(folder), names)
+    with pytest.raises(BadSample, match="cannot be read: Too many levels of symbolic links"):
+        source.read(names.index("self.png"))
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ KINDS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
 FILES = {kind: encode(picture(3, (24, 16)), kind) for kind in KINDS}
 GOOD = [(encode(picture(number, (24, 16))), f"good {number}") for number in range(2)]
 PROCESSOR = VLVImageProcessor(8, 8)
-DECODING = DecodeSettings(max_image_pixels=1_000_000)
+DECODING = DecodeSettings(max_image_mib=12)
 
 
 def png_bomb(side):

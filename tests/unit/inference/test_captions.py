@@ -15,7 +15,7 @@ from .stand_ins import FakeCaptioner, break_images, write_image
 def run(captioner, images, output, **changes):
     settings = {
         "search": CaptionSearch(num_beams=1),
-        "reading": ReadSettings(batch_size=2, decoding=DecodeSettings(max_image_pixels=10**6)),
+        "reading": ReadSettings(batch_size=2, decoding=DecodeSettings(max_image_mib=12)),
         "identity": {"checkpoint": "c"},
     }
     return caption_images(captioner, str(images), output, **{**settings, **changes})

@@ -22,7 +22,7 @@ from .stand_ins import FakeGenerator, break_images, write_image
 SAMPLING = SamplingSettings([42], 2.0, 3, "ddpm")
 SETTINGS = {
     "sampling": SAMPLING,
-    "reading": ReadSettings(batch_size=3, decoding=DecodeSettings(max_image_pixels=10**6)),
+    "reading": ReadSettings(batch_size=3, decoding=DecodeSettings(max_image_mib=12)),
     "identity": {"checkpoint": "c", "precision": "fp32"},
 }
 
@@ -70,6 +70,18 @@ def test_pictures_never_share_a_file():
         files = picture_files(names)
         assert list(files) == names
         assert len({file.lower() for file in files.values()}) == len(names)
+
+
+def test_a_name_too_long_for_a_file_is_shortened(tmp_path):
+    long = "dogs/" + "é" * 125
+    names = [f"{long}.jpg", f"{long}.JPG", f"{long}.webp"]
+    files = picture_files(names)
+    assert len(set(files.values())) == 3
+    for name, file in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+        (tmp_path / file).write_bytes(b"")
+        assert file.startswith("dogs/éé")
 
 
 def test_pictures_comparisons_page_and_metrics(images, tmp_path):
