@@ -33,6 +33,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     rows = max(1, _BAND_PIXELS // width)
     if rows >= height:
         return _convert(image, inverted)
+    # Pixel by pixel, so the bands come out as the whole would.
     converted = Image.new("RGB", image.size)
     for top in range(0, height, rows):
         band = (0, top, width, min(height, top + rows))

@@ -52,7 +52,7 @@ RULES = {
     ),
     "published": ({"published", "atomic", "models", "encoders", "decoders", "checkpoints", "frozen"}, RUNNERS),
     "data": (
-        {"data", "batch", "losses", "atomic", "progress", "redaction"},
+        {"data", "batch", "losses", "atomic", "orphans", "progress", "redaction"},
         {"wandb", "accelerate", "diffusers", "transformers"},
     ),
     "training": ({"training", "memory", "atomic", "checkpoints", "redaction"}, {"diffusers", "transformers"}),
@@ -123,7 +123,7 @@ RULES = {
     ),
     "cli": (None, {"wandb"}),
     "shapes": (
-        {"shapes", "cli", "config", "data", "recipes", "resources", "settings", "training"},
+        {"shapes", "checkpoints", "cli", "config", "data", "recipes", "resources", "settings", "training"},
         {"wandb", "accelerate", "diffusers"},
     ),
     "testing": ({"testing", "checkpoints", "encoders", "decoders"}, RUNNERS),

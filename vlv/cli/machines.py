@@ -47,7 +47,7 @@ def read_machines(settings: dict[str, object], num_processes: int) -> Machines:
             f"MACHINE_RANK={rank} is none of NUM_MACHINES={count}: give each machine a rank of its own from 0 on, and "
             "all of them their number"
         )
-    if count == 1:
+    if count == 1:  # an address that a batch script sets for one machine too says nothing
         return Machines()
     if not address:
         raise ConfigError(
@@ -76,7 +76,7 @@ def count_machines(settings: dict[str, object]) -> int:
 
 
 def _number(variable: str, otherwise: object, default: int) -> int:
-    value = os.environ.get(variable) or otherwise
+    value = os.environ.get(variable) or otherwise  # an empty variable is none
     try:
         return default if value is None else int(str(value))
     except ValueError:

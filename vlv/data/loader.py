@@ -90,6 +90,7 @@ class WorkerLoader(Generic[BatchType]):
             except RuntimeError as error:
                 if not workers or not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
                     raise
+                # Torch takes its own count of the dead, and names none of them.
                 dead = [worker for worker in workers if not worker.is_alive()]
                 if dead:
                     raise _WorkersLostError.killed(dead[0]) from None
