@@ -26,7 +26,7 @@ def mixed_folder(sample_photos, tmp_path_factory):
     damaged = bytearray((sample_photos / "cat.jpg").read_bytes())
     damaged[2:20] = bytes(18)
     (folder / "header.jpg").write_bytes(bytes(damaged))
-    Image.new("1", (20000, 10000)).save(folder / "huge.png")
+    Image.new("1", (30000, 20000)).save(folder / "huge.png")
     return folder
 
 
