@@ -73,15 +73,15 @@ def sound_checkpoints(folder: Path) -> list[Path]:
 
 def is_ruined(path: Path) -> bool:
     """Whether the validation of a checkpoint gave numbers that are not finite: its weights are of no use."""
-    return not _validation(path).get("finite", True)
+    return not validation_of(path).get("finite", True)
 
 
 def is_validated(path: Path) -> bool:
     """Whether a checkpoint's validation came to its end; a run may have been killed before."""
-    return bool(_validation(path))
+    return bool(validation_of(path))
 
 
-def _validation(path: Path) -> JsonObject:
+def validation_of(path: Path) -> JsonObject:
     """What validation said of a checkpoint; {} where it said nothing that can be read."""
     try:
         return read_json(path / VALIDATION_NAME)

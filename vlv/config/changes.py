@@ -22,6 +22,8 @@ HARMLESS = frozenset(
         "gradient_checkpointing",
         "initial_checkpoint",
         "keep_checkpoints",
+        "keep_every",
+        "keep_best",
         "keep_results",
         "log_every",
         "max_bad_share",

@@ -203,6 +203,10 @@ class RunConfig:
     )
     save_step: int = run_option(1000, "optimizer steps between checkpoints; each save validates too", frequent=True)
     keep_checkpoints: int = run_option(3, "how many of the newest checkpoints stay on disk; 0 keeps all")
+    keep_every: int = run_option(0, "checkpoints whose step is a multiple of this stay for good; 0 keeps none for that")
+    keep_best: str | None = run_option(
+        None, "the checkpoint with the lowest value of this metric of the validation stays too, as val/loss"
+    )
     stop_on_full_disk: bool = run_option(
         False,
         "stop where a checkpoint does not fit on the disk; else training goes on, and tries again at the next save",
@@ -240,6 +244,6 @@ class RunConfig:
         for key in ("save_step", "log_every", "num_gpus", "val_max_samples", "val_inference_steps"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
         # The data order's numpy generator takes no negative seed.
-        for key in ("keep_checkpoints", "val_pictures", "seed"):
+        for key in ("keep_checkpoints", "keep_every", "val_pictures", "seed"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "give 0 or more")
         require(self.seed < 2**63, "seed", self.seed, "give less than 2**63, which torch and numpy take")

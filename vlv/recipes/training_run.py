@@ -22,6 +22,7 @@ from vlv.batch import Batch
 from vlv.checkpoints.card import public_place, write_card
 from vlv.checkpoints.pretrained import no_progress_bars
 from vlv.checkpoints.resume import find_checkpoint, is_validated
+from vlv.checkpoints.retention import Retention
 from vlv.config import TrainingConfig, save_config
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.loader import WorkerLoader
@@ -203,7 +204,7 @@ class TrainingRun:
         return Checkpointer(
             Path(self.config.output_dir) / CHECKPOINTS,
             self.accelerator,
-            keep=self.config.keep_checkpoints,
+            retention=Retention(self.config.keep_checkpoints, self.config.keep_every, self.config.keep_best),
             identity={**parts.identity, "optimizer": self.config.optimizer},
             write_extras=write_extras,
         )

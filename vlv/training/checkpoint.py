@@ -29,7 +29,8 @@ from torch.distributed.checkpoint.state_dict import (
 from vlv.atomic import finish_folder, is_disk_full, start_folder, temporary_folder, write_whole
 from vlv.checkpoints.digests import sealed
 from vlv.checkpoints.identity import TRAINER_STATE_NAME, WEIGHTS_NAME, JsonObject
-from vlv.checkpoints.resume import list_checkpoints, require_same_run, sound_checkpoints
+from vlv.checkpoints.resume import require_same_run
+from vlv.checkpoints.retention import Retention
 from vlv.checkpoints.schema import AVERAGE_NAME, VALIDATION_NAME, describe
 from vlv.training.average import WeightAverage
 from vlv.training.metrics import finite_or_none
@@ -44,14 +45,14 @@ class DiskFull(RuntimeError):  # noqa: N818 - the message is the error; the name
 
 
 class Checkpointer:
-    """Saves and restores weights, optimizer and `TrainState`; keeps the newest few on disk."""
+    """Saves and restores weights, optimizer and `TrainState`; removes what need not stay on disk."""
 
     def __init__(
         self,
         folder: Path,
         accelerator: Accelerator,
         *,
-        keep: int,
+        retention: Retention,
         identity: JsonObject,
         write_extras: Callable[[Path], None],
     ) -> None:
@@ -59,13 +60,13 @@ class Checkpointer:
 
         Args:
             folder: where the `step_*` folders go.
-            keep: how many of the newest stay; 0 keeps all.
+            retention: which stay on disk.
             identity: what a checkpoint must agree on to be resumed (the frozen bases, what trains).
             write_extras: writes the config and whatever else belongs into a checkpoint, on process 0.
         """
         self.folder = folder
         self.accelerator = accelerator
-        self.keep = keep
+        self.retention = retention
         self.identity = identity
         self.write_extras = write_extras
 
@@ -137,22 +138,24 @@ class Checkpointer:
             raise DiskFull(reason)
 
     def judge(self, path: Path, metrics: Mapping[str, float]) -> bool:
-        """Keep what validation said of a checkpoint beside it, and drop what is older than the newest few.
-
-        A ruined one does not count for these: else a run that goes on with ruined weights would push out the good.
+        """Keep what validation said of a checkpoint beside it, and drop what need not stay.
 
         Returns:
             Whether every number is finite. If not, `resume=latest` passes over the checkpoint.
+
+        Raises:
+            ValueError: the validation has no such metric as is to tell the best.
         """
+        if (best := self.retention.best) is not None and metrics and best not in metrics:
+            raise ValueError(
+                f"keep_best={best} is no metric of the validation: give one of {', '.join(sorted(metrics))}"
+            )
         finite = all(math.isfinite(value) for value in metrics.values())
         if self.accelerator.is_main_process:
             content = {"finite": finite, **finite_or_none(metrics)}
             write_whole(path / VALIDATION_NAME, (json.dumps(content, indent=2) + "\n").encode())
-            sound = sound_checkpoints(self.folder)
-            if self.keep and len(sound) > self.keep:
-                for old in list_checkpoints(self.folder):
-                    if old.name < sound[-self.keep].name:
-                        shutil.rmtree(old)
+            for old in self.retention.obsolete(self.folder):
+                shutil.rmtree(old)
         return finite
 
     def load(

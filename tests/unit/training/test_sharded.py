@@ -11,6 +11,7 @@ from accelerate.utils import DistributedType
 from tests.models import new_stage1
 from tests.unit.models.test_captioner import pair_batch
 from vlv import VLVCaptioner
+from vlv.checkpoints.retention import Retention
 from vlv.config import Stage2Config
 from vlv.models.objectives import CaptionObjective
 from vlv.recipes.stage2 import build_captioner
@@ -49,7 +50,7 @@ def shard_train_and_save(rank, config, port, out):
     assert all(isinstance(value, DTensor) for value in objective.parameters())
     train(objective, batch)
     accelerator = SimpleNamespace(unwrap_model=lambda module: module, distributed_type=DistributedType.FSDP)
-    checkpointer = Checkpointer(out, accelerator, keep=1, identity={}, write_extras=lambda _: None)
+    checkpointer = Checkpointer(out, accelerator, retention=Retention(1), identity={}, write_extras=lambda _: None)
     weights = checkpointer.trained_state(objective)
     if rank == 0:
         whole, _ = built(config)

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from vlv.checkpoints.resume import find_checkpoint, is_validated, list_checkpoints
+from vlv.checkpoints.retention import Retention
 from vlv.training.average import WeightAverage
 from vlv.training.checkpoint import Checkpointer
 from vlv.training.metrics import MetricLogger
@@ -63,8 +64,9 @@ def run(folder, *, num_steps=6, accumulation=1, micro=4, state=None, resume=None
     optimizer = build_optimizer(objective, lr, weight_decay=0.0)
     objective, optimizer = accelerator.prepare(objective, optimizer)
     write_extras = changes.pop("write_extras", lambda path: None)
+    retention = changes.pop("retention", Retention(last=2))
     checkpointer = Checkpointer(
-        folder / "checkpoints", accelerator, keep=2, identity={"kind": "toy"}, write_extras=write_extras
+        folder / "checkpoints", accelerator, retention=retention, identity={"kind": "toy"}, write_extras=write_extras
     )
     found = find_checkpoint(resume, folder / "checkpoints")
     decay = changes.pop("ema_decay", 0.0)
