@@ -147,9 +147,7 @@ class Checkpointer:
             ValueError: the validation has no such metric as is to tell the best.
         """
         if (best := self.retention.best) is not None and metrics and best not in metrics:
-            raise ValueError(
-                f"keep_best={best} is no metric of the validation: give one of {', '.join(sorted(metrics))}"
-            )
+            raise ValueError(f"keep_best={best} is no metric of the validation: give {' or '.join(sorted(metrics))}")
         finite = all(math.isfinite(value) for value in metrics.values())
         if self.accelerator.is_main_process:
             content = {"finite": finite, **finite_or_none(metrics)}

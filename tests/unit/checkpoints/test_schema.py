@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig
 from tests.models import new_captioner, new_stage1
 from vlv import VLVAutoEncoder, VLVCaptioner, VLVEncoder
 from vlv.checkpoints.identity import CheckpointError
+from vlv.checkpoints.retention import Retention
 from vlv.checkpoints.schema import SCHEMAS, describe, kind_of, read_description, require_checkpoint
 
 # What transformers writes into every config.json.
@@ -46,9 +47,9 @@ def train_a_step(model, folder):
 
     for name, value in model.named_parameters():
         value.requires_grad_(name == "encoder.query_embed")
-    Checkpointer(folder, accelerator, keep=0, identity=model.describe(), write_extras=write_extras).save(
-        objective, optimizer, TrainState(1, 8)
-    ).rename(folder.with_name("step"))
+    Checkpointer(
+        folder, accelerator, retention=Retention(0), identity=model.describe(), write_extras=write_extras
+    ).save(objective, optimizer, TrainState(1, 8)).rename(folder.with_name("step"))
     folder.rmdir()
     folder.with_name("step").rename(folder)
 

@@ -403,6 +403,18 @@ def test_an_unfinished_checkpoint_is_not_taken(tmp_path):
     assert list_checkpoints(tmp_path / "checkpoints")[-1] != newest
 
 
+def test_the_best_checkpoint_stays_beside_the_newest(tmp_path):
+    def validate(state):
+        return {"val/loss": abs(state.step - 4.0)}
+
+    run(tmp_path, num_steps=8, save_step=2, validate=validate, retention=Retention(1, best="val/loss"))
+    names = [path.name for path in list_checkpoints(tmp_path / "checkpoints")]
+    assert names == ["step_00000004", "step_00000008"]
+    with pytest.raises(ValueError, match="keep_best=val/f1 is no metric of the validation: give val/loss"):
+        run(tmp_path / "other", validate=validate, retention=Retention(best="val/f1"))
+    assert len(list_checkpoints(tmp_path / "other" / "checkpoints")) == 1  # and is not lost by it
+
+
 def test_validation_is_a_mean_over_real_samples():
     accelerator = Accelerator(cpu=True)
     weights = torch.ones(4096)
