@@ -68,7 +68,8 @@ def test_credentials_of_a_data_path_are_written_nowhere(tiny, sample_photos, tmp
     header, user, password, token, other = CANARIES
     urls = f"https://{user}:{password}@host/a.tar?token={token}"
     command = (
-        f"cat {shard if not fails else tmp_path / 'gone'}; true -H 'Authorization: Bearer {header}' {urls} {other}"
+        f"cat {shard if not fails else tmp_path / 'gone'} | sh -c cat -H 'Authorization: Bearer {header}' "
+        f"'{urls}' {other}"
     )
     folder = tmp_path / "run"
     done = tiny(folder, "wandb_mode=offline", "max_bad_share=1", train_dataset_path=f"pipe:{command}")

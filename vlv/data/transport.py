@@ -10,7 +10,6 @@ import http.client
 import io
 import logging
 import select
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -19,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Protocol, TypeVar
 
+from vlv.data.pipeline import Pipeline
 from vlv.redaction import redact
 
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # HTTP answers after which another try may do better
@@ -93,27 +93,25 @@ def open_bytes(url: str, patience: Patience) -> Iterator[ByteStream]:
 
 
 class _Command:
-    """The output of a shell command. It cannot be continued, so that it has no retries."""
+    """The output of a command. It cannot be continued, so that it has no retries."""
 
     def __init__(self, url: str, patience: Patience) -> None:
         self._url, self._timeout = url, patience.timeout
-        command = url.removeprefix("pipe:")
-        self._process = subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, bufsize=0)
-        assert self._process.stdout is not None
-        self._output: IO[bytes] = self._process.stdout
+        try:
+            self._pipeline = Pipeline(url.removeprefix("pipe:"))
+        except (ValueError, OSError) as error:
+            raise StreamBrokenError(f"{url} cannot be run: {error}") from None
 
     def read(self, size: int, /) -> bytes:
-        if not select.select([self._output], [], [], self._timeout)[0]:
+        if not select.select([self._pipeline.output], [], [], self._timeout)[0]:
             raise StreamBrokenError(f"{self._url} gave nothing for {self._timeout:g} s")
-        data = self._output.read(size)
-        if not data and self._process.wait():
-            raise StreamBrokenError(f"{self._url} ended with status {self._process.returncode}")
+        data = self._pipeline.output.read(size)
+        if not data and (status := self._pipeline.failure()):
+            raise StreamBrokenError(f"{self._url} ended with status {status}")
         return data
 
     def close(self) -> None:
-        self._output.close()
-        self._process.terminate()
-        self._process.wait()
+        self._pipeline.close()
 
 
 class _Download:

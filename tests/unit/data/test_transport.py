@@ -78,8 +78,32 @@ def test_commands():
     assert content("pipe:printf abc") == b"abc"
     with pytest.raises(StreamBrokenError, match=r"pipe:sleep 5 gave nothing for 0\.3 s"):
         content("pipe:sleep 5")
-    with pytest.raises(StreamBrokenError, match="pipe:printf abc; exit 3 ended with status 3"):
-        content("pipe:printf abc; exit 3")
+    with pytest.raises(StreamBrokenError, match="pipe:sh -c 'printf abc; exit 3' ended with status 3"):
+        content("pipe:sh -c 'printf abc; exit 3'")
+
+
+def test_a_command_is_no_shell(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONTENT", "a b;c")
+    assert content("pipe:printf %s $CONTENT | cat | tr a x") == b"x b;c"
+    assert content("pipe:CONTENT=own printenv CONTENT") == b"own\n"
+    assert content("pipe:head -c 3 /dev/zero | head -c 2") == bytes(2)
+    for command, reason in (
+        (f"printf abc; touch {tmp_path}/made", "; has no meaning without a shell: quote it, or put the commands into"),
+        (f"printf abc && touch {tmp_path}/made", "&& has no meaning"),
+        (f"printf abc > {tmp_path}/made", "> has no meaning"),
+        (f"printf $(touch {tmp_path}/made)", r"\( has no meaning"),
+        ("printf 'abc", "No closing quotation"),
+        ("printf abc |", "a program is missing"),
+        ("no-such-program-here a.tar", "No such file or directory: 'no-such-program-here'"),
+    ):
+        with pytest.raises(StreamBrokenError, match=f"cannot be run: .*{reason}"):
+            content(f"pipe:{command}")
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_program_that_fails_before_another_is_a_failure():
+    with pytest.raises(StreamBrokenError, match="ended with status 7"):
+        content("pipe:sh -c 'printf abc; exit 7' | cat")
 
 
 def test_the_first_samples_of_a_stream_are_held(server):
