@@ -1,4 +1,4 @@
-"""Credentials taken out of whatever is written down: configs, cards, logs, messages. Standard library alone.
+"""What is not written down as it is: credentials anywhere, control characters on a terminal. Standard library alone.
 
 A URL keeps its scheme, host and path. Of a command (`pipe:...`) only what cannot hold a secret is kept: any of its
 words may be one, in forms that nobody can list.
@@ -26,6 +26,15 @@ _JOINS = ("|", "||", "&&", ";", "&", ">", "<", "2>")
 def redact(text: str) -> str:
     """The text without the credentials of its URLs and commands; other text stays as it is."""
     return _COMMAND.sub(lambda found: f"pipe:{_command(found[1])}", _URL.sub(_url, text))
+
+
+def printable(text: str) -> str:
+    """The text as any terminal takes it: undecodable bytes and control characters, line ends too, are escaped.
+
+    A file name may hold sequences that move the cursor, rename the window or rewrite what was printed before.
+    """
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def redact_values(values: Mapping[str, Any]) -> dict[str, Any]:

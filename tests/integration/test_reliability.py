@@ -257,3 +257,23 @@ def test_a_finished_run_is_left_as_it_is(tiny, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     longer = tiny(tmp_path, "resume=latest", "allow_changes=true", num_steps=6)
     assert "step 6/6" in longer.stderr
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2K.png"
+
+
+def test_control_characters_of_a_file_name_reach_no_terminal(tiny, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / HOSTILE).write_bytes(b"none")
+    said = [tiny(tmp_path / "run", "max_bad_share=0", train_dataset_path=images, val_dataset_path=images)]
+    for call in (
+        ["caption", str(images)],
+        ["data", "inspect", str(images)],
+        ["stage1", f"train_dataset_path={HOSTILE}"],
+    ):
+        command = [sys.executable, "-m", "vlv", *call]
+        said.append(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True))
+    for done in said:
+        assert not set(done.stdout + done.stderr) & set("\x1b\x07"), done
+    assert [r"\x1b]0;owned\x07" in done.stdout + done.stderr for done in said] == [True, False, True]

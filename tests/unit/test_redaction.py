@@ -2,7 +2,7 @@
 
 import pytest
 
-from vlv.redaction import redact, redact_values
+from vlv.redaction import printable, redact, redact_values
 
 CANARY = "CANARY7"
 
@@ -38,3 +38,7 @@ def test_settings_of_every_type():
     values = {"path": f"https://{CANARY}@h/", "many": [f"s3://b?{CANARY}", 1], "lr": 1e-3, "none": None}
     expected = {"path": "https://***@h/", "many": ["s3://b?***", 1], "lr": 1e-3, "none": None}
     assert redact_values(values) == expected
+
+
+def test_a_terminal_gets_no_control_characters():
+    assert printable("a\x1b[2J\r\nb\udcff é 日") == r"a\x1b[2J\r\nb\udcff é 日"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vlv.cli.entry import BAD_CALL, Call, load_libraries, parse, stop
 from vlv.config import InspectDataConfig
+from vlv.redaction import printable
 
 
 def main(arguments: list[str]) -> None:
@@ -46,7 +47,7 @@ def _inspect(config: InspectDataConfig) -> None:
     probe = prober.look(indices, progress.advance)
     progress.close()
     found = inspection(opened, probe, config)
-    print("\n".join(terminal_lines(found)))
+    print("\n".join(map(printable, terminal_lines(found))))
     if config.json is not None:
         text = json.dumps(found.as_json(), indent=2, ensure_ascii=False) + "\n"
         write_whole(Path(config.json), text.encode("utf-8", "backslashreplace"))

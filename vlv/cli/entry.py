@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from vlv.memory import is_out_of_memory
-from vlv.redaction import redact
+from vlv.redaction import printable, redact
 from vlv.resources import find_recipe
 
 Config = TypeVar("Config")
@@ -120,7 +120,7 @@ def _by_place(kind: type, call: Call, places: list[str]) -> list[str]:
 
 def stop(message: str, code: int) -> NoReturn:
     """Print one line and exit."""
-    print(f"error: {redact(' '.join(message.split()))}", file=sys.stderr)
+    print(f"error: {printable(redact(' '.join(message.split())))}", file=sys.stderr)
     raise SystemExit(code)
 
 

@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeVar
 
 from vlv.cli.entry import FAILED_RUN, INTERRUPTED, error_line, load_libraries
 from vlv.orphans import end_with_parent
-from vlv.redaction import redact
+from vlv.redaction import printable, redact
 from vlv.training.stopping import STOPPED, TrainingStopped
 
 ERROR_FILE_VARIABLE = "VLV_ERROR_FILE"  # set by the launcher, which then prints the one line itself
@@ -69,7 +69,7 @@ def attempt(work: Callable[[], object]) -> int:
 
 def _redacted_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
     record = logging.LogRecord(*args, **kwargs)
-    record.msg, record.args = redact(record.getMessage()), ()
+    record.msg, record.args = "\n".join(printable(line) for line in redact(record.getMessage()).split("\n")), ()
     return record
 
 

@@ -15,7 +15,6 @@ from vlv.inference.images import (
     find_inputs,
     last_change,
     load_images,
-    printable,
     report_bad_images,
     require_readable,
 )
@@ -23,6 +22,7 @@ from vlv.inference.journal import Journal, JsonObject, write_json
 from vlv.inference.processes import ALONE, Processes
 from vlv.inference.progress import SharedProgress
 from vlv.models.image_processor import VLVImageProcessor
+from vlv.redaction import printable
 
 
 class Captioner(Protocol):

@@ -17,6 +17,7 @@ from vlv.data.formats import LOADER_TIMEOUT, DecodeSettings
 from vlv.data.loader import load_batches
 from vlv.data.preparation import ImageProcessor, PreparedSample, SamplePreparation
 from vlv.data.sample import SampleSource
+from vlv.redaction import printable
 
 _BAD_IMAGES_PRINTED = 20
 
@@ -160,9 +161,3 @@ def require_readable(bad: dict[str, str], total: int, image_path: str) -> None:
             f"image_path={image_path}: none of its {total} images can be read; the first is "
             f"{printable(name)}: {bad[name]}"
         )
-
-
-def printable(name: str) -> str:
-    """Return a file name that any terminal takes: undecodable bytes and control characters are escaped."""
-    text = name.encode("utf-8", "backslashreplace").decode()
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
