@@ -46,13 +46,13 @@ def test_processes_must_see_the_same_shards(sizes, other):
             _require_agreement("data", sources[1], accelerator)
 
 
-def test_the_shuffle_window_reaches_streams(shards):
+def test_the_shuffle_window_reaches_streams(shards, monkeypatch):
+    monkeypatch.setattr("vlv.recipes.training_data.build_stream_loader", lambda dataset, *_: dataset)
     config = Stage1Config(shuffle_window=7, num_workers=1)
     sizes = types.SimpleNamespace(global_batch_size=4, micro_batch_size=4)
     prepare = SamplePreparation(VLVImageProcessor(8, 8))
     data = Data(shards, None, 1, None)
-    loader = training_loader(config, accelerator(), data, sizes, TrainState(), prepare)
-    assert loader.dataset._settings.window == 7
+    assert training_loader(config, accelerator(), data, sizes, TrainState(), prepare)._settings.window == 7
 
 
 def test_a_stream_may_be_validation_data(shards, tmp_path):
