@@ -60,9 +60,10 @@ class WorkerLoader(Generic[BatchType]):
         attempts = 0
         while True:
             given, left = tee(left)  # `left` stays at the first batch that has not come
-            loaded, workers = _start(self._make(given))
+            loader = self._make(given)
+            loaded, workers = _start(loader)
             try:
-                for batch in self._wait(loaded, workers):
+                for batch in self._wait(loaded, workers, forked=loader.num_workers > 0):
                     next(left)
                     attempts = 0
                     yield batch
@@ -79,7 +80,7 @@ class WorkerLoader(Generic[BatchType]):
                 for worker in workers:  # those that hang would not hear of their end
                     worker.kill()
 
-    def _wait(self, loaded: Iterator[BatchType], workers: list[BaseProcess]) -> Iterator[BatchType]:
+    def _wait(self, loaded: Iterator[BatchType], workers: list[BaseProcess], forked: bool) -> Iterator[BatchType]:
         """The batches of one set of workers; raises _WorkersLostError once one of them is dead, or all are silent."""
         since = time.monotonic()
         while True:
@@ -88,12 +89,12 @@ class WorkerLoader(Generic[BatchType]):
             except StopIteration:
                 return
             except RuntimeError as error:
-                if not workers or not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
+                # In this process no worker is waited for, and the words would be the data's own.
+                if forked and str(error).startswith("DataLoader worker"):
+                    # Torch has given its batches up by now: to ask it for the next one would lose them.
+                    raise _WorkersLostError.killed(workers) from None
+                if not forked or not str(error).startswith("DataLoader timed out"):
                     raise
-                # Torch takes its own count of the dead, and names none of them.
-                dead = [worker for worker in workers if not worker.is_alive()]
-                if dead:
-                    raise _WorkersLostError.killed(dead[0]) from None
                 if time.monotonic() - since > self._timeout:
                     raise _WorkersLostError.silent(self._timeout) from None
                 continue
@@ -109,11 +110,12 @@ class _WorkersLostError(Exception):
         self.advice = advice
 
     @classmethod
-    def killed(cls, worker: BaseProcess) -> _WorkersLostError:
-        code = worker.exitcode or 0
-        how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-        advice = "with signal 9 most likely for memory: set fewer num_workers, or a smaller max_image_mib"
-        return cls(f"loader worker {worker.pid} ended {how}", advice)
+    def killed(cls, workers: list[BaseProcess]) -> _WorkersLostError:
+        # None of them is known where one died before it could be listed.
+        code = next((worker.exitcode for worker in workers if worker.exitcode is not None), None)
+        how = "" if code is None else f" by signal {-code}" if code < 0 else f" with exit code {code}"
+        advice = "signal 9 is most likely for memory: set fewer num_workers, or a smaller max_image_mib"
+        return cls(f"a loader worker ended{how}", advice)
 
     @classmethod
     def silent(cls, timeout: float) -> _WorkersLostError:

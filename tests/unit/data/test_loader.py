@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.utils.data import IterableDataset
 
+from vlv.data import loader as loader_module
 from vlv.data.loader import LoaderError, WorkerLoader, load_batches, worker_options
 
 BATCHES = [[n, n + 1] for n in range(0, 24, 2)]
@@ -51,15 +52,29 @@ def test_the_batches_of_a_killed_worker_come_once_and_in_order(workers, position
     dataset = Numbers(tmp_path, position, die, times=2)
     with caplog.at_level(logging.WARNING):
         assert list(load_batches(dataset, BATCHES, list, workers, timeout=60)) == BATCHES
-    assert [record.getMessage().split(" ", 3)[3] for record in caplog.records] == [
-        "ended by signal 9: its batches are loaded again"
-    ] * 2
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    # How a worker ended is not known where it died before it was listed, as it may on a busy machine.
+    assert set(said) <= {f"a loader worker ended{how}: its batches are loaded again" for how in (" by signal 9", "")}
 
 
 def test_a_batch_that_kills_its_workers_ends_the_run_with_its_positions(tmp_path):
     dataset, seen = Numbers(tmp_path, 9, die, times=99), []
-    with pytest.raises(LoaderError, match=r"signal 9, 3 times before the batch of positions 8 to 9 came; .* memory:"):
+    # The batches before it may be lost with it, on their way out of the worker.
+    with pytest.raises(
+        LoaderError, match=r"ended.*, 3 times before the batch of positions [468] to [579] came; .* memory:"
+    ):
         seen.extend(load_batches(dataset, BATCHES, list, 1, timeout=60))
+
+
+def test_a_worker_that_dies_before_it_is_listed_loses_no_batch(tmp_path, monkeypatch):
+    """Torch passes over the batches of a worker that it has found dead, when it is asked for the next one."""
+    listed = loader_module.active_children
+    monkeypatch.setattr(loader_module, "active_children", lambda: time.sleep(0.5) or listed())
+    for workers in (1, 2):
+        (tmp_path / str(workers)).mkdir()
+        dataset = Numbers(tmp_path / str(workers), 0, die, times=2)
+        assert list(load_batches(dataset, BATCHES, list, workers, timeout=60)) == BATCHES
 
 
 @pytest.mark.parametrize("fault", [stop, lambda: time.sleep(1000)])
