@@ -105,6 +105,7 @@ def fit(folder: Path, config: PretrainConfig, part: Part) -> None:
 
     from scripts.small_world.pretraining.samples import scene_loader
     from vlv.checkpoints.resume import find_checkpoint
+    from vlv.checkpoints.retention import Retention
     from vlv.training.checkpoint import Checkpointer
     from vlv.training.metrics import MetricLogger
     from vlv.training.optim import build_optimizer, lr_at
@@ -121,7 +122,7 @@ def fit(folder: Path, config: PretrainConfig, part: Part) -> None:
     objective, optimizer = accelerator.prepare(part.objective, optimizer)
     identity = {"part": config.part, "steps": steps}
     checkpointer = Checkpointer(
-        folder / "checkpoints", accelerator, keep=1, identity=identity, write_extras=lambda _: None
+        folder / "checkpoints", accelerator, retention=Retention(1), identity=identity, write_extras=lambda _: None
     )
     found = find_checkpoint("latest", folder / "checkpoints")
     state = checkpointer.load(found, objective, optimizer) if found else TrainState()

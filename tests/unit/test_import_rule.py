@@ -69,6 +69,7 @@ RULES = {
             "atomic",
             "batch",
             "progress",
+            "redaction",
         },
         {"wandb", "accelerate"},
     ),
