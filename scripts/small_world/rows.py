@@ -273,9 +273,18 @@ def of_the_family(world: World) -> Result:
 
 
 def composed(world: World) -> Result:
-    """Two pictures' embeddings, joined."""
-    out = world.out / "measured" / "composition"
-    return {**compose(CompositionConfig(ckpt_dir=str(world.full_stage1()), out=str(out)))}
+    """Two pictures' embeddings, joined: of the full stage 1, and of two short ones, with nested dropout and without."""
+    models = {
+        "": world.full_stage1(),
+        "short_": world.short_stage1(),
+        "nested_": world.short_stage1("nested", {"nested_dropout": NESTED}),
+    }
+    result: Result = {}
+    for prefix, model in models.items():
+        out = world.out / "measured" / f"{prefix}composition"
+        measured = compose(CompositionConfig(ckpt_dir=str(model), out=str(out)))
+        result |= {f"{prefix}{key}": value for key, value in measured.items() if key != "count" or not prefix}
+    return result
 
 
 ENCODER_TRAINS = Arm("encoder_trains", _trained, ALL_TRAINS, SEARCH)

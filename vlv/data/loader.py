@@ -199,7 +199,7 @@ def _start(loader: DataLoader[Any]) -> tuple[Iterator[Any], list[BaseProcess]]:
     """
     before = set(active_children())
     in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGCHLD)
+    handler = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL  # None where Python did not set it
     loaded = iter(loader)
     if in_main_thread:
         signal.signal(signal.SIGCHLD, handler)
