@@ -8,6 +8,7 @@ from multiprocessing import get_context
 
 import pytest
 
+from tests.processes import runs
 from vlv.orphans import end_with_parent
 
 
@@ -41,15 +42,7 @@ def test_a_parent_that_was_killed_first_takes_its_child_along():
     process.start()
     process.join()
     deadline = time.monotonic() + 10
-    while _runs(pid.value):
+    while runs(pid.value):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert not done.is_set()
-
-
-def _runs(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

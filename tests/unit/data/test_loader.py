@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.utils.data import IterableDataset
 
+from tests.processes import runs
 from vlv.data import loader as loader_module
 from vlv.data.loader import LoaderError, WorkerLoader, load_batches, worker_options
 
@@ -178,13 +179,6 @@ time.sleep(1000)
     process.kill()
     process.wait()
     deadline = time.monotonic() + 2
-    while any(_runs(pid) for pid in workers):
+    while any(runs(pid) for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def _runs(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

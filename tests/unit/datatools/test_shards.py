@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests.processes import runs
 from tests.unit.data.pictures import encode, picture
 from vlv.cli.lock import place_lock
 from vlv.colour import to_rgb
@@ -112,7 +113,7 @@ def test_a_killed_call_is_continued_to_the_same_bytes(call, photos, tmp_path):
     assert len(workers) == 2
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    wait_for(lambda: not any(map(alive, workers)))  # else they would write beside the next call
+    wait_for(lambda: not any(map(runs, workers)))  # else they would write beside the next call
     assert list(out.glob(".*.tmp"))
     assert not manifest(out)["complete"]
     code, _, err = call("shards", out, "verify=true")
@@ -137,14 +138,6 @@ def wait_for(condition, seconds=120):
 def children(process):
     with open(f"/proc/{process}/task/{process}/children") as file:
         return [int(child) for child in file.read().split()]
-
-
-def alive(process):
-    try:
-        with open(f"/proc/{process}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_a_scan_for_duplicates_that_was_interrupted_is_continued(call, photos, tmp_path, monkeypatch):
