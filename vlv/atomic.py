@@ -8,13 +8,18 @@ each part may use it.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import re
 import shutil
 import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_WRITING = ".writing-"  # what a folder's name begins with until it is whole
+_TEMPORARY = re.compile(r"\.[0-9a-f]{40}\.tmp")  # a file's name until then
 
 
 @contextmanager
@@ -29,7 +34,8 @@ def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
     """
     path = path.resolve()
     _require_replaceable(path, stat.S_ISREG, "a regular file")
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # not longer than a name that the file system takes
+    # Not made of the name, which may be as long as the file system takes.
+    temporary = path.with_name(f".{_digest(path)}{uuid.uuid4().hex}.tmp")
     try:
         # Made here, so that its mode is the umask's: what a library makes has a mode of its own.
         temporary.touch()
@@ -78,7 +84,33 @@ def start_folder(final: Path) -> Path:
 def temporary_folder(final: Path) -> Path:
     """Where `final` is written until it is whole: the same place on every process, as several may write into it."""
     final = final.resolve()
-    return final.with_name(f".writing-{final.name}")
+    return final.with_name(f"{_WRITING}{final.name}")
+
+
+def remove_leftovers(place: Path, recursive: bool = False) -> None:
+    """Remove what killed writers left half written: of a file, or of everything in a folder.
+
+    Only who keeps others from writing there calls it: their temporary files are no leftovers yet.
+
+    Args:
+        recursive: in the folder's own folders too.
+    """
+    place = place.resolve()
+    if not place.is_dir():
+        for path in place.parent.glob(f".{_digest(place)}*.tmp"):
+            path.unlink(missing_ok=True)
+        return
+    for folder, folders, files in os.walk(place):
+        for path in (Path(folder, name) for name in files if _TEMPORARY.fullmatch(name)):
+            path.unlink(missing_ok=True)
+        for path in (Path(folder, name) for name in folders if name.startswith(_WRITING)):
+            shutil.rmtree(path, ignore_errors=True)
+        if not recursive:
+            return
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
 
 
 def finish_folder(final: Path) -> None:

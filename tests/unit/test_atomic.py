@@ -9,7 +9,15 @@ import pytest
 from safetensors.torch import save_file
 from torch import zeros
 
-from vlv.atomic import finish_folder, start_folder, temporary_folder, whole_file, whole_folder, write_whole
+from vlv.atomic import (
+    finish_folder,
+    remove_leftovers,
+    start_folder,
+    temporary_folder,
+    whole_file,
+    whole_folder,
+    write_whole,
+)
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -153,3 +161,28 @@ def test_a_file_that_others_write_and_remove_meanwhile(tmp_path):
     with ThreadPoolExecutor(4) as threads:
         for done in [threads.submit(write) for _ in range(4)]:
             done.result()
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    def kill(path):
+        """Leave what a writer leaves that is killed: its temporary file or folder stays."""
+        with whole_file(path) as temporary:
+            left = temporary.with_name(temporary.name)
+            os.link(temporary, tmp_path / "kept")
+        os.rename(tmp_path / "kept", left)
+        return left
+
+    run, other = tmp_path / "run", tmp_path / "run" / "other"
+    other.mkdir(parents=True)
+    mine, neighbour, below = kill(run / "a.json"), kill(run / "b.json"), kill(other / "c.json")
+    start_folder(run / "final")
+    (run / ".hidden.tmp").touch()
+    remove_leftovers(run / "a.json")
+    assert (mine.exists(), neighbour.exists()) == (False, True)
+    remove_leftovers(run)
+    assert (neighbour.exists(), below.exists()) == (False, True)
+    assert not temporary_folder(run / "final").exists()
+    remove_leftovers(run, recursive=True)
+    assert {str(path.relative_to(run)) for path in run.rglob("*")} == {
+        "a.json", "b.json", "other", "other/c.json", ".hidden.tmp"
+    }  # fmt: skip

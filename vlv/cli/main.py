@@ -31,6 +31,7 @@ COMMANDS = {
     "inspect": Command("vlv.cli.inspect_checkpoint", "describe a checkpoint from its headers and configs"),
     "data": Command("vlv.cli.data", "look at a dataset, or pack it into shards"),
     "benchmark": Command("vlv.cli.benchmark", "measure this machine beside plain code"),
+    "chaos": Command("vlv.cli.chaos", "kill runs of the small world again and again, and compare what they come to"),
     "download": Command("vlv.cli.download", "fetch the pretrained components and check what arrived"),
     "quickstart": Command("vlv.cli.quickstart", "try everything on the small world, in minutes on a CPU"),
 }

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from vlv.config.benchmark import BenchmarkDataConfig, BenchmarkIndexConfig
 from vlv.config.captioning import CaptionApiConfig
+from vlv.config.chaos import ChaosConfig
 from vlv.config.groups import DataConfig, FormatConfig, OptimConfig, ReadingConfig, RunConfig
 from vlv.config.inference import CaptionConfig, InferenceConfig, ReconstructConfig
 from vlv.config.latents import LatentsConfig
@@ -23,6 +24,7 @@ __all__ = [
     "BenchmarkIndexConfig",
     "CaptionApiConfig",
     "CaptionConfig",
+    "ChaosConfig",
     "ConfigError",
     "DataConfig",
     "FormatConfig",

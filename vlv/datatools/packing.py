@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from typing import cast
 
 import numpy as np
 
-from vlv.atomic import whole_file, write_whole
+from vlv.atomic import remove_leftovers, whole_file, write_whole
 from vlv.config import ShardsConfig
 from vlv.data.bad_samples import reason_of
 from vlv.data.sample import SampleSource
@@ -44,7 +43,6 @@ from vlv.datatools.writers import WRITERS, Member, tar_bytes
 from vlv.progress import Progress
 
 _PARTS = ".parts"
-_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")  # as vlv.atomic names them: what a killed call left
 _SIZED_BY = 200  # samples from whose mean size shard_mb goes
 _LEAST_DIGITS = 5
 
@@ -217,9 +215,7 @@ def _require_empty(folder: Path) -> None:
 def _remove_leftovers(folder: Path) -> None:
     for place in (folder, folder / _PARTS):
         place.mkdir(exist_ok=True)
-        for path in place.iterdir():
-            if _TEMPORARY.fullmatch(path.name):
-                path.unlink()
+        remove_leftovers(place)
 
 
 def _samples_per_shard(source: SampleSource, config: ShardsConfig) -> int:

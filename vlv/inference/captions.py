@@ -9,6 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from vlv.atomic import remove_leftovers
 from vlv.inference.images import (
     ImageBatch,
     ReadSettings,
@@ -125,6 +126,7 @@ def _prepare(journal: Journal, output_path: Path) -> None:
         if output_path.is_dir():
             raise IsADirectoryError(None, "it is a folder")
         output_path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(output_path)
         moved = journal.prepare()
         journal.forget("bad")  # tried again: a file may have been repaired
     except OSError as error:

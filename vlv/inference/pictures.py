@@ -23,6 +23,7 @@ from vlv.inference.processes import Processes
 from vlv.inference.progress import SharedProgress
 from vlv.models.image_processor import VLVImageProcessor, to_images
 
+PICTURE_FOLDERS = ("originals", "reconstructions", "comparisons")
 _LONGEST_NAME = 255  # bytes of a file's name, on every usual file system
 
 
@@ -113,7 +114,7 @@ class PictureFolder:
     def remove_others(self, names: Sequence[str]) -> None:
         """Remove the pictures of images other than `names`: those of images that have gone."""
         ours = {path for name in names for path in self.all_of(name)}
-        for kind in ("originals", "reconstructions", "comparisons"):
+        for kind in PICTURE_FOLDERS:
             # Deepest first, so that a folder is seen after what was in it.
             for path in sorted((self.folder / kind).rglob("*"), reverse=True):
                 if path.is_dir() and not any(path.iterdir()):

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+from vlv.atomic import remove_leftovers
 from vlv.evaluation.extractors import FeatureExtractor
 from vlv.inference.gallery import GalleryEntry, write_gallery
 from vlv.inference.images import ReadSettings, find_inputs, report_bad_images, require_readable
 from vlv.inference.journal import Journal, JsonObject, read_json, unused_path, write_json
 from vlv.inference.measures import Metrics, measure_pictures
-from vlv.inference.pictures import ImageGenerator, PictureFolder, SamplingSettings, generate_pictures
+from vlv.inference.pictures import PICTURE_FOLDERS, ImageGenerator, PictureFolder, SamplingSettings, generate_pictures
 from vlv.inference.processes import ALONE, Processes
 
 # What a run writes; of a run with other settings it is set aside.
-_OURS = ("originals", "reconstructions", "comparisons", "index.html", "metrics.json", "bad_samples.jsonl")
+_OURS = (*PICTURE_FOLDERS, "index.html", "metrics.json", "bad_samples.jsonl")
 _SETTINGS = "settings.json"
 _ALWAYS_KEPT = {"image_path", *(field.name for field in fields(SamplingSettings))}
 
@@ -154,6 +155,9 @@ def _report_bad(bad: dict[str, str], total: int, output: OutputFolder, journal: 
 def _prepare(output: OutputFolder, settings: JsonObject, journal: Journal) -> None:
     try:
         output.path.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(output.path)
+        for name in PICTURE_FOLDERS:
+            remove_leftovers(output.path / name, recursive=True)
         found = read_json(output.path / _SETTINGS)
         if found != settings:
             # Not all of the keys: which ones the checkpoint's identity has depends on the options in use.

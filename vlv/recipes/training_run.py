@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch.optim import AdamW
 
-from vlv.atomic import whole_folder
+from vlv.atomic import remove_leftovers, whole_folder
 from vlv.batch import Batch
 from vlv.checkpoints.card import public_place, write_card
 from vlv.checkpoints.pretrained import no_progress_bars
@@ -298,5 +298,8 @@ def _start_folder(config: TrainingConfig, accelerator: Accelerator) -> None:
             for name in ("metrics.jsonl", SKIPPED_STEPS, BAD_SAMPLES):
                 (output_dir / name).unlink(missing_ok=True)
         output_dir.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(output_dir)
+        for name in (CHECKPOINTS, VALIDATION):
+            remove_leftovers(output_dir / name, recursive=True)
         save_config(config, output_dir / CONFIG)
     accelerator.wait_for_everyone()

@@ -1,0 +1,54 @@
+"""Kill runs of the small world again and again, and compare what they come to with a run that nobody touched.
+
+The job is stage1, stage2, caption or reconstruct, with the small world's own recipe. Kills are SIGKILL: of the whole
+run, of the launcher alone, or of one of its processes, at random moments, half of them within a save, a validation or
+another write. Each life has another number of loader workers. Exit code 1 where anything differs.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from vlv.cli.entry import BAD_CALL, FAILED_RUN, Call, parse, stop
+from vlv.config import ChaosConfig
+
+_MARK = ".vlv-chaos"  # in a folder that this command made, and may empty
+
+
+def main(arguments: list[str]) -> None:
+    """Read the call, kill, and print the table."""
+    config = parse(ChaosConfig, Call("vlv chaos", __doc__ or "", ("job",)), arguments)
+    from vlv.atomic import write_whole
+    from vlv.chaos.harness import ChaosError, wreak
+    from vlv.chaos.jobs import build_job
+    from vlv.chaos.report import facts, passed, table
+    from vlv.progress import Progress
+
+    folder = _own_folder(Path(config.output_dir).resolve())
+    job = build_job(config, folder / "data")
+    progress = Progress(f"{config.job}, killed", config.kills, "time")
+    try:
+        report = wreak(job, config, folder / str(config.job), progress.advance)
+    except ChaosError as error:
+        stop(str(error), FAILED_RUN)
+    progress.close()
+    print(table(report, job.unit))
+    if config.json is not None:
+        write_whole(Path(config.json), (json.dumps(facts(report), indent=2) + "\n").encode())
+    if not passed(report, to_the_bit=len(set(config.processes)) == 1):
+        stop(f"not everything is as in the run that nobody touched; what differs is kept in {folder}", FAILED_RUN)
+
+
+def _own_folder(folder: Path) -> Path:
+    """The folder of the runs, without those of an earlier call; its data stay."""
+    import shutil
+
+    if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).exists():
+        stop(f"output_dir={folder} holds something else: give an empty folder", BAD_CALL)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MARK).touch()
+    for path in folder.iterdir():
+        if path.is_dir() and path.name != "data":
+            shutil.rmtree(path)
+    return folder
