@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vlv.checkpoints.identity import CONFIG_NAME, TRAINER_STATE_NAME, CheckpointError, JsonObject
 from vlv.checkpoints.origin import adapter_bases
-from vlv.checkpoints.schema import SCHEMAS, kind_of, read_description, weight_files
+from vlv.checkpoints.schema import SCHEMAS, SHARED_WEIGHTS, SHARES, kind_of, read_description, weight_files
 
 if TYPE_CHECKING:
     from huggingface_hub.utils import TensorInfo
@@ -52,10 +52,12 @@ def is_ours(path: Path) -> bool:
 
 def _weights(folder: Path) -> JsonObject:
     count, dtypes = 0, set()
-    for path in weight_files(folder):
-        header = read_header(path)
-        count += sum(info.parameter_count for info in header.values())
-        dtypes |= {info.dtype for info in header.values()}
+    shares = sorted((folder / SHARES).glob("*.safetensors"))
+    for path in shares or weight_files(folder):
+        # Shares hold the optimizer's state too.
+        tensors = [info for name, info in read_header(path).items() if not shares or name.startswith(SHARED_WEIGHTS)]
+        count += sum(info.parameter_count for info in tensors)
+        dtypes |= {info.dtype for info in tensors}
     return {"parameters": f"{count:,}", "dtype": ", ".join(sorted(dtypes))}
 
 

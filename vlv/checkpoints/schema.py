@@ -28,6 +28,8 @@ Kind = Literal["stage1", "stage2", "encoder", "training"]
 INDEX_NAME = f"{WEIGHTS_NAME}.index.json"
 AVERAGE_NAME = "average.safetensors"
 VALIDATION_NAME = "validation.json"  # what validation said of a checkpoint for resuming; written after it
+SHARES = "shares"  # folder of what each process wrote of weights and optimizer, where they are sharded
+SHARED_WEIGHTS = "weights."  # what the names of weights begin with there
 _SHARDED = f"{WEIGHTS_NAME}|{INDEX_NAME}"  # one file, or several and their index
 _RECIPE, _CARD, _PIXELS = "config.yaml", "README.md", "preprocessor_config.json"
 
@@ -113,7 +115,12 @@ SCHEMAS: dict[Kind, Schema] = {
         model_type=None,
         required=("step", "samples", "identity"),
         optional=("scaler", "skipped", "files"),
-        files=(TRAINER_STATE_NAME, WEIGHTS_NAME, _RECIPE, "optimizer.safetensors|deepspeed"),
+        files=(
+            TRAINER_STATE_NAME,
+            _RECIPE,
+            f"{WEIGHTS_NAME}|{SHARES}",
+            f"optimizer.safetensors|deepspeed|{SHARES}",
+        ),
         more_files=(AVERAGE_NAME, VALIDATION_NAME, CONFIG_NAME, _PIXELS),
     ),
 }
@@ -197,8 +204,10 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors that hold a checkpoint's weights: one, or all that the index names.
 
     Raises:
-        CheckpointError: one of them is not there.
+        CheckpointError: one of them is not there, or each process of a sharded training has written its own.
     """
+    if (folder / SHARES).is_dir():
+        raise CheckpointError(f"{folder} is for resuming alone, as its weights are sharded; give <output_dir>/final")
     index = folder / INDEX_NAME
     names = [WEIGHTS_NAME]
     if index.is_file() and not (folder / WEIGHTS_NAME).is_file():

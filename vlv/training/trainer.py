@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import cast
 
@@ -72,6 +72,16 @@ class Trainer:
             TrainingError: the run cannot continue.
             TrainingStopped: it was asked to stop, and has saved.
         """
+        try:
+            state = self._train()
+        except BaseException:
+            with suppress(Exception):  # the first failure is the one to show
+                self.parts.checkpointer.wait()
+            raise
+        self.parts.checkpointer.wait()
+        return state
+
+    def _train(self) -> TrainState:
         settings, state = self.settings, self.state
         batches = iter(self.parts.loader)
         self.objective.train()
@@ -191,6 +201,7 @@ class Trainer:
         state.skipped += not sound
         if self._skipped_in_a_row < limit and not (state.skipped == state.step == self.settings.num_steps):
             return
+        self.parts.checkpointer.wait()  # the last one may be being written
         good = next(reversed(sound_checkpoints(self.parts.checkpointer.folder)), None)
         raise TrainingError(
             f"no loss or gradient of the {self._skipped_in_a_row} steps up to {state.step} was finite; "
@@ -234,16 +245,15 @@ class Trainer:
 
     def _save(self) -> None:
         parts = self.parts
+        report = None if self.settings.stop_on_full_disk else parts.logger.message
         try:
             # The checkpoint holds the raw weights, which training resumes from, with the average beside them.
-            path = parts.checkpointer.save(self.objective, self.optimizer, self.state, parts.average)
+            path = parts.checkpointer.save(self.objective, self.optimizer, self.state, parts.average, report)
         except DiskFull as error:
-            if self.settings.stop_on_full_disk:
-                raise TrainingError(f"{error}; resume=latest continues from the last checkpoint") from None
-            parts.logger.message(f"{error}; training goes on, and the next save tries again")
-            return
-        parts.logger.message(f"saved {path}")
-        # After the save: a validation that fails must not cost the checkpoint.
+            raise TrainingError(f"{error}; resume=latest continues from the last checkpoint") from None
+        if report is None:
+            parts.logger.message(f"saved {path}")
+        # After the save, which goes on meanwhile: a validation that fails must not cost the checkpoint.
         self._judge(path)
         good, bad, truncated = self._count_samples()
         if bad + truncated and parts.samples:
@@ -261,7 +271,7 @@ class Trainer:
         parts = self.parts
         if not saved:
             try:
-                parts.checkpointer.save(self.objective, self.optimizer, self.state, parts.average)
+                parts.checkpointer.save(self.objective, self.optimizer, self.state, parts.average)  # and waits
             except DiskFull as error:
                 raise TrainingError(f"{error}; resume=latest continues from the last checkpoint") from None
         raise TrainingStopped(f"stopped after step {self.state.step} of {self.settings.num_steps}, which is saved")

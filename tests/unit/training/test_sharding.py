@@ -16,18 +16,21 @@ import pytest
 import torch
 
 from vlv import VLVAutoEncoder
+from vlv.checkpoints.identity import CheckpointError
+from vlv.checkpoints.inspection import describe_checkpoint
+from vlv.checkpoints.schema import require_checkpoint
 from vlv.config import Stage1Config
 
 STEPS = 3
 
 
-def train(rank, config, port, sharded):
+def train(rank, config, port, sharded, processes):
     os.environ.update(
         HF_HUB_OFFLINE="1",
         ACCELERATE_USE_CPU="true",
         RANK=str(rank),
         LOCAL_RANK=str(rank),
-        WORLD_SIZE="2",
+        WORLD_SIZE=str(processes),
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
@@ -72,11 +75,11 @@ def train(rank, config, port, sharded):
     os._exit(0)
 
 
-def run(config, sharded):
+def run(config, sharded, processes=2):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(train, (config, port, sharded), nprocs=2)
+    torch.multiprocessing.spawn(train, (config, port, sharded, processes), nprocs=processes)
     return [json.loads(line) for line in Path(config.output_dir, "metrics.jsonl").read_text().splitlines()]
 
 
@@ -129,9 +132,29 @@ def test_a_sharded_decoder_gives_the_losses_of_ddp(tiny_components, sample_photo
     if precision == "bf16":  # AdamW's first steps, of one size whatever the gradient's, hide what differs
         return
     assert all(torch.allclose(models[1][name], value, atol=2e-4) for name, value in models[0].items())
-    # Each resumes from its own checkpoint.
-    more = {"num_steps": STEPS + 1, "lr_schedule_steps": STEPS, "resume": "latest"}
-    whole, sharded = run(config("ddp", **more), sharded=False), run(config("sharded", **more), sharded=True)
-    assert [lines[-1]["step"] for lines in (whole, sharded)] == [STEPS + 1] * 2
-    assert sharded[-2]["train/loss"] == pytest.approx(whole[-2]["train/loss"], rel=tolerance)
-    assert sharded[-1]["val/loss"] == pytest.approx(whole[-1]["val/loss"], rel=tolerance)
+    # The sharded run goes on with one process that shares nothing out, and then with two again.
+    expected = run(config("ddp", **longer(2)), sharded=False)
+    run(config("sharded", **longer(1), num_gpus=1), sharded=False, processes=1)
+    found = run(config("sharded", **longer(2)), sharded=True)
+    assert [lines[-1]["step"] for lines in (expected, found)] == [STEPS + 2] * 2
+    for key in ("train/loss", "val/loss"):
+        values = [[row[key] for row in lines if key in row] for lines in (found, expected)]
+        # The whole run validates at its last step, the other one also at that of its one process.
+        assert values[0][-1] == pytest.approx(values[1][-1], rel=tolerance)
+    kinds = {path.name: {file.name for file in path.iterdir()} for path in (tmp_path / "sharded/checkpoints").iterdir()}
+    shares = [f"step_0000000{step}" for step in (STEPS, STEPS + 2)]
+    assert all({"shares", "trainer_state.json"} <= kinds[name] for name in shares)
+    assert all("model.safetensors" not in kinds[name] for name in shares)
+    assert "model.safetensors" in kinds[f"step_0000000{STEPS + 1}"]
+    files = sorted(path.name for path in (tmp_path / "sharded/checkpoints" / shares[0] / "shares").iterdir())
+    assert files == [f"shard-0000{rank}-model-00001-of-00001.safetensors" for rank in (1, 2)]
+    facts = [describe_checkpoint(tmp_path / "sharded/checkpoints" / f"step_0000000{STEPS + step}") for step in (0, 1)]
+    assert facts[0]["parameters"] == facts[1]["parameters"]
+    with pytest.raises(
+        CheckpointError, match="is for resuming alone, as its weights are sharded; give <output_dir>/final"
+    ):
+        require_checkpoint(tmp_path / "sharded/checkpoints" / shares[0], "stage1")
+
+
+def longer(steps):
+    return {"num_steps": STEPS + steps, "lr_schedule_steps": STEPS, "resume": "latest", "allow_changes": True}

@@ -3,6 +3,8 @@
 import json
 import resource
 import shutil
+import threading
+import time
 import types
 
 import pytest
@@ -10,8 +12,10 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
+from vlv.atomic import temporary_folder
 from vlv.checkpoints.resume import find_checkpoint, is_validated, list_checkpoints
 from vlv.checkpoints.retention import Retention
+from vlv.training import whole as whole_checkpoint
 from vlv.training.average import WeightAverage
 from vlv.training.checkpoint import Checkpointer
 from vlv.training.metrics import MetricLogger
@@ -331,6 +335,8 @@ def test_a_full_disk_costs_a_save_and_not_the_run(tmp_path, full_disk, stops, ca
     def emptied():
         for number, batch in enumerate(batches(0, 6, 1)):
             if number == 5:
+                while len(saves) < 2 or temporary_folder(tmp_path / "full" / "checkpoints" / "step_00000004").exists():
+                    time.sleep(0.01)  # it is written beside training
                 full_disk(False)
             yield batch
 
@@ -351,6 +357,58 @@ def test_a_full_disk_costs_a_save_and_not_the_run(tmp_path, full_disk, stops, ca
         [row["train/loss"] for row in lines(tmp_path / name) if "train/loss" in row] for name in ("whole", "full")
     ]
     assert losses[0] == losses[1]  # lines that did not fit came later
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path):
+    """The write of step 2 ends after step 5: it holds the weights of step 2, and the last save waits for it."""
+    expected, _ = run(tmp_path / "short", save_step=2)
+    until, order = threading.Event(), []
+
+    def write_extras(path):
+        order.append(f"writes {path.name[-1]}")
+        if len(order) == 1:
+            assert until.wait(60)
+
+    def loader():
+        for number, batch in enumerate(batches(0, 6, 1)):
+            order.append(f"step {number + 1}")
+            if number == 3:
+                until.set()
+            yield batch
+
+    run(tmp_path / "long", loader=loader(), write_extras=write_extras, save_step=2, retention=Retention(0))
+    assert order.index("step 4") < order.index("writes 4") < order.index("writes 6")
+    for step in (4, 6):
+        files = [tmp_path / name / f"checkpoints/step_0000000{step}/model.safetensors" for name in ("short", "long")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    weights = load_file(tmp_path / "long" / "checkpoints/step_00000002/model.safetensors")["weight"]
+    assert not torch.equal(weights, expected.model.weight)
+    assert all(is_validated(path) for path in list_checkpoints(tmp_path / "long" / "checkpoints"))
+
+
+def test_a_write_that_fails_in_the_background_ends_the_run(tmp_path):
+    def write_extras(path):
+        raise PermissionError(13, "no", str(path))
+
+    with pytest.raises(PermissionError):
+        run(tmp_path, num_steps=3, write_extras=write_extras)
+
+
+def test_copies_that_do_not_fit_into_memory_are_not_made(tmp_path, monkeypatch):
+    run(tmp_path / "copied")
+    monkeypatch.setattr(whole_checkpoint.psutil, "virtual_memory", lambda: types.SimpleNamespace(available=10))
+    order = []
+
+    def loader():
+        for number, batch in enumerate(batches(0, 6, 1)):
+            order.append(number + 1)
+            yield batch
+
+    run(tmp_path / "waiting", loader=loader(), write_extras=lambda path: order.append("writes"))
+    assert order == [1, 2, 3, "writes", 4, 5, 6, "writes"]
+    for name in ("model", "optimizer"):
+        path = f"checkpoints/step_00000006/{name}.safetensors"
+        assert (tmp_path / "copied" / path).read_bytes() == (tmp_path / "waiting" / path).read_bytes()
 
 
 def test_free_space_is_looked_at_before_anything_is_written(tmp_path, monkeypatch, capsys):
