@@ -35,14 +35,15 @@ from vlv.recipes.training_data import BAD_SAMPLES, Data, open_training_data, tra
 from vlv.redaction import redact_values
 from vlv.training.average import WeightAverage
 from vlv.training.checkpoint import Checkpointer
-from vlv.training.metrics import SKIPPED_STEPS, MetricLogger
+from vlv.training.metrics import METRICS, SKIPPED_STEPS, MetricLogger
 from vlv.training.optim import build_optimizer, lr_at
 from vlv.training.parts import TrainerSettings, TrainingParts
 from vlv.training.processes import has_whole_weights, is_sharded, start_processes
+from vlv.training.restarts import RESTARTS, RestartClock
 from vlv.training.sharding import distribute
 from vlv.training.state import TrainState
 from vlv.training.stopping import StopRequest
-from vlv.training.tracker import WandbSettings
+from vlv.training.tracker import RUN_ID, WandbSettings
 from vlv.training.trainer import Trainer
 from vlv.training.validation import validation_loss
 
@@ -123,7 +124,7 @@ class TrainingRun:
         # The average after the distribution, which moves the weights: it is kept on their device.
         checkpointer, average, found = self._checkpointer(parts), self._average(objective), self.resumed
         state = checkpointer.load(found, objective, optimizer, average) if found else TrainState()
-        logger = self._logger(state, validated=found is None or is_validated(found))
+        logger = self._logger(state, found)
         self._announce(logger, objective, state, found)
         samples, stop = self._sample_log(), StopRequest()
         trainer = Trainer(
@@ -213,19 +214,20 @@ class TrainingRun:
         path = Path(self.config.output_dir) / BAD_SAMPLES
         return BadSampleLog(path, "train", self.accelerator.num_processes, self.config.max_bad_share)
 
-    def _logger(self, state: TrainState, validated: bool) -> MetricLogger:
-        config = self.config
+    def _logger(self, state: TrainState, found: Path | None) -> MetricLogger:
+        config, folder = self.config, Path(self.config.output_dir)
         wandb = None
         if config.wandb_mode != "off":
             settings = redact_values(dataclasses.asdict(config))
             wandb = WandbSettings(config.wandb_mode, config.wandb_project, config.run_name, settings)
         return MetricLogger(
-            Path(config.output_dir),
+            folder,
             enabled=self.accelerator.is_main_process,
             num_steps=self.data.num_steps,
             first_step=state.step,
-            validated=validated,
+            validated=found is None or is_validated(found),
             wandb=wandb,
+            restart=RestartClock(found, folder / METRICS, state.step) if found else None,
         )
 
     def _settings(self) -> TrainerSettings:
@@ -295,7 +297,7 @@ def _start_folder(config: TrainingConfig, accelerator: Accelerator) -> None:
         if config.overwrite and config.resume is None:
             for name in (CHECKPOINTS, FINAL, VALIDATION):
                 shutil.rmtree(output_dir / name, ignore_errors=True)
-            for name in ("metrics.jsonl", SKIPPED_STEPS, BAD_SAMPLES):
+            for name in (METRICS, SKIPPED_STEPS, RESTARTS, RUN_ID, BAD_SAMPLES):
                 (output_dir / name).unlink(missing_ok=True)
         output_dir.mkdir(parents=True, exist_ok=True)
         remove_leftovers(output_dir)

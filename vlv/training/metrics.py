@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from vlv.atomic import is_disk_full, write_whole
 from vlv.redaction import redact
+from vlv.training.restarts import RESTARTS, RestartClock, as_record, describe
 from vlv.training.tracker import WandbSettings, WandbTracker
 
-SKIPPED_STEPS = "skipped_steps.jsonl"
+METRICS, SKIPPED_STEPS = "metrics.jsonl", "skipped_steps.jsonl"
 
 
 class MetricLogger:
@@ -31,6 +32,7 @@ class MetricLogger:
         first_step: int = 0,
         validated: bool = True,
         wandb: WandbSettings | None = None,
+        restart: RestartClock | None = None,
     ) -> None:
         """Open metrics.jsonl for appending and start the progress bar.
 
@@ -41,11 +43,13 @@ class MetricLogger:
                 the file reads as that of one run.
             validated: whether the validation of that step came to its end; if not, its line is removed too.
             wandb: where in W&B the run goes; None is nowhere.
+            restart: of a run that resumes; what it took is written down after the first step.
         """
         self.enabled = enabled
         self.num_steps = num_steps
-        self.path, self.skipped_path = folder / "metrics.jsonl", folder / SKIPPED_STEPS
+        self.path, self.skipped_path = folder / METRICS, folder / SKIPPED_STEPS
         self._tracker: WandbTracker | None = None
+        self._restart = restart
         self._started, self._first_step = time.monotonic(), first_step
         self._bar: tqdm | None = None
         self._unwritten: dict[Path, bytes] = {}
@@ -60,7 +64,12 @@ class MetricLogger:
             self._tracker = WandbTracker(wandb, folder, self.message)
 
     def advance(self, step: int) -> None:
-        """Move the bar to `step`."""
+        """Count a step that has just ended."""
+        if self.enabled and self._restart is not None:
+            restart, self._restart = self._restart.stop(), None
+            path = self.path.with_name(RESTARTS)
+            self.message(describe(restart, path))
+            self._append(path, as_record(restart))
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 

@@ -1,9 +1,16 @@
 import json
+import os
+import socket
+import subprocess
 import sys
+import time
 import types
 
+import pytest
+
 from vlv.training.metrics import MetricLogger
-from vlv.training.tracker import WandbSettings
+from vlv.training.restarts import RestartClock
+from vlv.training.tracker import WandbSettings, WandbTracker
 
 
 def test_lines_are_written_and_appended(tmp_path, capsys):
@@ -46,6 +53,7 @@ def test_a_failing_wandb_does_not_end_the_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
     logger = MetricLogger(tmp_path, enabled=True, num_steps=1, wandb=WandbSettings("online"))
     logger.log(1, {"train/loss": 1.0})
+    logger.close()
     assert "W&B is off from here (RuntimeError: no key)" in capsys.readouterr().err
     assert (tmp_path / "metrics.jsonl").exists()
 
@@ -67,3 +75,88 @@ def test_wandb_gets_metrics_pictures_and_tables(tmp_path, monkeypatch):
         {"validation": [(str(tmp_path / "a.png"), "a")]},
         {"captions": (["image"], [["a"]])},
     ]
+
+
+def test_a_resumed_run_is_the_same_one_in_wandb(tmp_path, monkeypatch):
+    calls = []
+    run = types.SimpleNamespace(log=lambda values, step: None, finish=lambda: None)
+    fake = types.SimpleNamespace(init=lambda **given: calls.append((given["id"], given["resume"])) or run)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for folder in ("a", "a", "b"):
+        MetricLogger(tmp_path / folder, enabled=True, num_steps=1, wandb=WandbSettings("offline")).close()
+    assert calls[0] == calls[1] != calls[2]
+    assert calls[0][1] == "allow"
+    assert len(calls[0][0]) == 16
+
+
+SENDS = """
+import sys, time
+from pathlib import Path
+from vlv.training.tracker import WandbSettings, WandbTracker
+
+started = time.monotonic()
+tracker = WandbTracker(WandbSettings("online"), Path(sys.argv[1]), lambda text: print(text), patience=1)
+for step in range(1000):
+    tracker.metrics(step, {"train/loss": 1.0})
+sent = time.monotonic() - started
+tracker.finish()
+print(f"{sent:.3f} {time.monotonic() - started:.3f}")
+"""
+
+
+def test_a_server_that_hangs_delays_nothing(tmp_path):
+    """The real client, and a server that takes connections and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(50)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        environment = {**os.environ, "WANDB_BASE_URL": url, "WANDB_API_KEY": "0" * 40}
+        call = [sys.executable, "-c", SENDS, str(tmp_path)]
+        done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    message, times = done.stdout.strip().splitlines()
+    assert message == f"W&B has not taken everything within 1 s; all metrics are in {tmp_path / 'metrics.jsonl'}"
+    sending, finishing = map(float, times.split())
+    assert sending < 1
+    assert finishing < 5
+
+
+def test_what_fails_later_is_reported_once(tmp_path):
+    said, run = [], types.SimpleNamespace(finish=lambda: None)
+
+    def log(values, step):
+        raise OSError("no network")
+
+    run.log = log
+
+    class Failing(WandbTracker):
+        def _start(self, settings):
+            return run
+
+    tracker = Failing(WandbSettings("online"), tmp_path, said.append)
+    for step in range(3):
+        tracker.metrics(step, {})
+    tracker.finish()
+    assert said == [f"W&B is off from here (OSError: no network); all metrics are in {tmp_path / 'metrics.jsonl'}"]
+
+
+def test_the_time_that_restarts_cost_is_written_down(tmp_path, capsys):
+    checkpoint, now = tmp_path / "step_00000003", time.time()
+    checkpoint.mkdir()
+    for path, age in ((checkpoint / "trainer_state.json", 100_000), (tmp_path / "metrics.jsonl", 99_940)):
+        path.touch()
+        os.utime(path, (now - age, now - age))
+    for _ in range(2):
+        clock = RestartClock(checkpoint, tmp_path / "metrics.jsonl", 3)
+        logger = MetricLogger(tmp_path, enabled=True, num_steps=9, first_step=3, restart=clock)
+        for step in (4, 5):
+            logger.advance(step)
+    first, second = (json.loads(line) for line in (tmp_path / "restarts.jsonl").read_text().splitlines())
+    assert first["step"] == 3
+    assert first["again"] == pytest.approx(60, abs=0.2)
+    assert first["lost"] == pytest.approx(first["again"] + first["away"] + first["starting"], abs=0.2)
+    assert first["lost"] == pytest.approx(100_000, abs=60)
+    said = capsys.readouterr().err
+    assert "restart 1: 60 s of work is taken again, " in said
+    assert f"restart 2: 60 s of work is taken again, {second['away']:.0f} s away" in said
+    assert f"{first['lost'] + second['lost']:,.0f} s lost to restarts in all" in said
