@@ -140,7 +140,15 @@ def load_whole(load: Callable[..., Any], folder: Path, **options: Any) -> Any:
         raise CheckpointError(f"{folder}: {name} has shape {tuple(theirs)}, the model wants {tuple(ours)}")
     unexpected = [name for name in report["unexpected_keys"] if not _NO_WEIGHTS.search(name)]
     require_same_names(folder, sorted(report["missing_keys"]), sorted(unexpected))
+    for config in (model.config, getattr(model, "generation_config", None)):
+        forget_code(config)
     return model
+
+
+def forget_code(config: object) -> None:
+    """Drop `auto_map`: it names code of the original repository, and would go into every checkpoint with this config."""
+    if "auto_map" in getattr(config, "__dict__", {}):
+        del config.__dict__["auto_map"]
 
 
 def require_same_names(place: Path, missing: list[str], unexpected: list[str]) -> None:
@@ -230,9 +238,12 @@ def load_tokenizer(folder: Path, option: str) -> PreTrainedTokenizerBase:
             "the copy or download is not complete"
         )
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{option}: the tokenizer in {folder} cannot be read ({error})") from None
+    # As in `forget_code`; a tokenizer writes its own file from these.
+    tokenizer.init_kwargs.pop("auto_map", None)
+    return tokenizer
 
 
 def resolve_base(identity: dict[str, str], given: str | None, option: str, checkpoint: Path) -> str:

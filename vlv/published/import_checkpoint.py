@@ -22,7 +22,7 @@ from vlv.checkpoints.identity import (
     component_identity,
     read_json,
 )
-from vlv.checkpoints.pretrained import load_tokenizer, resolve_component
+from vlv.checkpoints.pretrained import forget_code, load_tokenizer, resolve_component
 from vlv.checkpoints.schema import describe
 from vlv.decoders import DecoderSettings, build_decoder
 from vlv.encoders import EncoderSettings, read_encoder_layout
@@ -247,7 +247,9 @@ def _language_model_config(folder: Path) -> PreTrainedConfig:
         raise CheckpointError(
             f"llm: {folder} holds a model of type {kind}, no causal language model: give Qwen's, for example"
         )
-    return AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder)
+    forget_code(config)
+    return config
 
 
 def _vocab_rows(plan: ImportPlan, source: ExternalStateDict, skeleton: Skeleton) -> dict[str, int]:

@@ -45,6 +45,7 @@ class WandbTracker:
         """Start the run; `report` prints a message."""
         self._folder, self._report, self._patience = folder, report, patience
         self._jobs: queue.SimpleQueue[Callable[[Run], object] | None] = queue.SimpleQueue()
+        self._given_up = False
         # A daemon: a server that never answers must not keep the process.
         self._thread = threading.Thread(target=self._send_all, args=(settings,), name="wandb", daemon=True)
         self._thread.start()
@@ -79,6 +80,7 @@ class WandbTracker:
         self._jobs.put(None)
         self._thread.join(self._patience)
         if self._thread.is_alive():
+            self._given_up = True
             self._report(f"W&B has not taken everything within {self._patience:g} s; {self._elsewhere()}")
 
     def _put(self, job: Callable[[Run], object]) -> None:
@@ -92,6 +94,8 @@ class WandbTracker:
                 job(run)
             run.finish()
         except Exception as error:  # noqa: BLE001 - whatever W&B raises must not end a training of days
+            if self._given_up:  # it fails as the process ends, which was said already
+                return
             reason = (str(error).splitlines() or [""])[0]
             self._report(f"W&B is off from here ({type(error).__name__}: {reason}); {self._elsewhere()}")
 

@@ -95,7 +95,7 @@ from pathlib import Path
 from vlv.training.tracker import WandbSettings, WandbTracker
 
 started = time.monotonic()
-tracker = WandbTracker(WandbSettings("online"), Path(sys.argv[1]), lambda text: print(text), patience=1)
+tracker = WandbTracker(WandbSettings("online"), Path(sys.argv[1]), lambda text: print(text), patience=8)
 for step in range(1000):
     tracker.metrics(step, {"train/loss": 1.0})
 sent = time.monotonic() - started
@@ -110,15 +110,17 @@ def test_a_server_that_hangs_delays_nothing(tmp_path):
         server.bind(("127.0.0.1", 0))
         server.listen(50)
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        environment = {**os.environ, "WANDB_BASE_URL": url, "WANDB_API_KEY": "0" * 40}
+        environment = {**os.environ, "WANDB_BASE_URL": url, "WANDB_API_KEY": "0" * 40, "WANDB_MODE": "online"}
         call = [sys.executable, "-c", SENDS, str(tmp_path)]
         done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=120)
+        server.settimeout(0)
+        server.accept()  # it was asked
     assert done.returncode == 0, done.stderr
     message, times = done.stdout.strip().splitlines()
-    assert message == f"W&B has not taken everything within 1 s; all metrics are in {tmp_path / 'metrics.jsonl'}"
+    assert message == f"W&B has not taken everything within 8 s; all metrics are in {tmp_path / 'metrics.jsonl'}"
     sending, finishing = map(float, times.split())
     assert sending < 1
-    assert finishing < 5
+    assert 8 <= finishing < 15
 
 
 def test_what_fails_later_is_reported_once(tmp_path):
