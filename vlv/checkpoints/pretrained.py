@@ -146,7 +146,7 @@ def load_whole(load: Callable[..., Any], folder: Path, **options: Any) -> Any:
 
 
 def forget_code(config: object) -> None:
-    """Drop `auto_map`: it names code of the original repository, and would go into every checkpoint with this config."""
+    """Drop `auto_map`: it names code of the original repository, and would go into each checkpoint of this config."""
     if "auto_map" in getattr(config, "__dict__", {}):
         del config.__dict__["auto_map"]
 
