@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlv.checkpoints.folder_check import State, check_model, check_parquet
+from vlv.cli.download_record import find_revision, read_revision
 from vlv.cli.entry import FAILED_RUN, INTERRUPTED, Call, parse, stop
 from vlv.settings import ConfigError, option
 
@@ -109,7 +110,7 @@ class DownloadConfig:
     """What is fetched, and where it goes."""
 
     parts: list[str] = option(["all"], f"some of all, {', '.join(COMPONENTS)}")
-    check: bool = option(False, "fetch nothing, only check what is there")
+    check: bool = option(False, "fetch nothing, only check what is there, sha256 of the weights included")
     dir: str = option("./pretrained_checkpoints", "folder of the components")
     data_dir: str = option("./data", "folder of the training set")
 
@@ -131,7 +132,7 @@ def main(arguments: list[str]) -> None:
     folders = config.folders()
     try:
         reasons = {} if config.check else {part: fetch(COMPONENTS[part], folder) for part, folder in folders.items()}
-        states = {part: check(COMPONENTS[part], folder) for part, folder in folders.items()}
+        states = {part: check(COMPONENTS[part], folder, config.check) for part, folder in folders.items()}
     except KeyboardInterrupt:
         stop("interrupted; the same command resumes where it stopped", INTERRUPTED)
     report(folders, states, reasons)
@@ -151,20 +152,27 @@ def fetch(component: Component, folder: Path) -> str | None:
     for repository in component.repositories:
         print(f"{repository} -> {folder}", flush=True)
         reason = _download(component, repository, folder)
-        state = check(component, folder)
+        state = check(component, folder, digests=True)
         if state.damaged and reason is None:  # the hub's client goes by size and date, and may take it for whole
             reason = _download(component, repository, folder, only=tuple(state.damaged))
-            state = check(component, folder)
+            state = check(component, folder, digests=True)
         if state.ok and not (component.is_dataset and reason):
             return None
     return reason or "the hub gave no answer, or has not all of it"
 
 
-def check(component: Component, folder: Path) -> State:
-    """Compare a folder with what the component needs."""
+def check(component: Component, folder: Path, digests: bool = False) -> State:
+    """Compare a folder with what the component needs.
+
+    Args:
+        digests: read all of a model's files, and compare their sha256 with the hub's where it gave them.
+    """
     if component.is_dataset:
         return check_parquet(folder)
-    return check_model(folder, component.needed, component.weights)
+    state = check_model(folder, component.needed, component.weights)
+    if digests and (revision := read_revision(folder)) is not None:
+        state.damaged = {**revision.damage(folder), **state.damaged}
+    return state
 
 
 def report(folders: dict[str, Path], states: dict[str, State], reasons: dict[str, str | None]) -> None:
@@ -219,9 +227,13 @@ def _download(component: Component, repository: str, folder: Path, only: tuple[s
 
     set_verbosity_error()  # a folder that is there already is a warning of two lines where the hub is not
     try:
+        revision = find_revision(repository, component.is_dataset, folder)
+        # Before the files: a call that is interrupted goes on with the same commit.
+        revision.write(folder)
         huggingface_hub.snapshot_download(
             repository,
             repo_type="dataset" if component.is_dataset else "model",
+            revision=revision.commit,
             local_dir=folder,
             allow_patterns=list(only or component.patterns),
             force_download=bool(only),

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import numpy as np
@@ -12,7 +13,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.numpy import save_file
 
 from vlv.checkpoints.folder_check import check_model, check_parquet
+from vlv.checkpoints.identity import file_hash
 from vlv.cli import download
+from vlv.cli.download_record import read_revision
 from vlv.cli.entry import Call, parse
 from vlv.cli.import_checkpoint import ImportConfig
 from vlv.config import CaptionConfig, Stage1Config, load_config
@@ -59,6 +62,8 @@ def hub(monkeypatch):
     class Hub:
         has = {}  # noqa: RUF012
         calls = []  # noqa: RUF012
+        commit = "1" * 40
+        digests = {}  # noqa: RUF012
         error = LocalEntryNotFoundError("a long message\non the cache")
 
     def snapshot_download(repository, **settings):
@@ -67,7 +72,15 @@ def hub(monkeypatch):
             raise Hub.error
         Hub.has[repository](settings["local_dir"])
 
-    Hub.has, Hub.calls = {}, []
+    def look_up(self, repository, *, revision, files_metadata):
+        files = [SimpleNamespace(rfilename="config.json", lfs=None)]
+        for name, digest in Hub.digests.items():
+            files.append(SimpleNamespace(rfilename=name, lfs=SimpleNamespace(sha256=digest)))
+        return SimpleNamespace(sha=revision or Hub.commit, siblings=files)
+
+    Hub.has, Hub.calls, Hub.digests = {}, [], {}
+    for name in ("model_info", "dataset_info"):
+        monkeypatch.setattr(huggingface_hub.HfApi, name, look_up)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     return Hub
 
@@ -209,6 +222,35 @@ def test_a_damaged_file_is_fetched_anew(hub, tmp_path, capsys):
     )
     assert run(tmp_path, "qwen") == 0
     assert [settings["allow_patterns"] for _, settings in hub.calls][-1] == [QWEN_WEIGHTS[1]]
+
+
+def test_files_are_of_one_commit_and_have_the_hubs_digests(hub, tmp_path, capsys):
+    folder = tmp_path / "models" / "Qwen2.5-3B"
+    write_qwen(tmp_path / "original")
+    hub.digests = {name: file_hash(tmp_path / "original" / name) for name in QWEN_WEIGHTS}
+
+    def half(place):
+        write_qwen(place)
+        (place / QWEN_WEIGHTS[1]).unlink()
+
+    hub.has["Qwen/Qwen2.5-3B"] = half
+    assert run(tmp_path, "qwen") == 1
+    hub.commit = "2" * 40  # the repository has moved on meanwhile
+    hub.has["Qwen/Qwen2.5-3B"] = write_qwen
+    assert run(tmp_path, "qwen") == 0
+    assert {settings["revision"] for _, settings in hub.calls} == {"1" * 40}
+    assert read_revision(folder).commit == "1" * 40
+    # A bit that flips keeps the length and the header.
+    content = bytearray((folder / QWEN_WEIGHTS[0]).read_bytes())
+    content[-1] ^= 1
+    (folder / QWEN_WEIGHTS[0]).write_bytes(content)
+    assert run(tmp_path, "qwen") == 0  # not looked at: whole components need no hub, and this takes no time
+    capsys.readouterr()
+    assert run(tmp_path, "qwen", "check=true") == 1
+    assert (
+        f"damaged: {QWEN_WEIGHTS[0]} (its sha256 is not that of Qwen/Qwen2.5-3B at 111111111111)"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_model_folder_is_checked_file_by_file(tmp_path):
