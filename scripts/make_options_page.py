@@ -20,8 +20,10 @@ from vlv.cli.quickstart import QuickstartConfig
 from vlv.config import (
     BenchmarkDataConfig,
     BenchmarkIndexConfig,
+    BenchmarkSaveConfig,
     CaptionApiConfig,
     CaptionConfig,
+    ChaosConfig,
     InspectDataConfig,
     LatentsConfig,
     ReconstructConfig,
@@ -78,6 +80,8 @@ COMMANDS = (
     Command("data shards", ShardsConfig),
     Command("benchmark data", BenchmarkDataConfig),
     Command("benchmark index", BenchmarkIndexConfig),
+    Command("benchmark save", BenchmarkSaveConfig),
+    Command("chaos", ChaosConfig),
     Command("download", DownloadConfig),
     Command("quickstart", QuickstartConfig),
 )

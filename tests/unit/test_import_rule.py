@@ -119,8 +119,12 @@ RULES = {
         {"torch", "transformers", "diffusers", "accelerate", "wandb"},
     ),
     "benchmarks": (
-        {"benchmarks", "config", "data", "models", "progress"},
-        {"accelerate", "diffusers", "transformers", "wandb"},
+        {"benchmarks", "checkpoints", "config", "data", "models", "progress", "training"},
+        {"diffusers", "transformers", "wandb"},
+    ),
+    "chaos": (
+        {"chaos", "config", "resources", "shapes"},
+        {"torch", "accelerate", "diffusers", "transformers", "wandb"},
     ),
     "cli": (None, {"wandb"}),
     "shapes": (

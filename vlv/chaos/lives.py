@@ -95,6 +95,7 @@ def _kill(launcher: psutil.Popen, victim: Victim, draw: random.Random) -> tuple[
         running += launcher.children(recursive=True)
     except psutil.NoSuchProcess:  # it has just ended
         return running, "all processes"
+    # Looked at before anything is killed: orphans have no parent to be found by.
     workers = [process for process in running[1:] if _is_worker(process)]
     if victim == "one process" and workers:
         targets = [draw.choice(workers)]
@@ -114,6 +115,7 @@ def _is_worker(process: psutil.Process) -> bool:
     """Whether a process is one of the run's own, and not a loader worker of it, which would be replaced."""
     try:
         parent = process.parent()
+        # A forked loader worker has the command line of its parent, which tells it from a process of the run.
         here = " ".join(process.cmdline())
         return "vlv.cli.worker" in here and (parent is None or " ".join(parent.cmdline()) != here)
     except psutil.Error:

@@ -6,6 +6,7 @@ from vlv.cli.commands import Command, call_command, summaries
 
 SUITES = {
     "data": Command("vlv.cli.benchmark_data", "images per second of each kind of data, beside torch and webdataset"),
+    "save": Command("vlv.cli.benchmark_save", "seconds that a training stands still for a checkpoint"),
     "index": Command("vlv.cli.benchmark_index", "seconds and memory to open the index of a large .tar dataset"),
 }
 

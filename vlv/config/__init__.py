@@ -6,7 +6,7 @@ Flat on purpose: a key has one name, the same in the launcher, in the YAML and o
 
 from typing import TypeAlias
 
-from vlv.config.benchmark import BenchmarkDataConfig, BenchmarkIndexConfig
+from vlv.config.benchmark import BenchmarkDataConfig, BenchmarkIndexConfig, BenchmarkSaveConfig
 from vlv.config.captioning import CaptionApiConfig
 from vlv.config.chaos import ChaosConfig
 from vlv.config.groups import DataConfig, FormatConfig, OptimConfig, ReadingConfig, RunConfig
@@ -22,6 +22,7 @@ LaunchConfig: TypeAlias = Stage1Config | Stage2Config | CaptionConfig | Reconstr
 __all__ = [
     "BenchmarkDataConfig",
     "BenchmarkIndexConfig",
+    "BenchmarkSaveConfig",
     "CaptionApiConfig",
     "CaptionConfig",
     "ChaosConfig",

@@ -43,3 +43,20 @@ class BenchmarkIndexConfig:
             raise ConfigError("a folder is needed: vlv benchmark index FOLDER")
         for key in ("samples", "samples_per_shard", "processes"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
+
+
+@dataclass(frozen=True)
+class BenchmarkSaveConfig:
+    """How large the checkpoint is, and where it goes."""
+
+    folder: str = option("", "folder on the disk that is measured", path="local")
+    parameters: int = option(100_000_000, "trained parameters; a checkpoint has 12 bytes of each")
+    rounds: int = option(3, "saves of each kind; the table has the medians")
+    json: str | None = option(None, "file for every measurement", path="local")
+    print_config: bool = option(False, "print the resolved config, each value with who gave it, and stop")
+
+    def __post_init__(self) -> None:
+        if not self.folder:
+            raise ConfigError("a folder is needed: vlv benchmark save FOLDER")
+        for key in ("parameters", "rounds"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")

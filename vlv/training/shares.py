@@ -68,6 +68,7 @@ def read_shares(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Pat
     differ = state.keys() ^ reader.read_metadata().state_dict_metadata.keys()
     if differ:
         raise ValueError(f"resume={folder.parent} does not fit: {len(differ)} trained weights or states differ")
+    # In place: the tensors of `state` are those of the model and of the optimizer, or shares of them.
     load(state, storage_reader=reader, process_group=_group())
     weights = {name.removeprefix(_WEIGHTS): value for name, value in state.items() if name.startswith(_WEIGHTS)}
     set_model_state_dict(module, {**weights}, options=Options(strict=False))
