@@ -245,7 +245,8 @@ class Trainer:
 
     def _save(self) -> None:
         parts = self.parts
-        report = None if self.settings.stop_on_full_disk else parts.logger.message
+        # A run that is about to stop says that it has saved, so it waits.
+        report = None if self.settings.stop_on_full_disk or self._stops else parts.logger.message
         try:
             # The checkpoint holds the raw weights, which training resumes from, with the average beside them.
             path = parts.checkpointer.save(self.objective, self.optimizer, self.state, parts.average, report)
