@@ -62,7 +62,7 @@ def measure(folder: Path, parameters: int, rounds: int) -> tuple[int, list[SaveR
         started = time.perf_counter()
         copies = [value.to("cpu", copy=True) for value in tensors]
         copy = time.perf_counter() - started
-        del copies
+        del copies  # or there would be three copies at once
         started = time.perf_counter()
         path = checkpointer.save(objective, optimizer, TrainState(2 * number), report=lambda text: None)
         stall = time.perf_counter() - started

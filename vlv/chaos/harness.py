@@ -54,6 +54,7 @@ def wreak(job: Job, config: ChaosConfig, folder: Path, advance: Callable[[int], 
         ChaosError: a life failed without being killed.
     """
     draw, report = random.Random(config.seed), Report()
+    # A run like the others, its own start included: what a user would call the run without any fault.
     reference = folder / "untouched"
     started = time.monotonic()
     _require_done(_live(job, config, reference, draw, None), reference)

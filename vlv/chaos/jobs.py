@@ -162,6 +162,8 @@ class Training:
         """Where a kill has hit."""
         torn = [*folder.glob("checkpoints/.writing-*"), *folder.glob(".writing-final")]
         step, saved = max((_step(key) for key, _ in logged(folder)), default=0), _newest_step(folder)
+        # In this order: the final write has no step of its own, and a life that is killed early leaves the lines and
+        # the torn files of the one before it.
         if any(path.name == ".writing-final" for path in torn):
             return Hit("final write", len(torn))
         if self.mark(folder) == before or step == 0:

@@ -51,6 +51,7 @@ def find_revision(repository: str, is_dataset: bool, folder: Path) -> Revision:
     """
     import huggingface_hub
 
+    # A mirror's commit says nothing of the first repository's, so it is kept by name.
     known = read_revision(folder)
     commit = known.commit if known is not None and known.repository == repository else None
     hub = huggingface_hub.HfApi()

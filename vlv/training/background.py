@@ -28,6 +28,7 @@ class BackgroundWriter:
         Raises:
             BaseException: what the first of the jobs raised that have failed since the last wait.
         """
+        # Forgotten first: a failure is raised once, and the next save starts afresh.
         jobs, self._jobs = self._jobs, []
         failures = [error for job in jobs if (error := job.exception()) is not None]
         if failures:
