@@ -21,6 +21,8 @@ from vlv.resources import find_recipe
 Config = TypeVar("Config")
 
 BAD_CALL, FAILED_RUN, INTERRUPTED = 2, 1, 130
+# What gloo and NCCL say where another process has gone; in front of it stand their own sources' paths.
+_LOST_PEER = re.compile(r"(?s)gloo/transport/.*Connection (reset|closed) by peer|ncclRemoteError")
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,11 @@ def error_line(error: BaseException) -> str:
         )
     if isinstance(error, ModuleNotFoundError) and (explanation := explain_missing_package(error)) is not None:
         return explanation
+    if _LOST_PEER.search(text):
+        return (
+            "the connection to another process of the run broke: it was killed, or its machine is lost, and its own "
+            "output says more; resume=latest continues from the last checkpoint"
+        )
     if text.startswith("Caught ") and " in DataLoader worker " in text.partition("\n")[0]:
         # torch puts the worker's trace first, which ends with the type, and its module where that is not Python's own.
         text = re.sub(rf"^([\w.]+\.)?{type(error).__name__}: ", "", text.splitlines()[-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from datetime import timedelta
 from typing import cast
 
@@ -70,6 +71,8 @@ def start_processes(
         RuntimeError: the processes have not found each other.
     """
     mixed = {"fp32": "no"}.get(precision, precision)
+    # The warning itself says to keep it as long as nothing else leaves buffers alone from the start.
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
     accelerator = Accelerator(
         mixed_precision=mixed,
         gradient_accumulation_steps=accumulation,

@@ -135,6 +135,10 @@ def test_guidance_without_previews_is_reported(capsys):
 def test_errors_meant_for_the_user_have_no_type(tmp_path):
     assert entry.error_line(ValueError("a\n b")) == "a b"
     assert entry.error_line(KeyError("x")).startswith("KeyError: ")
+    lost = RuntimeError(
+        "[/x/gloo/gloo/transport/tcp/pair.cc:537] Read error [::1]:4: Connection reset by peer. This is"
+    )
+    assert entry.error_line(lost).startswith("the connection to another process of the run broke: it was killed, or ")
 
 
 def test_an_error_of_a_loader_worker_has_no_trace():
