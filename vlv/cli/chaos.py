@@ -8,6 +8,7 @@ another write. Each life has another number of loader workers. Exit code 1 where
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from vlv.cli.entry import BAD_CALL, FAILED_RUN, Call, parse, stop
@@ -35,7 +36,8 @@ def main(arguments: list[str]) -> None:
     progress.close()
     print(table(report, job.unit))
     if config.json is not None:
-        write_whole(Path(config.json), (json.dumps(facts(report), indent=2) + "\n").encode())
+        content = {"settings": asdict(config), **facts(report)}
+        write_whole(Path(config.json), (json.dumps(content, indent=2) + "\n").encode())
     if not passed(report, to_the_bit=len(set(config.processes)) == 1):
         stop(f"not everything is as in the run that nobody touched; what differs is kept in {folder}", FAILED_RUN)
 
