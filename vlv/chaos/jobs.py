@@ -248,8 +248,8 @@ class Inference:
             pattern = "reconstructions/**/*.png"
             found, wanted = (sorted(path.name for path in top.glob(pattern)) for top in (folder, reference))
             findings.count(found, wanted)
-            findings.compare_files("pictures", folder, reference, pattern)
-            findings.compare_files("measures", folder, reference, "metrics.json")
+            findings.compare_pictures(folder, reference, pattern)
+            findings.compare_measures(folder, reference)
         _compare_leftovers(folder, findings)
 
 

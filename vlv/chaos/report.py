@@ -33,6 +33,7 @@ def facts(report: Report) -> dict[str, object]:
         "left_behind": report.left_behind,
         "lost": report.findings.lost,
         "repeated": report.findings.repeated,
+        "rounded": report.findings.rounded,
         "loss_difference": report.findings.loss_difference,
         "compared": {kind: tally.compared for kind, tally in report.findings.tallies.items()},
         "different": {kind: tally.different for kind, tally in report.findings.tallies.items()},
@@ -58,6 +59,8 @@ def table(report: Report, unit: str) -> str:
     ]
     for kind, tally in findings.tallies.items():
         rows.append((f"{kind} compared", f"{tally.compared:,}, {len(tally.different):,} different"))
+    if findings.rounded:
+        rows.append(("of these equal but for rounding", str(findings.rounded)))
     if findings.loss_difference:
         rows.append(("largest relative difference of a loss", f"{findings.loss_difference:.1e}"))
     return "\n".join(["| what | result |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])

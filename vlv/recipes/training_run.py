@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -124,33 +125,32 @@ class TrainingRun:
         # The average after the distribution, which moves the weights: it is kept on their device.
         checkpointer, average, found = self._checkpointer(parts), self._average(objective), self.resumed
         state = checkpointer.load(found, objective, optimizer, average) if found else TrainState()
-        logger = self._logger(state, found)
-        self._announce(logger, objective, state, found)
-        samples, stop = self._sample_log(), StopRequest()
-        trainer = Trainer(
-            TrainingParts(
-                accelerator=accelerator,
-                objective=objective,
-                optimizer=optimizer,
-                loader=samples.watch(self.loader(state, parts.prepare)),
-                checkpointer=checkpointer,
-                logger=logger,
-                samples=samples,
-                average=average,
-                stop=stop,
-            ),
-            self._settings(),
-            state=state,
-            lr_at=self._lr_at,
-            validate=self._validation(objective, parts, logger),
-            resumed=found,
-        )
-        restore = stop.listen()
-        try:
-            trainer.fit()
-        finally:
-            restore()
-            logger.close()
+        with closing(self._logger(state, found)) as logger:
+            self._announce(logger, objective, state, found)
+            samples, stop = self._sample_log(), StopRequest()
+            trainer = Trainer(
+                TrainingParts(
+                    accelerator=accelerator,
+                    objective=objective,
+                    optimizer=optimizer,
+                    loader=samples.watch(self.loader(state, parts.prepare)),
+                    checkpointer=checkpointer,
+                    logger=logger,
+                    samples=samples,
+                    average=average,
+                    stop=stop,
+                ),
+                self._settings(),
+                state=state,
+                lr_at=self._lr_at,
+                validate=self._validation(objective, parts, logger),
+                resumed=found,
+            )
+            restore = stop.listen()
+            try:
+                trainer.fit()
+            finally:
+                restore()
         if average is not None:  # it is the finished model, and its names are those inside the objective
             return {name.removeprefix("model."): value for name, value in average.state().items()}
         return checkpointer.trained_state(objective)

@@ -13,7 +13,7 @@ CALLS = {
     "stage1_two_processes": "stage1 kills=100 steps=40 processes=2",
     "stage2": "stage2 kills=100 steps=40",
     "caption": "caption kills=100",
-    "reconstruct": "reconstruct kills=100 images=64",
+    "reconstruct": "reconstruct kills=40 images=64",
 }
 MARKS = ("<!-- chaos -->", "<!-- end of chaos -->")
 HEAD = """\

@@ -1,8 +1,10 @@
 """The harness on a toy job: it must find each fault that a run can have, and none where there is none."""
 
+import json
 import sys
 
 import pytest
+from PIL import Image
 
 from vlv.chaos.comparison import Findings, logged
 from vlv.chaos.harness import ChaosError, wreak
@@ -108,3 +110,21 @@ def test_losses_are_compared_by_line_without_times(tmp_path):
     assert findings.tallies["logged losses"].compared == 2
     assert findings.tallies["logged losses"].different == ["run: step 1"]
     assert findings.loss_difference == pytest.approx(0.05)
+
+
+def test_pictures_may_differ_by_rounding_and_no_more(tmp_path):
+    folder, reference = tmp_path / "run", tmp_path / "reference"
+    values = {"a": (10, 10), "b": (11, 10), "c": (12, 10), "d": (None, 10)}
+    for name, pair in values.items():
+        for top, level in zip((folder, reference), pair, strict=True):
+            top.mkdir(exist_ok=True)
+            if level is not None:
+                Image.new("RGB", (3, 3), (0, level, 0)).save(top / f"{name}.png")
+    findings = Findings()
+    findings.compare_pictures(folder, reference, "*.png")
+    assert findings.tallies["pictures"].different == [str(folder / "c.png"), str(folder / "d.png")]
+    assert (findings.tallies["pictures"].compared, findings.rounded) == (4, 1)
+    for top, value in ((folder, 2.0001), (reference, 2.0)):
+        (top / "metrics.json").write_text(json.dumps({"seeds": [{"seed": 1, "psnr": value, "fid": value**40}]}))
+    findings.compare_measures(folder, reference)
+    assert findings.tallies["measures"].different == ["run: fid"]
