@@ -65,6 +65,7 @@ class Findings:
         for ours, theirs in _pairs(folder, reference, pattern):
             equal = ours.is_file() and theirs.is_file() and ours.read_bytes() == theirs.read_bytes()
             self.add(kind, str(ours), equal)
+            self.add("files there", str(ours), ours.is_file() and theirs.is_file())
 
     def compare_pictures(self, folder: Path, reference: Path, pattern: str) -> None:
         """Compare pictures of equal names: no value of theirs may differ by more than one level of 255.
@@ -90,10 +91,15 @@ class Findings:
         for key, values in lines.items():
             expected = reference.get(key, {})
             self.add("logged losses", f"{name}: {key}", values == expected)
-            for number in (number for number in values if number.endswith("loss")):
-                value, other = values[number], expected.get(number)
-                if value is not None and other:
-                    self.loss_difference = max(self.loss_difference, abs(value / other - 1))
+            for number in (number for number in {**values, **expected} if number.endswith("loss")):
+                self.loss_difference = max(self.loss_difference, _relative(values.get(number), expected.get(number)))
+
+
+def _relative(value: float | None, expected: float | None) -> float:
+    """The relative difference of two numbers; infinite where one of them is none."""
+    if value == expected:
+        return 0.0
+    return abs(value / expected - 1) if value is not None and expected else math.inf
 
 
 def _pairs(folder: Path, reference: Path, pattern: str) -> list[tuple[Path, Path]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vlv.chaos.comparison import Findings
 from vlv.chaos.jobs import Job
-from vlv.chaos.lives import VICTIMS, Ending, Moment, environment_of, live
+from vlv.chaos.lives import LONGEST, VICTIMS, Ending, Moment, environment_of, live
 from vlv.config import ChaosConfig
 
 _WORKERS = (0, 1, 2)  # loader workers of a life
@@ -57,7 +57,7 @@ def wreak(job: Job, config: ChaosConfig, folder: Path, advance: Callable[[int], 
     # A run like the others, its own start included: what a user would call the run without any fault.
     reference = folder / "untouched"
     started = time.monotonic()
-    _require_done(_live(job, config, reference, draw, None), reference)
+    _require_done(_live(job, config, reference, draw), reference)
     report.untouched_seconds = time.monotonic() - started
     while report.kills < config.kills or not report.runs:
         run = folder / f"run_{report.runs:03d}"
@@ -87,7 +87,8 @@ def _run(
             weights, moments = zip(*job.moments(run, report.untouched_seconds), strict=True)
             moment = draw.choices(moments, weights)[0]
         before = job.mark(run)
-        ending = _live(job, config, run, draw, moment)
+        # Many times what it should take: the machine may do something else.
+        ending = _live(job, config, run, draw, moment, 300 + 20 * report.untouched_seconds)
         job.compare(run, reference, report.findings)
         if ending.victim is None:
             return _require_done(ending, run)
@@ -101,10 +102,17 @@ def _run(
         advance(1)
 
 
-def _live(job: Job, config: ChaosConfig, run: Path, draw: random.Random, moment: Moment | None) -> Ending:
+def _live(
+    job: Job,
+    config: ChaosConfig,
+    run: Path,
+    draw: random.Random,
+    moment: Moment | None = None,
+    limit: float = LONGEST,
+) -> Ending:
     run.mkdir(parents=True, exist_ok=True)
     call = job.call(run, draw.choice(config.processes), draw.choice(_WORKERS))
-    return live(call, environment_of(max(config.processes)), _log(run), moment, draw.choice(VICTIMS), draw)
+    return live(call, environment_of(max(config.processes)), _log(run), moment, draw.choice(VICTIMS), draw, limit)
 
 
 def _require_done(ending: Ending, run: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import psutil
 Victim = Literal["all processes", "the launcher", "one process"]
 VICTIMS: tuple[Victim, ...] = ("all processes", "the launcher", "one process")
 _LOOK_EVERY = 0.0005  # seconds: a save of the small world takes some milliseconds
+LONGEST = 3600.0  # seconds of a life, where nothing tells how long it should take
 _PATIENCE = 60.0  # seconds until what a kill left behind has to be gone
 
 
@@ -55,19 +57,30 @@ def live(
     moment: Moment | None,
     victim: Victim,
     draw: random.Random,
+    limit: float = LONGEST,
 ) -> Ending:
-    """Start a run and kill it at a moment (SIGKILL), unless it ends before; its output goes to `log`."""
+    """Start a run and kill it at a moment (SIGKILL), unless it ends before; its output goes to `log`.
+
+    A life that takes longer than `limit` seconds hangs: it is ended, and its exit code is not 0.
+    """
     with log.open("wb") as output:
         launcher = psutil.Popen(
             list(call), env=dict(environment), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
-        if moment is None or not _reached(launcher, moment, draw):
+        watch = threading.Timer(limit, launcher.kill)  # the others end with it
+        watch.start()
+        try:
+            if moment is None or not _reached(launcher, moment, draw):
+                return Ending(launcher.wait(), None)
+        finally:
+            watch.cancel()
+        running, killed = _kill(launcher, victim, draw)
+        if killed is None:
             return Ending(launcher.wait(), None)
-        running, victim = _kill(launcher, victim, draw)
         _, alive = psutil.wait_procs(running, timeout=_PATIENCE)
         for process in alive:
             process.kill()
-        return Ending(launcher.wait(), victim, len(alive))
+        return Ending(launcher.wait(), killed, len(alive))
 
 
 def _reached(launcher: psutil.Popen, moment: Moment, draw: random.Random) -> bool:
@@ -88,13 +101,15 @@ def _reached(launcher: psutil.Popen, moment: Moment, draw: random.Random) -> boo
     return launcher.poll() is None
 
 
-def _kill(launcher: psutil.Popen, victim: Victim, draw: random.Random) -> tuple[list[psutil.Process], Victim]:
-    """Kill the victim; returns all that ran, and what was killed."""
+def _kill(launcher: psutil.Popen, victim: Victim, draw: random.Random) -> tuple[list[psutil.Process], Victim | None]:
+    """Kill the victim; returns all that ran, and what was killed: None where the run has just ended by itself."""
     running: list[psutil.Process] = [launcher]
     try:
         running += launcher.children(recursive=True)
-    except psutil.NoSuchProcess:  # it has just ended
-        return running, "all processes"
+    except psutil.NoSuchProcess:
+        return running, None
+    if launcher.poll() is not None:
+        return running, None
     # Looked at before anything is killed: orphans have no parent to be found by.
     workers = [process for process in running[1:] if _is_worker(process)]
     if victim == "one process" and workers:

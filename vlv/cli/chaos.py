@@ -8,11 +8,13 @@ another write. Each life has another number of loader workers. Exit code 1 where
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 from vlv.cli.entry import BAD_CALL, FAILED_RUN, Call, parse, stop
-from vlv.config import ChaosConfig
+from vlv.cli.lock import place_lock
+from vlv.config import ChaosConfig, ConfigError
 
 _MARK = ".vlv-chaos"  # in a folder that this command made, and may empty
 
@@ -26,11 +28,17 @@ def main(arguments: list[str]) -> None:
     from vlv.chaos.report import facts, passed, table
     from vlv.progress import Progress
 
-    folder = _own_folder(Path(config.output_dir).resolve())
-    job = build_job(config, folder / "data")
-    progress = Progress(f"{config.job}, killed", config.kills, "time")
+    folder = Path(config.output_dir).resolve()
+    runs = folder / str(config.job)
     try:
-        report = wreak(job, config, folder / str(config.job), progress.advance)
+        _claim(folder)
+        with place_lock(f"output_dir={folder} of {config.job}", folder / f".{config.job}.lock"):
+            shutil.rmtree(runs, ignore_errors=True)  # of an earlier call; its data stay
+            job = build_job(config, folder / "data")
+            progress = Progress(f"{config.job}, killed", config.kills, "time")
+            report = wreak(job, config, runs, progress.advance)
+    except ConfigError as error:
+        stop(str(error), BAD_CALL)
     except ChaosError as error:
         stop(str(error), FAILED_RUN)
     progress.close()
@@ -39,18 +47,16 @@ def main(arguments: list[str]) -> None:
         content = {"settings": asdict(config), **facts(report)}
         write_whole(Path(config.json), (json.dumps(content, indent=2) + "\n").encode())
     if not passed(report, to_the_bit=len(set(config.processes)) == 1):
-        stop(f"not everything is as in the run that nobody touched; what differs is kept in {folder}", FAILED_RUN)
+        stop(f"not everything is as in the run that nobody touched; what differs is kept in {runs}", FAILED_RUN)
 
 
-def _own_folder(folder: Path) -> Path:
-    """The folder of the runs, without those of an earlier call; its data stay."""
-    import shutil
+def _claim(folder: Path) -> None:
+    """Mark a folder as this command's, which may remove runs in it.
 
+    Raises:
+        ConfigError: it holds something else.
+    """
     if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).exists():
-        stop(f"output_dir={folder} holds something else: give an empty folder", BAD_CALL)
+        raise ConfigError(f"output_dir={folder} holds something else: give an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _MARK).touch()
-    for path in folder.iterdir():
-        if path.is_dir() and path.name != "data":
-            shutil.rmtree(path)
-    return folder

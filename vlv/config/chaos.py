@@ -17,7 +17,7 @@ class ChaosConfig:
     job: ChaosJob | None = option(None, "what is killed")
     kills: int = option(100, "times that a process, the launcher or the whole run is killed")
     processes: list[int] = option(
-        [1], "processes of a run; of several numbers each start draws one, and weights are compared within rounding"
+        [1], "processes of a run; of several numbers each start draws one, and losses are compared within rounding"
     )
     steps: int = option(60, "optimizer steps of a training")
     images: int = option(256, "images of a captioning or a reconstruction")

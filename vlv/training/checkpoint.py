@@ -25,7 +25,7 @@ from vlv.training.average import WeightAverage
 from vlv.training.background import BackgroundWriter
 from vlv.training.metrics import finite_or_none
 from vlv.training.processes import is_sharded
-from vlv.training.shares import read_shares, reasons, write_shares
+from vlv.training.shares import read_shares, write_shares
 from vlv.training.state import TrainState
 
 Report = Callable[[str], object]
@@ -64,6 +64,7 @@ class Checkpointer:
         self.identity = identity
         self.write_extras = write_extras
         self._writer = BackgroundWriter()
+        self._unwritten: set[Path] = set()  # saves that the disk had no room for
 
     def trained_state(self, objective: nn.Module) -> dict[str, Tensor]:
         """The model's trained weights by name, each once, gathered to the CPU of process 0."""
@@ -91,16 +92,22 @@ class Checkpointer:
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
         values = {**state.to_dict(), "identity": self.identity, "scaler": scaler}  # as training stands now
         waits = report is None
-        if is_sharded(self.accelerator):
-            self._on_first(lambda: start_folder(target))
-            module = self.accelerator.unwrap_model(objective)
-            write = write_shares(module, optimizer.optimizer, temporary_folder(target) / SHARES, waits)
-        else:
-            files = whole.gather(self.accelerator, objective, optimizer.optimizer, average)
-            if not waits and self.accelerator.is_main_process:
-                copies = whole.copied(files, self.accelerator.device)
-                files, waits = copies or files, copies is None
-            write = self._start_whole(files, target)
+        try:
+            if is_sharded(self.accelerator):
+                self._start_folder(target)
+                module = self.accelerator.unwrap_model(objective)
+                write = write_shares(module, optimizer.optimizer, temporary_folder(target) / SHARES, waits)
+            else:
+                files = whole.gather(self.accelerator, objective, optimizer.optimizer, average)
+                if not waits and self.accelerator.is_main_process:
+                    copies = whole.copied(files, self.accelerator.device)
+                    files, waits = copies or files, copies is None
+                write = self._start_whole(files, target)
+        except DiskFull as error:
+            if report is None:
+                raise
+            self._tell(report, target, str(error))
+            return target
 
         def finish() -> None:
             write()
@@ -135,7 +142,7 @@ class Checkpointer:
         content = json.dumps({"finite": finite, **finite_or_none(metrics)}, indent=2) + "\n"
 
         def keep() -> None:
-            if path.is_dir():  # else the disk was full
+            if path not in self._unwritten:  # a folder of that name may be of an earlier attempt
                 write_whole(path / VALIDATION_NAME, content.encode())
                 for old in self.retention.obsolete(self.folder):
                     shutil.rmtree(old)
@@ -173,7 +180,7 @@ class Checkpointer:
         by_deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
         temporary = temporary_folder(target)
         if by_deepspeed:
-            self._on_first(lambda: start_folder(target))
+            self._start_folder(target)
             self.accelerator.save_state(str(temporary / "deepspeed"))
             self.accelerator.wait_for_everyone()
 
@@ -185,10 +192,21 @@ class Checkpointer:
 
         return write
 
-    def _on_first(self, work: Callable[[], object]) -> None:
+    def _start_folder(self, target: Path) -> None:
+        """Let the first process make the folder that all write into.
+
+        Raises:
+            DiskFull: on every process, where there is no room for it.
+        """
+        full = self._unless_full(lambda: start_folder(target), target) if self.accelerator.is_main_process else None
+        if (reason := broadcast_object_list([full])[0]) is not None:  # the others wait for it
+            raise DiskFull(reason)
+
+    def _tell(self, report: Report, target: Path, full: str | None) -> None:
+        """Report the end of a save that nobody waited for, and keep whether there is a checkpoint to judge."""
+        (self._unwritten.add if full else self._unwritten.discard)(target)
         if self.accelerator.is_main_process:
-            work()
-        self.accelerator.wait_for_everyone()
+            report(f"{full}; training goes on, and the next save tries again" if full else f"saved {target}")
 
     def _do(self, finish: Callable[[], None], target: Path, report: Report | None) -> None:
         """Finish a checkpoint: now, or in the background where its end is reported.
@@ -199,8 +217,8 @@ class Checkpointer:
 
         def in_background() -> None:
             full = self._unless_full(finish, target)
-            if report is not None and self.accelerator.is_main_process:
-                report(f"{full}; training goes on, and the next save tries again" if full else f"saved {target}")
+            if report is not None:
+                self._tell(report, target, full)
 
         if report is not None:
             return self._writer.start(in_background)
@@ -208,16 +226,16 @@ class Checkpointer:
             raise DiskFull(reason)
         return None
 
-    def _unless_full(self, finish: Callable[[], None], target: Path) -> str | None:
-        """Finish a checkpoint; returns the message of a full disk, where the temporary folder is removed, or None."""
+    def _unless_full(self, work: Callable[[], object], target: Path) -> str | None:
+        """Do a part of a save; returns the message of a full disk, where the temporary folder is removed, or None."""
         try:
-            finish()
+            work()
         except Exception as error:
-            if not any(map(is_disk_full, reasons(error))):
+            if not is_disk_full(error):
                 raise
             if self.accelerator.is_main_process:
                 shutil.rmtree(temporary_folder(target), ignore_errors=True)
-            return f"{target.parent} has no room for {target.name} ({reasons(error)[0]})"
+            return f"{target.parent} has no room for {target.name} ({error})"
         return None
 
     def _finish(self, target: Path, values: Mapping[str, object]) -> None:

@@ -55,12 +55,24 @@ def describe(restart: Restart, path: Path) -> str:
     Args:
         path: restarts.jsonl, without this one.
     """
-    before = path.read_text().splitlines() if path.is_file() else []
-    lost = restart.lost + sum(json.loads(line)["lost"] for line in before)
+    before = [lost for line in _lines(path) if (lost := _lost(line)) is not None]
+    lost = restart.lost + sum(before)
     return (
         f"restart {len(before) + 1}: {restart.again:.0f} s of work is taken again, {restart.away:.0f} s away, "
         f"{restart.starting:.0f} s to the end of the first step; {lost:,.0f} s lost to restarts in all"
     )
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(errors="replace").splitlines() if path.is_file() else []
+
+
+def _lost(line: str) -> float | None:
+    """What a line says; None for one that a power loss has torn."""
+    try:
+        return float(json.loads(line)["lost"])
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def as_record(restart: Restart) -> dict[str, float]:

@@ -32,9 +32,11 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.checkpoint.state_dict import StateDictOptions as Options
 
+from vlv.atomic import is_disk_full
 from vlv.checkpoints.schema import SHARED_WEIGHTS
 
 _WEIGHTS, _OPTIMIZER = SHARED_WEIGHTS, "optimizer."
+_FILE_BYTES = 2**31  # of a process's share, about
 _Slots = dict[str, dict[str, Tensor | float]]
 
 
@@ -46,15 +48,17 @@ def write_shares(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Pa
         wait: until all is written; else only until it is copied to the CPU's memory.
 
     Returns:
-        What waits for the shares of all processes, and raises what writing them has raised.
+        What waits for the shares of all processes, or writes them, and raises what went wrong on any: an OSError of a
+        full disk before anything else.
     """
     state = _by_name(module, optimizer)
-    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=_files(state), save_distributed=True)
+    # Of tensors on the CPU nothing is copied ahead; torch's thread would open a context on the first GPU for it.
+    writer.per_thread_copy_ahead = 0
     if wait:
-        save(state, storage_writer=writer, process_group=_group())
-        return lambda: None
+        return lambda: _plainly(lambda: save(state, storage_writer=writer, process_group=_group()))
     written = cast("Future[object]", async_save(state, storage_writer=writer, process_group=_group()))
-    return lambda: cast("None", written.result())
+    return lambda: _plainly(written.result)
 
 
 def read_shares(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
@@ -69,7 +73,7 @@ def read_shares(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Pat
     if differ:
         raise ValueError(f"resume={folder.parent} does not fit: {len(differ)} trained weights or states differ")
     # In place: the tensors of `state` are those of the model and of the optimizer, or shares of them.
-    load(state, storage_reader=reader, process_group=_group())
+    _plainly(lambda: load(state, storage_reader=reader, process_group=_group()))
     weights = {name.removeprefix(_WEIGHTS): value for name, value in state.items() if name.startswith(_WEIGHTS)}
     set_model_state_dict(module, {**weights}, options=Options(strict=False))
     whole = _optimizer_state(module, optimizer)
@@ -80,11 +84,24 @@ def read_shares(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Pat
     set_optimizer_state_dict(module, optimizer, cast("OptimizerStateType", whole), options=Options())
 
 
-def reasons(error: BaseException) -> list[BaseException]:
-    """What has gone wrong on each process, of an error of torch's distributed checkpointing; else the error itself."""
-    if isinstance(error, CheckpointException):
-        return [failure[0] for failure in error.failures.values()]
-    return [error]
+def _plainly(work: Callable[[], object]) -> None:
+    """Do work of torch's distributed checkpointing, whose own exception is no `Exception`."""
+    try:
+        work()
+    except CheckpointException as error:
+        reasons = [failure[0] for failure in error.failures.values()]
+        full = next((reason for reason in reasons if is_disk_full(reason)), None)
+        raise full or RuntimeError(f"a share could not be written or read: {reasons[0]}") from error
+
+
+def _files(state: dict[str, Tensor]) -> dict[str, int]:
+    """The number of the file of each name: a file is put together in memory before it is written."""
+    size, most = 0, _FILE_BYTES * (dist.get_world_size() if dist.is_initialized() else 1)
+    places = {}
+    for name, value in state.items():
+        places[name] = 1 + size // most
+        size += value.numel() * value.element_size()
+    return places
 
 
 def _by_name(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

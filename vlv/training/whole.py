@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
@@ -25,6 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from vlv.checkpoints.identity import WEIGHTS_NAME
 from vlv.checkpoints.schema import AVERAGE_NAME
+from vlv.memory import available_memory
 from vlv.training.average import WeightAverage
 
 _OPTIMIZER = "optimizer.safetensors"
@@ -58,13 +58,18 @@ def gather(
         state = get_optimizer_state_dict(module, optimizer, options=options)
         by_name = cast(dict[str, dict[str, Tensor | float]], state.get("state", {}))
         files[_OPTIMIZER] = {
-            f"{slot}.{name}": torch.as_tensor(value).contiguous()
+            f"{slot}.{name}": _own(torch.as_tensor(value)).contiguous()
             for name, slots in by_name.items()
             for slot, value in slots.items()
         }
     if average is not None:
         files[AVERAGE_NAME] = average.state()
     return files
+
+
+def _own(value: Tensor) -> Tensor:
+    # Optimizers keep their step counts on the CPU, whatever the device: gathering does not copy those.
+    return value.clone() if value.dim() == 0 else value
 
 
 def copied(files: Files, device: torch.device) -> Files | None:
@@ -75,7 +80,7 @@ def copied(files: Files, device: torch.device) -> Files | None:
     """
     if device.type != "cpu":
         return files
-    if size_of(files) * _COPIES > psutil.virtual_memory().available:
+    if size_of(files) * _COPIES > available_memory():
         return None
     return {name: {key: value.clone() for key, value in tensors.items()} for name, tensors in files.items()}
 

@@ -148,12 +148,16 @@ def test_the_time_that_restarts_cost_is_written_down(tmp_path, capsys):
     for path, age in ((checkpoint / "trainer_state.json", 100_000), (tmp_path / "metrics.jsonl", 99_940)):
         path.touch()
         os.utime(path, (now - age, now - age))
-    for _ in range(2):
+    for life in range(2):
+        if life == 1:
+            with (tmp_path / "restarts.jsonl").open("a") as file:
+                file.write('{"step": 3, "lo\n')  # a power loss
         clock = RestartClock(checkpoint, tmp_path / "metrics.jsonl", 3)
         logger = MetricLogger(tmp_path, enabled=True, num_steps=9, first_step=3, restart=clock)
         for step in (4, 5):
             logger.advance(step)
-    first, second = (json.loads(line) for line in (tmp_path / "restarts.jsonl").read_text().splitlines())
+    lines = (tmp_path / "restarts.jsonl").read_text().splitlines()
+    first, second = json.loads(lines[0]), json.loads(lines[2])
     assert first["step"] == 3
     assert first["again"] == pytest.approx(60, abs=0.2)
     assert first["lost"] == pytest.approx(first["again"] + first["away"] + first["starting"], abs=0.2)

@@ -396,7 +396,7 @@ def test_a_write_that_fails_in_the_background_ends_the_run(tmp_path):
 
 def test_copies_that_do_not_fit_into_memory_are_not_made(tmp_path, monkeypatch):
     run(tmp_path / "copied")
-    monkeypatch.setattr(whole_checkpoint.psutil, "virtual_memory", lambda: types.SimpleNamespace(available=10))
+    monkeypatch.setattr(whole_checkpoint, "available_memory", lambda: 10)
     order = []
 
     def loader():
@@ -535,3 +535,15 @@ def test_truncated_samples_are_counted_beside_the_bad_ones(tmp_path, capsys):
     run(tmp_path, loader=loader, samples=loader)
     assert {line["train/truncated_samples"] for line in lines(tmp_path) if "train/loss" in line} == {2}
     assert "could not be used, and 2 truncated ones were read;" in capsys.readouterr().err
+
+
+def test_step_counts_are_copied_whatever_the_device():
+    """Optimizers keep them on the CPU, where gathering from a GPU does not copy them."""
+    accelerator, objective = Accelerator(cpu=True), Toy()
+    optimizer = torch.optim.AdamW([objective.model.weight])
+    objective.model.weight.grad = torch.ones(2)
+    optimizer.step()
+    files = whole_checkpoint.gather(accelerator, objective, optimizer, None)
+    kept = whole_checkpoint.copied(files, torch.device("cuda"))["optimizer.safetensors"]
+    optimizer.step()
+    assert kept["step.model.weight"] == 1
