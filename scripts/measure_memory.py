@@ -18,9 +18,8 @@ import psutil
 from vlv.atomic import whole_file
 from vlv.benchmarks.memory import memory_mib
 from vlv.cli.entry import Call, parse
-from vlv.resources import recipes_folder
 from vlv.settings import option
-from vlv.shapes.runs import FAMILY, make_data
+from vlv.shapes.runs import FAMILY, Settings, make_data, vlv_call
 
 _PICTURES = 4096
 
@@ -52,7 +51,7 @@ def _measure(config: MemoryConfig) -> Iterator[dict[str, float]]:
     out = Path(config.out).resolve()
     Path(config.to).mkdir(parents=True, exist_ok=True)
     data = make_data(out / "data", pictures=_PICTURES, pairs=0)
-    settings = {
+    settings: Settings = {
         "train_dataset_path": data.pictures,
         "val_dataset_path": data.val,
         "florence2_model_path": FAMILY / "florence2",
@@ -69,12 +68,8 @@ def _measure(config: MemoryConfig) -> Iterator[dict[str, float]]:
         "val_inference_steps": 2,
         "precision": "fp32",
     }
-    given = [f"{key}={value}" for key, value in settings.items()]
-    recipe = str(recipes_folder() / "stage1_shapes.yaml")
     with (out / "log").open("wb") as log:
-        run = psutil.Popen(
-            [sys.executable, "-m", "vlv", "stage1", "--config", recipe, *given], stdout=log, stderr=subprocess.STDOUT
-        )
+        run = psutil.Popen(vlv_call("stage1", "stage1_shapes", settings), stdout=log, stderr=subprocess.STDOUT)
         while run.poll() is None:
             time.sleep(config.every)
             if (record := _sample(run, out / "run" / "metrics.jsonl")) is not None:
@@ -86,8 +81,7 @@ def _measure(config: MemoryConfig) -> Iterator[dict[str, float]]:
 def _sample(run: psutil.Popen, metrics: Path) -> dict[str, float] | None:
     """Memory of the training process and of its loader workers, at the last logged step; None before the first."""
     try:
-        _, *children = [run, *run.children(recursive=True)]
-        kinds = [memory_mib(process.pid) for process in children]
+        kinds = [memory_mib(process.pid) for process in run.children(recursive=True)]
         lines = metrics.read_text().splitlines()
     except (OSError, psutil.Error):  # it starts, or has just ended
         return None

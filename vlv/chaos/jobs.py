@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from vlv.chaos.comparison import Findings, Values, logged
 from vlv.chaos.lives import Moment
 from vlv.config.chaos import ChaosConfig, ChaosJob
 from vlv.resources import recipes_folder
-from vlv.shapes.runs import FAMILY, TRAINED, Data, Settings, make_data
+from vlv.shapes.runs import FAMILY, TRAINED, Data, Settings, make_data, vlv_call
 
 PICTURES, PAIRS = 512, 512
 _BATCH, _SAVE_STEP, _DROPOUT = 8, 5, 0.5
@@ -110,8 +109,7 @@ def _command(kind: str, settings: Settings, processes: int, workers: int) -> lis
     shared: Settings = {"num_gpus": processes, "num_workers": workers, "precision": "fp32"}
     if processes > 1:
         shared = {**shared, "accelerate_config": recipes_folder() / "accelerate" / "cpu.yaml"}
-    given = [f"{name}={value}" for name, value in {**settings, **shared}.items()]
-    return [sys.executable, "-m", "vlv", kind, "--config", str(recipes_folder() / f"{kind}_shapes.yaml"), *given]
+    return vlv_call(kind, f"{kind}_shapes", {**settings, **shared})
 
 
 @dataclass(frozen=True)

@@ -193,10 +193,14 @@ def run_vlv(command: str, recipe: str, settings: Settings) -> None:
     config = _recipe(recipe)
     shown = [f"{name}={relative(value)}" for name, value in settings.items()]
     log(" ".join(["vlv", command, "--config", relative(config), *shown]))
-    called = [sys.executable, "-m", "vlv", command, "--config", str(config), *_given(settings)]
-    process = subprocess.run(called, check=False)
+    process = subprocess.run(vlv_call(command, recipe, settings), check=False)
     if code := process.returncode:
         raise RunError(f"vlv {command} ended with exit code {code}; the same command resumes where it stopped")
+
+
+def vlv_call(command: str, recipe: str, settings: Settings) -> list[str]:
+    """The command line of `vlv COMMAND` with a shipped recipe, as a process of its own is started."""
+    return [sys.executable, "-m", "vlv", command, "--config", str(_recipe(recipe)), *_given(settings)]
 
 
 def _recipe(name: str) -> Path:
