@@ -6,9 +6,10 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from vlv.chaos.comparison import Findings
 from vlv.chaos.jobs import Job
@@ -53,42 +54,54 @@ def wreak(job: Job, config: ChaosConfig, folder: Path, advance: Callable[[int], 
     Raises:
         ChaosError: a life failed without being killed.
     """
-    draw, report = random.Random(config.seed), Report()
-    # A run like the others, its own start included: what a user would call the run without any fault.
-    reference = folder / "untouched"
-    started = time.monotonic()
-    _require_done(_live(job, config, reference, draw), reference)
-    report.untouched_seconds = time.monotonic() - started
-    while report.kills < config.kills or not report.runs:
-        run = folder / f"run_{report.runs:03d}"
-        different = report.findings.different
-        _run(job, config, run, reference, draw, report, advance)
-        job.finish(run, reference, report.findings)
-        report.runs += 1
-        if different == report.findings.different:
-            shutil.rmtree(run)
+    report = Report()
+    # Killed processes leave their temporary files; in a short path, since sockets are among them.
+    with TemporaryDirectory(prefix="vlv-") as temporary:
+        environment = {**environment_of(max(config.processes)), "TMPDIR": temporary}
+        lives = _Lives(job, config, random.Random(config.seed), environment)
+        # A run like the others, its own start included: what a user would call the run without any fault.
+        reference = folder / "untouched"
+        started = time.monotonic()
+        _require_done(lives.live(reference), reference)
+        report.untouched_seconds = time.monotonic() - started
+        while report.kills < config.kills or not report.runs:
+            run = folder / f"run_{report.runs:03d}"
+            different = report.findings.different
+            _run(lives, run, reference, report, advance)
+            job.finish(run, reference, report.findings)
+            report.runs += 1
+            if different == report.findings.different:
+                shutil.rmtree(run)
     return report
 
 
-def _run(
-    job: Job,
-    config: ChaosConfig,
-    run: Path,
-    reference: Path,
-    draw: random.Random,
-    report: Report,
-    advance: Callable[[int], None],
-) -> None:
+@dataclass(frozen=True)
+class _Lives:
+    """Starts lives of a job, each with numbers of processes and of loader workers of its own."""
+
+    job: Job
+    config: ChaosConfig
+    draw: random.Random
+    environment: Mapping[str, str]
+
+    def live(self, run: Path, moment: Moment | None = None, limit: float = LONGEST) -> Ending:
+        run.mkdir(parents=True, exist_ok=True)
+        call = self.job.call(run, self.draw.choice(self.config.processes), self.draw.choice(_WORKERS))
+        return live(call, self.environment, _log(run), moment, self.draw.choice(VICTIMS), self.draw, limit)
+
+
+def _run(lives: _Lives, run: Path, reference: Path, report: Report, advance: Callable[[int], None]) -> None:
     """One run, from nothing to its end, with its kills."""
+    job, config = lives.job, lives.config
     last = min(config.kills, report.kills + _MOST_KILLS)
     while True:
         moment = None
         if report.kills < last:
             weights, moments = zip(*job.moments(run, report.untouched_seconds), strict=True)
-            moment = draw.choices(moments, weights)[0]
+            moment = lives.draw.choices(moments, weights)[0]
         before = job.mark(run)
         # Many times what it should take: the machine may do something else.
-        ending = _live(job, config, run, draw, moment, 300 + 20 * report.untouched_seconds)
+        ending = lives.live(run, moment, 300 + 20 * report.untouched_seconds)
         job.compare(run, reference, report.findings)
         if ending.victim is None:
             return _require_done(ending, run)
@@ -100,19 +113,6 @@ def _run(
         report.again += hit.again
         report.left_behind += ending.left_behind
         advance(1)
-
-
-def _live(
-    job: Job,
-    config: ChaosConfig,
-    run: Path,
-    draw: random.Random,
-    moment: Moment | None = None,
-    limit: float = LONGEST,
-) -> Ending:
-    run.mkdir(parents=True, exist_ok=True)
-    call = job.call(run, draw.choice(config.processes), draw.choice(_WORKERS))
-    return live(call, environment_of(max(config.processes)), _log(run), moment, draw.choice(VICTIMS), draw, limit)
 
 
 def _require_done(ending: Ending, run: Path) -> None:

@@ -1,4 +1,5 @@
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -102,3 +103,19 @@ def test_a_forked_copy_removes_nothing(folder):
         os._exit(0)
     os.waitpid(child, 0)
     assert len(list(Path(folder).rglob("*.arrow"))) == 1
+
+
+def test_what_killed_processes_left_goes_with_the_next(folder):
+    child = os.fork()
+    if child == 0:
+        shared = SharedTables("a", 10**4)
+        shared.get("k", lambda: TABLE)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    used = SharedTables("b", 10**4)
+    assert [path.name for path in folder.rglob("*.arrow")] == ["k.arrow"]
+    used.get("l", lambda: TABLE)
+    assert [path.name for path in folder.rglob("*.arrow")] == ["l.arrow"]
+    another = SharedTables("c", 10**4)
+    another.get("m", lambda: TABLE)
+    assert sorted(path.name for path in folder.rglob("*.arrow")) == ["l.arrow", "m.arrow"]
