@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from vlv.cli.commands import Command, call_command, summaries
 
+
+def _speed(summary: str) -> Command:
+    return Command("vlv.cli.benchmark_speed", summary, with_name=True)
+
+
 SUITES = {
+    "stage1": _speed("images per second of stage 1, beside the published recipe"),
+    "stage2": _speed("samples per second of stage 2, beside the published recipe"),
+    "caption": _speed("images captioned per second, beside the published recipe"),
+    "reconstruct": _speed("images reconstructed per second, beside the published recipe"),
+    "startup": Command("vlv.cli.benchmark_startup", "seconds until --help, a dry run and the first training step"),
     "data": Command("vlv.cli.benchmark_data", "images per second of each kind of data, beside torch and webdataset"),
     "save": Command("vlv.cli.benchmark_save", "seconds that a training stands still for a checkpoint"),
     "index": Command("vlv.cli.benchmark_index", "seconds and memory to open the index of a large .tar dataset"),

@@ -6,7 +6,13 @@ Flat on purpose: a key has one name, the same in the launcher, in the YAML and o
 
 from typing import TypeAlias
 
-from vlv.config.benchmark import BenchmarkDataConfig, BenchmarkIndexConfig, BenchmarkSaveConfig
+from vlv.config.benchmark import (
+    BenchmarkDataConfig,
+    BenchmarkIndexConfig,
+    BenchmarkSaveConfig,
+    BenchmarkSpeedConfig,
+    BenchmarkStartupConfig,
+)
 from vlv.config.captioning import CaptionApiConfig
 from vlv.config.chaos import ChaosConfig
 from vlv.config.groups import DataConfig, FormatConfig, OptimConfig, ReadingConfig, RunConfig
@@ -23,6 +29,8 @@ __all__ = [
     "BenchmarkDataConfig",
     "BenchmarkIndexConfig",
     "BenchmarkSaveConfig",
+    "BenchmarkSpeedConfig",
+    "BenchmarkStartupConfig",
     "CaptionApiConfig",
     "CaptionConfig",
     "ChaosConfig",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+from vlv.config.groups import Precision
 from vlv.settings import ConfigError, option, require
 
 
@@ -60,3 +62,59 @@ class BenchmarkSaveConfig:
             raise ConfigError("a folder is needed: vlv benchmark save FOLDER")
         for key in ("parameters", "rounds"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
+
+
+@dataclass(frozen=True)
+class BenchmarkSpeedConfig:
+    """Which models are measured, and how often."""
+
+    size: Literal["tiny", "full"] = option(
+        "tiny", "tiny components, or SD 2.1-base, Florence-2-large and Qwen2.5 at full size; all with random weights"
+    )
+    language_model: Literal["Qwen2.5-3B", "Qwen2.5-0.5B"] = option(
+        "Qwen2.5-3B", "size=full: whose config the language model has"
+    )
+    batch_size: int = option(8, "images at once: the micro-batch of a training, which is the whole batch here")
+    steps: int = option(4, "measured steps, or batches, of a run; one more before them is not measured")
+    rounds: int = option(3, "runs of each arm, in turn; the table has the medians")
+    num_beams: int = option(1, "captions: beams of the search; 1 is greedy")
+    new_tokens: int = option(64, "captions: tokens of each; random weights end none before")
+    denoising_steps: int = option(10, "reconstructions: denoising steps")
+    precision: Precision = option("auto", "number format of ours; auto is the fastest that this machine has")
+    num_workers: int = option(1, "loader workers of ours")
+    levers: bool = option(False, "also ours with each lever off by itself, and with each option on")
+    profile: str | None = option(None, "folder for a trace of one step of ours, and its top operators", path="local")
+    folder: str = option(
+        "./outputs/benchmark", "folder of the components, which are written once: 6 GB at full size, and Qwen2.5's 1 "
+        "or 6 GB twice for stage 2 and captions", path="local",
+    )  # fmt: skip
+    json: str | None = option(None, "file for every measurement", path="local")
+    print_config: bool = option(False, "print the resolved config, each value with who gave it, and stop")
+
+    def __post_init__(self) -> None:
+        for key in ("batch_size", "steps", "rounds", "num_beams", "new_tokens", "denoising_steps"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
+        require(self.num_workers >= 0, "num_workers", self.num_workers, "give 0 or more")
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Sides of the decoder's and of the encoder's pixels."""
+        return (384, 768) if self.size == "full" else (64, 128)
+
+    @property
+    def image_side(self) -> int:
+        """Side in pixels of the images that are read."""
+        return 1024 if self.size == "full" else 128
+
+
+@dataclass(frozen=True)
+class BenchmarkStartupConfig:
+    """How often each call is measured."""
+
+    rounds: int = option(5, "times that each call is measured, in turn; the table has the medians")
+    folder: str = option("./outputs/benchmark", "folder of the tiny components, which are written once", path="local")
+    json: str | None = option(None, "file for every measurement", path="local")
+    print_config: bool = option(False, "print the resolved config, each value with who gave it, and stop")
+
+    def __post_init__(self) -> None:
+        require(self.rounds >= 1, "rounds", self.rounds, "give at least 1")

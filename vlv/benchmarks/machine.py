@@ -1,0 +1,87 @@
+"""The machine that a measurement is of."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+_SIDE = 2048  # of the square matrices whose product measures a processor; a GPU's have four times as much
+_REPETITIONS = 6
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was measured on. matmul: TFLOP/s of a product of large matrices, by number format."""
+
+    processor: str
+    cores: int
+    threads: int
+    device: str
+    memory_gib: float
+    torch: str
+    python: str
+    commit: str
+    matmul: dict[str, float]
+
+    @property
+    def title(self) -> str:
+        """One line about it."""
+        name = self.processor if self.device == "cpu" else self.device
+        rates = ", ".join(f"{rate:.3f} TFLOP/s in {number}" for number, rate in self.matmul.items())
+        product = f"; a matrix product does {rates}" if rates else ""
+        return f"{name}, {self.cores} cores, {self.threads} threads, torch {self.torch}{product}"
+
+
+def describe_machine(precisions: Sequence[str]) -> Machine:
+    """This machine, with its matrix products in some number formats."""
+    return Machine(
+        processor=_processor(),
+        cores=os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
+        torch=torch.__version__,
+        python=platform.python_version(),
+        commit=_commit(),
+        matmul={precision: _matmul(precision) for precision in precisions},
+    )
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _commit() -> str:
+    """Of the source that is measured; empty where it is no checkout."""
+    call = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(call, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
+
+
+def _matmul(precision: str) -> float:
+    """TFLOP/s of a product of two large square matrices: the best of some, as the machine may do something else."""
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    side = 4 * _SIDE if on_gpu else _SIDE
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(_REPETITIONS):
+        started = time.perf_counter()
+        left @ right
+        if on_gpu:
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return 2 * side**3 / best / 1e12

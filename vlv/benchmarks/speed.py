@@ -1,0 +1,245 @@
+"""Ours and the published recipe, run in turn on one machine, and each lever of ours switched off."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from vlv.benchmarks.arm import WARM, Kind, Published, Run, Spec, read_run, write_spec
+from vlv.benchmarks.machine import Machine, describe_machine
+from vlv.benchmarks.pictures import jpegs
+from vlv.benchmarks.worlds import World
+from vlv.config import BenchmarkSpeedConfig
+from vlv.training.processes import fastest_precision
+
+OURS, PUBLISHED = "ours", "published recipe"
+_SPARE = 4  # batches more than are measured: loaders read ahead
+
+
+class BenchmarkError(RuntimeError):
+    """A measured run that failed; the message is its last line."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way of doing the same work. settings: those that differ from the recipe's defaults."""
+
+    name: str
+    settings: Mapping[str, Any]
+    published: Published = Published()
+
+
+@dataclass
+class Result:
+    """Of an arm: its runs, in order."""
+
+    arm: Arm
+    runs: list[Run] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Of a step, the median over all runs."""
+        return median(value for run in self.runs for value in run.seconds)
+
+    @property
+    def spread(self) -> float:
+        """How far the runs' own medians are apart, as a share of the median."""
+        own = [median(run.seconds) for run in self.runs]
+        return (max(own) - min(own)) / self.seconds
+
+    @property
+    def precision(self) -> str:
+        """Number format of its computation."""
+        return str(self.arm.settings["precision"])
+
+
+def arms(kind: Kind, config: BenchmarkSpeedConfig) -> list[Arm]:
+    """Ours first, the published recipe second, then ours with one lever off (or one option on) each.
+
+    The published recipe is our own code with its choices (`../spec`'s list): fp32, plain attention, activations
+    computed again in backward, images prepared by the main process, a flush and a barrier after each step, captions
+    padded to 300.
+    """
+    training = kind in ("stage1", "stage2")
+    precision = config.precision if config.precision != "auto" else _fastest()
+    ours: dict[str, Any] = {"precision": precision, "num_workers": config.num_workers}
+    theirs: dict[str, Any] = {"precision": "fp32", "num_workers": 0}
+    if training:
+        theirs |= {"gradient_checkpointing": True, "encoder_view": "loader"}
+    pad_to = 300 if kind == "stage2" else 0
+    found = [Arm(OURS, ours), Arm(PUBLISHED, theirs, Published(True, training, pad_to))]
+    if not config.levers:
+        return found
+    off: list[tuple[str, dict[str, Any], Published]] = [
+        (f"without {precision}", {"precision": "fp32"}, Published()),
+        ("without loader workers", {"num_workers": 0}, Published()),
+        ("without fused attention", {}, Published(plain_attention=True)),
+    ]
+    if training:
+        off.append(("with activations computed again", {"gradient_checkpointing": True}, Published()))
+    if torch.cuda.is_available():
+        off.append(("with a flush after each step", {}, Published(flush=True)))
+        off.append(("with the encoder's view from the loader", {"encoder_view": "loader"}, Published()))
+    if kind == "stage1":
+        off.append(("with two noise draws", {"noise_draws": 2}, Published()))
+        off.append(("with the decoder's pixels for the encoder", {"encoder_resolution": config.sides[0]}, Published()))
+    if kind == "stage2":
+        off.append(("with captions padded to 300", {}, Published(pad_to=pad_to)))
+    found += [
+        Arm(name, {**ours, **change}, published)
+        for name, change, published in off
+        if {**ours, **change} != ours or published != Published()  # a lever that is off anyway
+    ]
+    return found
+
+
+def _fastest() -> str:
+    """`auto` as it is on this machine, by name."""
+    found = fastest_precision()
+    return "bf16" if found == "auto" else found
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The work that all arms do: what is run, on which models and images."""
+
+    kind: Kind
+    config: BenchmarkSpeedConfig
+    world: World
+    data: Path
+
+    @classmethod
+    def prepare(cls, kind: Kind, config: BenchmarkSpeedConfig, world: World, folder: Path) -> Suite:
+        """Write the images, as many as one run needs."""
+        count = config.batch_size * (config.steps + WARM + _SPARE)
+        return cls(kind, config, world, _write_data(folder, count, config.image_side))
+
+    def spec(self, arm: Arm, place: Path, count: bool = False, profile: str | None = None) -> Spec:
+        """One run of an arm, which writes into a folder; one step of it where it counts or profiles."""
+        output = {"output_path": str(place / "captions.json")} if self.kind == "caption" else {"output_dir": str(place)}
+        settings = {**self._settings(), **arm.settings, **output}
+        steps = 1 if count or profile else self.config.steps
+        return Spec(self.kind, settings, steps, str(place / "result.json"), arm.published, count, profile)
+
+    def _settings(self) -> dict[str, Any]:
+        config, world, data = self.config, self.world, str(self.data)
+        if self.kind == "caption":
+            return {
+                "image_path": data, "ckpt_dir": world.captioner, "num_beams": config.num_beams,
+                "max_new_tokens": config.new_tokens, "batch_size": config.batch_size,
+            }  # fmt: skip
+        if self.kind == "reconstruct":
+            return {
+                "image_path": data, "ckpt_dir": world.stage1, "num_inference_steps": config.denoising_steps,
+                "batch_size": config.batch_size,
+            }  # fmt: skip
+        steps = config.steps + WARM + 1  # it ends before the last, so nothing is saved
+        training = {
+            "val_dataset_path": data, "val_pictures": 0, "val_max_samples": 1, "log_every": 1, "save_step": 10**6,
+            "max_micro_batch": config.batch_size,
+        }  # fmt: skip
+        if self.kind == "stage1":
+            decoder_side, encoder_side = config.sides
+            return {
+                **training, "train_dataset_path": data, "num_steps": steps, "global_batch_size": config.batch_size,
+                "decoder_resolution": decoder_side, "encoder_resolution": encoder_side,
+                "stable_diffusion_model_path": world.stable_diffusion, "florence2_model_path": world.florence2,
+            }  # fmt: skip
+        return {
+            **training, "dataset_path": data, "epochs": None, "total_steps": steps, "batch_size": config.batch_size,
+            "diffusion_model_path": world.stage1, "qwen_model": world.language_model,
+        }  # fmt: skip
+
+
+def measure(
+    kind: Kind, config: BenchmarkSpeedConfig, world: World, advance: Callable[[int], None]
+) -> tuple[list[Result], float, Machine]:
+    """Measure every arm in turn, `config.rounds` times.
+
+    Returns:
+        A result for each arm; FLOPs of an image (forward, and backward in training) by ours; the machine.
+
+    Raises:
+        BenchmarkError: a run failed.
+    """
+    results = [Result(arm) for arm in arms(kind, config)]
+    with TemporaryDirectory(prefix="vlv-benchmark-") as folder:
+        suite = Suite.prepare(kind, config, world, Path(folder) / "images")
+        machine = describe_machine(sorted({result.precision for result in results}))
+        for _ in range(config.rounds):
+            for result in results:
+                result.runs.append(_run(suite, result.arm))
+                advance(1)
+        counted = _run(suite, results[0].arm, count=True)
+        if config.profile is not None:
+            _run(suite, results[0].arm, profile=config.profile)
+    return results, median(counted.flops) / config.batch_size, machine
+
+
+def _run(suite: Suite, arm: Arm, count: bool = False, profile: str | None = None) -> Run:
+    """Run an arm in a process of its own."""
+    with TemporaryDirectory(prefix="vlv-benchmark-") as folder:
+        place = Path(folder)
+        spec = suite.spec(arm, place, count, profile)
+        write_spec(spec, place / "spec.json")
+        log = place / "log"
+        with log.open("wb") as output:
+            call = [sys.executable, "-m", "vlv.benchmarks.arm", str(place / "spec.json")]
+            code = subprocess.run(call, check=False, stdout=output, stderr=subprocess.STDOUT).returncode
+        if code:
+            lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
+            raise BenchmarkError(f"{suite.kind}, {arm.name}, ended with exit code {code}: {lines[-1]}")
+        return read_run(Path(spec.result))
+
+
+def _write_data(folder: Path, count: int, side: int) -> Path:
+    """JPEGs with captions of the paper's length, most of 170 to 280 words or marks, as random words."""
+    folder.mkdir()
+    draw = random.Random(0)
+    captions = {}
+    kept = jpegs(min(count, 64), side)
+    for number in range(count):
+        name = f"{number:06}.jpg"
+        (folder / name).write_bytes(kept[number % len(kept)])
+        captions[name] = " ".join(draw.choice(_WORDS) for _ in range(draw.randint(170, 280)))
+    (folder / "captions.json").write_text(json.dumps(captions))
+    return folder
+
+
+_WORDS = (
+    "red",
+    "house",
+    "with",
+    "white",
+    "door",
+    "stands",
+    "in",
+    "green",
+    "under",
+    "clear",
+    "blue",
+    "sky",
+    "Two",
+    "small",
+)
+
+
+def facts(config: BenchmarkSpeedConfig, results: Sequence[Result], flops: float, machine: Machine) -> dict[str, Any]:
+    """Everything that was measured, as JSON has it."""
+    found = [
+        {"name": result.arm.name, "settings": dict(result.arm.settings), "published": asdict(result.arm.published),
+         "runs": [asdict(run) for run in result.runs]}
+        for result in results
+    ]  # fmt: skip
+    settings = asdict(replace(config, json=None, profile=None))
+    return {"settings": settings, "machine": asdict(machine), "flops_an_image": flops, "arms": found}

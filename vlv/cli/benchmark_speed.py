@@ -1,0 +1,84 @@
+"""Measure a command on this machine beside the published recipe: our own code with the published choices.
+
+Those are fp32, plain attention, activations computed again in backward, images prepared by the main process, a flush
+and a barrier after each step, and captions padded to 300 tokens. Both run in turn, each in a process of its own, as a
+user's call runs, on models with random weights and images that are made for it. FLOPs are counted in one more run;
+utilisation is what a run does of them beside a large matrix product of this machine in the same number format.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from vlv.cli.entry import BAD_CALL, FAILED_RUN, Call, load_libraries, parse, stop
+from vlv.config import BenchmarkSpeedConfig
+
+if TYPE_CHECKING:
+    from vlv.benchmarks.arm import Kind
+    from vlv.benchmarks.machine import Machine
+    from vlv.benchmarks.speed import Result
+
+_UNITS = {"stage1": "image", "stage2": "sample", "caption": "image", "reconstruct": "image"}
+
+
+def main(arguments: list[str]) -> None:
+    """Read the call of a suite, whose name comes first, measure, and print the table."""
+    name, *arguments = arguments
+    kind = cast("Kind", name.removeprefix("benchmark "))
+    config = parse(BenchmarkSpeedConfig, Call(f"vlv {name}", __doc__ or ""), arguments)
+    load_libraries()
+    from vlv.atomic import write_whole
+    from vlv.benchmarks.speed import BenchmarkError, arms, facts, measure
+    from vlv.benchmarks.worlds import make_world
+    from vlv.progress import Progress
+
+    try:
+        with_captioner = kind in ("stage2", "caption")
+        folder = Path(config.folder).resolve() / config.size
+        world = make_world(folder, config.size, config.language_model, config.sides, with_captioner)
+        progress = Progress("measuring", config.rounds * len(arms(kind, config)), "run")
+        results, flops, machine = measure(kind, config, world, progress.advance)
+    except OSError as error:
+        stop(str(error), BAD_CALL)
+    except BenchmarkError as error:
+        stop(str(error), FAILED_RUN)
+    progress.close()
+    print(table(kind, config, results, flops, machine))
+    if config.json is not None:
+        write_whole(Path(config.json), (json.dumps(facts(config, results, flops, machine), indent=2) + "\n").encode())
+
+
+def table(kind: Kind, config: BenchmarkSpeedConfig, results: list[Result], flops: float, machine: Machine) -> str:
+    """What was measured, as Markdown."""
+    ours, published = results[0].seconds, results[1].seconds
+    unit = _UNITS[kind]
+    lines = [
+        f"{machine.title}; {flops / 1e12:.4g} TFLOP for each {unit}",
+        "",
+        f"| {kind}, {config.size}, {config.batch_size} at once | {unit}s/s | spread | beside the recipe | "
+        "beside ours | utilisation | memory, MiB | GPU, MiB | first step, s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for result in results:
+        speed = config.batch_size / result.seconds
+        used = speed * flops / 1e12 / machine.matmul[result.precision]
+        # An option changes what is computed, so its share of the machine is not known.
+        same = not {"noise_draws", "encoder_resolution"} & result.arm.settings.keys()
+        memory = max(run.memory_mib for run in result.runs)
+        device = max(run.device_mib for run in result.runs)
+        first = min(run.first_step for run in result.runs)
+        cells = [
+            result.arm.name,
+            f"{speed:.4g}",
+            f"{result.spread:.0%}",
+            f"{published / result.seconds:.2f}x",
+            f"{ours / result.seconds:.2f}x",
+            f"{used:.0%}" if same else "",
+            f"{memory:,.0f}",
+            f"{device:,.0f}" if device else "",
+            f"{first:.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

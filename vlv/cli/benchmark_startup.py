@@ -1,0 +1,40 @@
+"""Measure how long `--help`, a dry run and the first training step take from the start, on tiny components."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from vlv.cli.entry import BAD_CALL, FAILED_RUN, Call, load_libraries, parse, stop
+from vlv.config import BenchmarkStartupConfig
+
+
+def main(arguments: list[str]) -> None:
+    """Read the call, measure, and print the table."""
+    from statistics import median
+
+    config = parse(BenchmarkStartupConfig, Call("vlv benchmark startup", __doc__ or ""), arguments)
+    load_libraries()
+    from vlv.atomic import write_whole
+    from vlv.benchmarks.machine import describe_machine
+    from vlv.benchmarks.startup import StartError, measure, number_of_calls
+    from vlv.benchmarks.worlds import TINY_SIDES, make_world
+    from vlv.progress import Progress
+
+    try:
+        world = make_world(Path(config.folder).resolve() / "tiny", "tiny", "qwen", TINY_SIDES, captioner=False)
+        progress = Progress("measuring", config.rounds * number_of_calls(), "call")
+        seconds = measure(world, config.rounds, progress.advance)
+    except OSError as error:
+        stop(str(error), BAD_CALL)
+    except StartError as error:
+        stop(str(error), FAILED_RUN)
+    progress.close()
+    machine = describe_machine([])
+    print(f"{machine.title}\n\n| call | seconds | fastest |\n| --- | --- | --- |")
+    for name, found in seconds.items():
+        print(f"| {name} | {median(found):.2f} | {min(found):.2f} |")
+    if config.json is not None:
+        content = {"settings": asdict(config), "machine": asdict(machine), "seconds": seconds}
+        write_whole(Path(config.json), (json.dumps(content, indent=2) + "\n").encode())
