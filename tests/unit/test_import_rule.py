@@ -119,7 +119,22 @@ RULES = {
         {"torch", "transformers", "diffusers", "accelerate", "wandb"},
     ),
     "benchmarks": (
-        {"benchmarks", "checkpoints", "config", "data", "models", "progress", "training"},
+        {
+            "batch",
+            "benchmarks",
+            "checkpoints",
+            "config",
+            "data",
+            "decoders",
+            "encoders",
+            "losses",
+            "models",
+            "progress",
+            "recipes",
+            "resources",
+            "testing",
+            "training",
+        },
         {"diffusers", "transformers", "wandb"},
     ),
     "chaos": (

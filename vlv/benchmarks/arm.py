@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
@@ -28,17 +27,19 @@ from torch.profiler import profile, schedule
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlv.batch import CaptionTensors
+from vlv.checkpoints.identity import JsonObject
 from vlv.config import CaptionConfig, ReconstructConfig, Stage1Config, Stage2Config
 from vlv.data.captions import pad_captions
 from vlv.losses import IGNORED
+from vlv.recipes import caption, reconstruct, stage1, stage2
 
 Kind = Literal["stage1", "stage2", "caption", "reconstruct"]
 WARM = 1  # steps before the measured ones
-_RECIPES = {
-    "stage1": (Stage1Config, "vlv.recipes.stage1", "train"),
-    "stage2": (Stage2Config, "vlv.recipes.stage2", "train"),
-    "caption": (CaptionConfig, "vlv.recipes.caption", "run"),
-    "reconstruct": (ReconstructConfig, "vlv.recipes.reconstruct", "run"),
+_RECIPES: dict[Kind, tuple[Any, Callable[[Any], object]]] = {
+    "stage1": (Stage1Config, stage1.train),
+    "stage2": (Stage2Config, stage2.train),
+    "caption": (CaptionConfig, caption.run),
+    "reconstruct": (ReconstructConfig, reconstruct.run),
 }
 _TOP_OPERATORS = 25
 
@@ -66,7 +67,7 @@ class Spec:
     """
 
     kind: Kind
-    settings: dict[str, Any]
+    settings: JsonObject
     steps: int
     result: str
     published: Published = field(default_factory=Published)
@@ -103,13 +104,13 @@ class _Steps:
         self.ends: list[float] = []
         self.flops: list[float] = []
 
-    def __call__(self, *_: Any, **__: Any) -> None:
+    def __call__(self, *_: object) -> None:
         if self._spec.published.flush and torch.cuda.is_available():
             torch.cuda.empty_cache()
             if torch.distributed.is_initialized():
                 torch.distributed.barrier()
         if torch.cuda.is_available():
-            torch.cuda.synchronize()
+            torch.cuda.synchronize()  # kernels are queued: without it the clock would stop before they end
         self.ends.append(time.perf_counter())
         self.flops.append(self._counter.get_total_flops() if self._counter else 0.0)
         self._on_step()
@@ -143,8 +144,8 @@ def measure(spec: Spec) -> Run:
     Raises:
         RuntimeError: the recipe ended before.
     """
-    kind, module, function = _RECIPES[spec.kind]
-    config = kind(**spec.settings)
+    config_class, recipe = _RECIPES[spec.kind]
+    config = config_class(**spec.settings)
     with ExitStack() as stack:
         # The counter knows the products of plain attention alone; a fused kernel does the same ones.
         plain = spec.published.plain_attention or spec.count
@@ -154,7 +155,7 @@ def measure(spec: Spec) -> Run:
         steps = _Steps(spec, counter, on_step)
         stack.enter_context(_told_of_steps(spec.kind, steps))
         try:
-            getattr(import_module(module), function)(config)
+            recipe(config)
         except _Measured:
             pass
         else:
@@ -190,7 +191,7 @@ def _told_of_steps(kind: Kind, steps: _Steps) -> Iterator[None]:
         try:
             yield
         finally:
-            handle.remove()
+            handle.remove()  # tests measure several times in one process
     else:
         # Inference reports each batch that it has finished.
         with patch("vlv.inference.progress.SharedProgress.advance", steps):

@@ -6,12 +6,11 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 
@@ -19,6 +18,7 @@ from vlv.benchmarks.arm import WARM, Kind, Published, Run, Spec, read_run, write
 from vlv.benchmarks.machine import Machine, describe_machine
 from vlv.benchmarks.pictures import jpegs
 from vlv.benchmarks.worlds import World
+from vlv.checkpoints.identity import JsonObject
 from vlv.config import BenchmarkSpeedConfig
 from vlv.training.processes import fastest_precision
 
@@ -35,7 +35,7 @@ class Arm:
     """A way of doing the same work. settings: those that differ from the recipe's defaults."""
 
     name: str
-    settings: Mapping[str, Any]
+    settings: JsonObject
     published: Published = Published()
 
 
@@ -72,22 +72,23 @@ def arms(kind: Kind, config: BenchmarkSpeedConfig) -> list[Arm]:
     """
     training = kind in ("stage1", "stage2")
     precision = config.precision if config.precision != "auto" else _fastest()
-    ours: dict[str, Any] = {"precision": precision, "num_workers": config.num_workers}
-    theirs: dict[str, Any] = {"precision": "fp32", "num_workers": 0}
+    ours: JsonObject = {"precision": precision, "num_workers": config.num_workers}
+    theirs: JsonObject = {"precision": "fp32", "num_workers": 0}
     if training:
         theirs |= {"gradient_checkpointing": True, "encoder_view": "loader"}
+    # The published collator pads to the longest caption that it allows; the loss leaves that out, the GPU does not.
     pad_to = 300 if kind == "stage2" else 0
     found = [Arm(OURS, ours), Arm(PUBLISHED, theirs, Published(True, training, pad_to))]
     if not config.levers:
         return found
-    off: list[tuple[str, dict[str, Any], Published]] = [
+    off: list[tuple[str, JsonObject, Published]] = [
         (f"without {precision}", {"precision": "fp32"}, Published()),
         ("without loader workers", {"num_workers": 0}, Published()),
         ("without fused attention", {}, Published(plain_attention=True)),
     ]
     if training:
         off.append(("with activations computed again", {"gradient_checkpointing": True}, Published()))
-    if torch.cuda.is_available():
+    if torch.cuda.is_available():  # neither means anything on a CPU
         off.append(("with a flush after each step", {}, Published(flush=True)))
         off.append(("with the encoder's view from the loader", {"encoder_view": "loader"}, Published()))
     if kind == "stage1":
@@ -131,7 +132,7 @@ class Suite:
         steps = 1 if count or profile else self.config.steps
         return Spec(self.kind, settings, steps, str(place / "result.json"), arm.published, count, profile)
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> JsonObject:
         config, world, data = self.config, self.world, str(self.data)
         if self.kind == "caption":
             return {
@@ -177,6 +178,7 @@ def measure(
         suite = Suite.prepare(kind, config, world, Path(folder) / "images")
         machine = describe_machine(sorted({result.precision for result in results}))
         for _ in range(config.rounds):
+            # In turn, so that what else the machine does falls on all of them.
             for result in results:
                 result.runs.append(_run(suite, result.arm))
                 advance(1)
@@ -207,7 +209,7 @@ def _write_data(folder: Path, count: int, side: int) -> Path:
     folder.mkdir()
     draw = random.Random(0)
     captions = {}
-    kept = jpegs(min(count, 64), side)
+    kept = jpegs(min(count, 64), side)  # making one takes as long as training on some
     for number in range(count):
         name = f"{number:06}.jpg"
         (folder / name).write_bytes(kept[number % len(kept)])
@@ -234,12 +236,12 @@ _WORDS = (
 )
 
 
-def facts(config: BenchmarkSpeedConfig, results: Sequence[Result], flops: float, machine: Machine) -> dict[str, Any]:
+def facts(config: BenchmarkSpeedConfig, results: Sequence[Result], flops: float, machine: Machine) -> JsonObject:
     """Everything that was measured, as JSON has it."""
     found = [
         {"name": result.arm.name, "settings": dict(result.arm.settings), "published": asdict(result.arm.published),
          "runs": [asdict(run) for run in result.runs]}
         for result in results
     ]  # fmt: skip
-    settings = asdict(replace(config, json=None, profile=None))
+    settings = asdict(replace(config, folder="", json=None, profile=None))
     return {"settings": settings, "machine": asdict(machine), "flops_an_image": flops, "arms": found}

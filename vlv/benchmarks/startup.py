@@ -69,7 +69,7 @@ def _calls(world: World, root: Path) -> dict[str, tuple[list[str], Path | None]]
 def _seconds(call: Sequence[str], wanted: Path | None, log: Path) -> float:
     """Seconds until a call ends, or until it has written the first line of a file; it then goes on to its end."""
     if wanted is not None:
-        wanted.unlink(missing_ok=True)
+        wanted.unlink(missing_ok=True)  # of the round before
     with log.open("wb") as output:
         started = time.perf_counter()
         process = subprocess.Popen(list(call), stdout=output, stderr=subprocess.STDOUT)

@@ -36,5 +36,5 @@ def main(arguments: list[str]) -> None:
     for name, found in seconds.items():
         print(f"| {name} | {median(found):.2f} | {min(found):.2f} |")
     if config.json is not None:
-        content = {"settings": asdict(config), "machine": asdict(machine), "seconds": seconds}
+        content = {"rounds": config.rounds, "machine": asdict(machine), "seconds": seconds}
         write_whole(Path(config.json), (json.dumps(content, indent=2) + "\n").encode())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from vlv.cli.entry import BAD_CALL, FAILED_RUN, Call, parse, stop
@@ -44,7 +44,8 @@ def main(arguments: list[str]) -> None:
     progress.close()
     print(table(report, job.unit))
     if config.json is not None:
-        content = {"settings": asdict(config), **facts(report)}
+        settings = asdict(replace(config, output_dir="", json=None))  # places say nothing about what was found
+        content = {"settings": settings, **facts(report)}
         write_whole(Path(config.json), (json.dumps(content, indent=2) + "\n").encode())
     if not passed(report, to_the_bit=len(set(config.processes)) == 1):
         stop(f"not everything is as in the run that nobody touched; what differs is kept in {runs}", FAILED_RUN)
