@@ -20,7 +20,7 @@ from vlv.benchmarks.pictures import jpegs
 from vlv.benchmarks.worlds import World
 from vlv.checkpoints.identity import JsonObject
 from vlv.config import BenchmarkSpeedConfig
-from vlv.training.processes import fastest_precision
+from vlv.training.processes import cpu_has_bf16, resolve_precision
 
 OURS, PUBLISHED = "ours", "published recipe"
 _SPARE = 4  # batches more than are measured: loaders read ahead
@@ -71,7 +71,7 @@ def arms(kind: Kind, config: BenchmarkSpeedConfig) -> list[Arm]:
     padded to 300.
     """
     training = kind in ("stage1", "stage2")
-    precision = config.precision if config.precision != "auto" else _fastest()
+    precision = resolve_precision(config.precision)
     ours: JsonObject = {"precision": precision, "num_workers": config.num_workers}
     theirs: JsonObject = {"precision": "fp32", "num_workers": 0}
     if training:
@@ -81,8 +81,9 @@ def arms(kind: Kind, config: BenchmarkSpeedConfig) -> list[Arm]:
     found = [Arm(OURS, ours), Arm(PUBLISHED, theirs, Published(True, training, pad_to))]
     if not config.levers:
         return found
+    other = "fp32" if precision != "fp32" else "bf16" if torch.cuda.is_available() or cpu_has_bf16() else "fp32"
     off: list[tuple[str, JsonObject, Published]] = [
-        (f"without {precision}", {"precision": "fp32"}, Published()),
+        (f"in {other}", {"precision": other}, Published()),
         ("without loader workers", {"num_workers": 0}, Published()),
         ("without fused attention", {}, Published(plain_attention=True)),
     ]
@@ -102,12 +103,6 @@ def arms(kind: Kind, config: BenchmarkSpeedConfig) -> list[Arm]:
         if {**ours, **change} != ours or published != Published()  # a lever that is off anyway
     ]
     return found
-
-
-def _fastest() -> str:
-    """`auto` as it is on this machine, by name."""
-    found = fastest_precision()
-    return "bf16" if found == "auto" else found
 
 
 @dataclass(frozen=True)

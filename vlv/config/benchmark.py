@@ -80,7 +80,7 @@ class BenchmarkSpeedConfig:
     num_beams: int = option(1, "captions: beams of the search; 1 is greedy")
     new_tokens: int = option(64, "captions: tokens of each; random weights end none before")
     denoising_steps: int = option(10, "reconstructions: denoising steps")
-    precision: Precision = option("auto", "number format of ours; auto is the fastest that this machine has")
+    precision: Precision = option("auto", "number format of ours; auto is what the commands take here")
     num_workers: int = option(1, "loader workers of ours")
     levers: bool = option(False, "also ours with each lever off by itself, and with each option on")
     profile: str | None = option(None, "folder for a trace of one step of ours, and its top operators", path="local")
