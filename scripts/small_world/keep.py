@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.small_world.rows import ROWS_KEPT
+from scripts.small_world.results import markdown
+from scripts.small_world.rows import ROWS, ROWS_KEPT
 from scripts.small_world.rows_chart import write_rows_chart
 from vlv.atomic import whole_file
 from vlv.cli.entry import BAD_CALL, Call, parse, stop
@@ -48,10 +49,8 @@ def main(arguments: list[str] | None = None) -> None:
 def keep(out: Path) -> None:
     """Copy results and logs, and the full recipe's models and picture where they are there."""
     DOCS.mkdir(parents=True, exist_ok=True)
-    for name in ("results.json", "table.md"):
-        shutil.copy(out / name, DOCS / name)
-    write_table(PAGE, (out / "table.md").read_text())
     results = json.loads((out / "results.json").read_text())
+    keep_results(results, DOCS, PAGE)
     if "rows_kept" in results:
         write_rows_chart(DOCS / "rows_kept.svg", results["rows_kept"], ROWS_KEPT)
     for run in sorted(out.glob("*/stage*")):
@@ -65,6 +64,16 @@ def keep(out: Path) -> None:
     measured = out / "measured" / "full"
     if (measured / "captions.json").is_file():
         keep_picture(out, measured, DOCS / "pictures.png")
+
+
+def keep_results(results: dict[str, Any], docs: Path, page: Path) -> None:
+    """Write results and tables; rows of an earlier run that these results lack stay as they are."""
+    kept = json.loads((docs / "results.json").read_text()) if (docs / "results.json").exists() else {}
+    together = {**kept, **results}
+    ordered = {name: together[name] for name in ROWS if name in together}
+    (docs / "results.json").write_text(json.dumps(ordered, indent=2) + "\n")
+    (docs / "table.md").write_text(markdown(ordered, {name: title for name, (title, _) in ROWS.items()}))
+    write_table(page, (docs / "table.md").read_text())
 
 
 def write_table(page: Path, table: str) -> None:

@@ -267,6 +267,16 @@ def test_the_page_has_the_kept_tables(tmp_path):
     assert page.read_text() == "a\n{}\n| new |\n{}\nb\n".format(*tiny_keep.MARKS)
 
 
+def test_rows_of_an_earlier_run_stay(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("\n".join(tiny_keep.MARKS))
+    tiny_keep.keep_results({"full": {"caption_f1": 0.5}, "base": {"caption_f1": 0.25}}, tmp_path, page)
+    tiny_keep.keep_results({"smollm2": {"caption_f1": 0.125}, "full": {"caption_f1": 0.75}}, tmp_path, page)
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert {name: row["caption_f1"] for name, row in rows.items()} == {"full": 0.75, "base": 0.25, "smollm2": 0.125}
+    assert [line.split(" | ")[1] for line in page.read_text().splitlines()[3:6]] == ["0.750", "0.250", "0.125"]
+
+
 def test_the_kept_table_is_that_of_the_kept_results():
     rows = json.loads((tiny_keep.DOCS / "results.json").read_text())
     assert set(rows) | {"smollm2"} == set(tiny_rows.ROWS)  # which needs a language model that is not shipped

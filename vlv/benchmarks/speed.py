@@ -240,3 +240,12 @@ def facts(config: BenchmarkSpeedConfig, results: Sequence[Result], flops: float,
     ]  # fmt: skip
     settings = asdict(replace(config, folder="", json=None, profile=None))
     return {"settings": settings, "machine": asdict(machine), "flops_an_image": flops, "arms": found}
+
+
+def read_facts(found: JsonObject) -> tuple[BenchmarkSpeedConfig, list[Result], float, Machine]:
+    """What `facts` wrote."""
+    results = [
+        Result(Arm(arm["name"], arm["settings"], Published(**arm["published"])), [Run(**run) for run in arm["runs"]])
+        for arm in found["arms"]
+    ]
+    return BenchmarkSpeedConfig(**found["settings"]), results, found["flops_an_image"], Machine(**found["machine"])

@@ -95,8 +95,31 @@ def component(name: str) -> Path:
     return shipped if shipped.is_dir() else Path(name).expanduser()
 
 
-def plan(folder: Path, conditioning: ConditioningKind, config: PlanConfig) -> list[str]:
-    """One row of the table, in the order of `HEAD`."""
+@dataclass(frozen=True)
+class Cost:
+    """What stage 1 on a decoder costs.
+
+    frozen, trained: parameters. forward, backward: TFLOP of one image. fixed: GiB of a step whatever its batch. image,
+    image_again: GiB that one more image takes, and where activations are computed again in backward.
+    """
+
+    frozen: int
+    trained: int
+    forward: float
+    backward: float
+    fixed: float
+    image: float
+    image_again: float
+
+    def fits(self, memory: float, again: bool = False) -> int:
+        """Images at once on a card of so many GB, activations computed again or not; 0 where not one fits."""
+        # Cards are sold in GB; all else here is in GiB.
+        room = USABLE * memory * 1e9 / 2**30 - self.fixed
+        return max(0, int(room / (self.image_again if again else self.image)))
+
+
+def cost(folder: Path, conditioning: ConditioningKind, config: SizeConfig) -> Cost:
+    """Count what a decoder costs, on the meta device."""
     from vlv.planning.meta_step import count_flops, enable_checkpointing
     from vlv.planning.size import parameter_counts
 
@@ -107,13 +130,17 @@ def plan(folder: Path, conditioning: ConditioningKind, config: PlanConfig) -> li
     forward, backward = count_flops(model)
     whole = gib_an_image(model)
     enable_checkpointing(model)
-    checkpointed = gib_an_image(model)
-    # Cards are sold in GB; all else here is in GiB.
-    room = USABLE * config.memory * 1e9 / 2**30 - fixed
-    fits = [str(max(0, int(room / size))) for size in (whole, checkpointed)]
-    sizes = f"{frozen / 1e9:.2f}", f"{trained / 1e6:.0f}", f"{forward:.2f}", f"{backward:.2f}", f"{fixed:.1f}"
+    return Cost(frozen, trained, forward, backward, fixed, whole, gib_an_image(model))
+
+
+def plan(folder: Path, conditioning: ConditioningKind, config: PlanConfig) -> list[str]:
+    """One row of the table, in the order of `HEAD`."""
+    found = cost(folder, conditioning, config)
+    fits = [str(found.fits(config.memory, again)) for again in (False, True)]
+    sizes = f"{found.frozen / 1e9:.2f}", f"{found.trained / 1e6:.0f}"
+    work = f"{found.forward:.2f}", f"{found.backward:.2f}", f"{found.fixed:.1f}"
     how = [folder.name, str(config.resolution), conditioning]
-    return [*how, *sizes, f"{whole:.2f}", f"{checkpointed:.2f}", *fits]
+    return [*how, *sizes, *work, f"{found.image:.2f}", f"{found.image_again:.2f}", *fits]
 
 
 def shipped_component(source: str) -> Path | None:
