@@ -48,12 +48,14 @@ _TOP_OPERATORS = 25
 class Published:
     """Choices of the published recipe that are no settings here.
 
-    plain_attention: attention by its definition, with the whole matrix in memory. flush: the GPU's cache is emptied
+    plain_attention: attention by its definition, with the whole matrix in memory. plain_optimizer: AdamW operation by
+    operation. flush: the GPU's cache is emptied
     after every step, and the processes wait for each other. pad_to: tokens that every caption is padded to; 0 pads to
     the longest of a batch.
     """
 
     plain_attention: bool = False
+    plain_optimizer: bool = False
     flush: bool = False
     pad_to: int = 0
 
@@ -203,9 +205,15 @@ def _as_published(published: Published) -> Iterator[None]:
     with ExitStack() as stack:
         if published.plain_attention:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if published.plain_optimizer:
+            stack.enter_context(patch("torch.optim.AdamW", _plain_adamw(torch.optim.AdamW)))
         if published.pad_to:
             stack.enter_context(patch("vlv.data.preparation.pad_captions", partial(_padded, published.pad_to)))
         yield
+
+
+def _plain_adamw(adamw: Callable[..., torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    return lambda *arguments, **options: adamw(*arguments, **{**options, "fused": False})
 
 
 def _padded(length: int, captions: list[list[int]], pad_token_id: int) -> CaptionTensors:

@@ -78,7 +78,7 @@ def arms(kind: Kind, config: BenchmarkSpeedConfig) -> list[Arm]:
         theirs |= {"gradient_checkpointing": True, "encoder_view": "loader"}
     # The published collator pads to the longest caption that it allows; the loss leaves that out, the GPU does not.
     pad_to = 300 if kind == "stage2" else 0
-    found = [Arm(OURS, ours), Arm(PUBLISHED, theirs, Published(True, training, pad_to))]
+    found = [Arm(OURS, ours), Arm(PUBLISHED, theirs, Published(True, training, training, pad_to))]
     if not config.levers:
         return found
     other = "fp32" if precision != "fp32" else "bf16" if torch.cuda.is_available() or cpu_has_bf16() else "fp32"
@@ -89,6 +89,7 @@ def arms(kind: Kind, config: BenchmarkSpeedConfig) -> list[Arm]:
     ]
     if training:
         off.append(("with activations computed again", {"gradient_checkpointing": True}, Published()))
+        off.append(("with AdamW operation by operation", {}, Published(plain_optimizer=True)))
     if torch.cuda.is_available():  # neither means anything on a CPU
         off.append(("with a flush after each step", {}, Published(flush=True)))
         off.append(("with the encoder's view from the loader", {"encoder_view": "loader"}, Published()))
