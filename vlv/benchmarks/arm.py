@@ -206,14 +206,17 @@ def _as_published(published: Published) -> Iterator[None]:
         if published.plain_attention:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         if published.plain_optimizer:
-            stack.enter_context(patch("torch.optim.AdamW", _plain_adamw(torch.optim.AdamW)))
+            stack.enter_context(patch("torch.optim.AdamW", _PlainAdamW))
         if published.pad_to:
             stack.enter_context(patch("vlv.data.preparation.pad_captions", partial(_padded, published.pad_to)))
         yield
 
 
-def _plain_adamw(adamw: Callable[..., torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
-    return lambda *arguments, **options: adamw(*arguments, **{**options, "fused": False})
+class _PlainAdamW(torch.optim.AdamW):
+    """AdamW operation by operation. A class, as others are made from it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{**options, "fused": False})
 
 
 def _padded(length: int, captions: list[list[int]], pad_token_id: int) -> CaptionTensors:
