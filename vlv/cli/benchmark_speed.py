@@ -73,7 +73,7 @@ def table(kind: Kind, config: BenchmarkSpeedConfig, results: list[Result], flops
         cells = [
             result.arm.name,
             f"{speed:.4g}",
-            f"{result.spread:.0%}",
+            f"{result.spread:.0%}" if len(result.runs) > 1 else "",
             f"{published / result.seconds:.2f}x",
             f"{ours / result.seconds:.2f}x",
             f"{used:.0%}" if same else "",
