@@ -279,7 +279,7 @@ def test_rows_of_an_earlier_run_stay(tmp_path):
 
 def test_the_kept_table_is_that_of_the_kept_results():
     rows = json.loads((tiny_keep.DOCS / "results.json").read_text())
-    assert set(rows) | {"smollm2"} == set(tiny_rows.ROWS)  # which needs a language model that is not shipped
+    assert set(rows) == set(tiny_rows.ROWS)
     titles = {name: title for name, (title, _) in tiny_rows.ROWS.items()}
     assert (tiny_keep.DOCS / "table.md").read_text() == markdown(rows, titles)
 
