@@ -49,9 +49,8 @@ class Published:
     """Choices of the published recipe that are no settings here.
 
     plain_attention: attention by its definition, with the whole matrix in memory. plain_optimizer: AdamW operation by
-    operation. flush: the GPU's cache is emptied
-    after every step, and the processes wait for each other. pad_to: tokens that every caption is padded to; 0 pads to
-    the longest of a batch.
+    operation. flush: the GPU's cache is emptied after every step, and the processes wait for each other. pad_to: tokens
+    that every caption is padded to; 0 pads to the longest of a batch.
     """
 
     plain_attention: bool = False

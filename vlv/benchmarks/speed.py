@@ -15,19 +15,16 @@ from tempfile import TemporaryDirectory
 import torch
 
 from vlv.benchmarks.arm import WARM, Kind, Published, Run, Spec, read_run, write_spec
+from vlv.benchmarks.calls import require_done
 from vlv.benchmarks.machine import Machine, describe_machine
 from vlv.benchmarks.pictures import jpegs
-from vlv.benchmarks.worlds import World
+from vlv.benchmarks.worlds import SIDES, World
 from vlv.checkpoints.identity import JsonObject
 from vlv.config import BenchmarkSpeedConfig
 from vlv.training.processes import cpu_has_bf16, resolve_precision
 
 OURS, PUBLISHED = "ours", "published recipe"
 _SPARE = 4  # batches more than are measured: loaders read ahead
-
-
-class BenchmarkError(RuntimeError):
-    """A measured run that failed; the message is its last line."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class Result:
 def arms(kind: Kind, config: BenchmarkSpeedConfig) -> list[Arm]:
     """Ours first, the published recipe second, then ours with one lever off (or one option on) each.
 
-    The published recipe is our own code with its choices (`../spec`'s list): fp32, plain attention, activations
+    The published recipe is our own code with its choices: fp32, plain attention, activations
     computed again in backward, images prepared by the main process, a flush and a barrier after each step, captions
     padded to 300.
     """
@@ -95,7 +92,9 @@ def arms(kind: Kind, config: BenchmarkSpeedConfig) -> list[Arm]:
         off.append(("with the encoder's view from the loader", {"encoder_view": "loader"}, Published()))
     if kind == "stage1":
         off.append(("with two noise draws", {"noise_draws": 2}, Published()))
-        off.append(("with the decoder's pixels for the encoder", {"encoder_resolution": config.sides[0]}, Published()))
+        off.append(
+            ("with the decoder's pixels for the encoder", {"encoder_resolution": SIDES[config.size][0]}, Published())
+        )
     if kind == "stage2":
         off.append(("with captions padded to 300", {}, Published(pad_to=pad_to)))
     found += [
@@ -146,7 +145,7 @@ class Suite:
             "max_micro_batch": config.batch_size,
         }  # fmt: skip
         if self.kind == "stage1":
-            decoder_side, encoder_side = config.sides
+            decoder_side, encoder_side = SIDES[config.size]
             return {
                 **training, "train_dataset_path": data, "num_steps": steps, "global_batch_size": config.batch_size,
                 "decoder_resolution": decoder_side, "encoder_resolution": encoder_side,
@@ -194,9 +193,7 @@ def _run(suite: Suite, arm: Arm, count: bool = False, profile: str | None = None
         with log.open("wb") as output:
             call = [sys.executable, "-m", "vlv.benchmarks.arm", str(place / "spec.json")]
             code = subprocess.run(call, check=False, stdout=output, stderr=subprocess.STDOUT).returncode
-        if code:
-            lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
-            raise BenchmarkError(f"{suite.kind}, {arm.name}, ended with exit code {code}: {lines[-1]}")
+        require_done(f"{suite.kind}, {arm.name},", code, log)
         return read_run(Path(spec.result))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from vlv.benchmarks.calls import require_done
 from vlv.benchmarks.pictures import jpegs
 from vlv.benchmarks.worlds import World
 
@@ -17,15 +18,11 @@ _IMAGES, _SIDE = 8, 128
 _VLV = [sys.executable, "-m", "vlv"]
 
 
-class StartError(RuntimeError):
-    """A call that failed; the message is its last line."""
-
-
 def measure(world: World, rounds: int, advance: Callable[[int], None]) -> dict[str, list[float]]:
     """Seconds of each call, `rounds` times in turn.
 
     Raises:
-        StartError: a call failed.
+        BenchmarkError: a call failed.
     """
     with TemporaryDirectory(prefix="vlv-benchmark-") as folder:
         root = Path(folder)
@@ -80,7 +77,5 @@ def _seconds(call: Sequence[str], wanted: Path | None, log: Path) -> float:
             time.sleep(_LOOK_EVERY)
         code = process.wait()
         seconds = written or time.perf_counter() - started
-    if code:
-        lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
-        raise StartError(f"{' '.join(call[:4])} ended with exit code {code}: {lines[-1]}")
+    require_done(" ".join(call[:4]), code, log)
     return seconds

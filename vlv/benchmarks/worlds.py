@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vlv.resources import recipes_folder
 
-TINY_SIDES, FULL_SIDES = (64, 128), (384, 768)  # of the decoder's and the encoder's pixels
+SIDES = {"tiny": (64, 128), "full": (384, 768)}  # of the decoder's and the encoder's pixels
 _QUERIES = 77
 
 
@@ -25,11 +25,11 @@ class World:
     captioner: str
 
 
-def make_world(folder: Path, size: str, language_model: str, sides: tuple[int, int], captioner: bool) -> World:
+def make_world(folder: Path, size: str, language_model: str, captioner: bool) -> World:
     """Write whatever of it is not there, each part by a process of its own, whose memory is free again.
 
     Args:
-        size: tiny or full. sides: of the decoder's and the encoder's pixels.
+        size: tiny or full.
         captioner: whether the language model and the captioner are wanted.
     """
     name = language_model if size == "full" else "qwen"
@@ -47,13 +47,13 @@ def make_world(folder: Path, size: str, language_model: str, sides: tuple[int, i
         if not marker.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             print(f"writing {path}: random weights", file=sys.stderr)
-            request = json.dumps({"part": part, "folder": str(folder), "size": size, "name": name, "sides": sides})
+            request = json.dumps({"part": part, "folder": str(folder), "size": size, "name": name})
             subprocess.run([sys.executable, "-m", "vlv.benchmarks.worlds", request], check=True)
             marker.touch()  # last: a folder without it was interrupted, and is written anew
     return world
 
 
-def _write(part: str, folder: Path, size: str, name: str, sides: list[int]) -> None:
+def _write(part: str, folder: Path, size: str, name: str) -> None:
     """Write one part."""
     import torch
 
@@ -87,8 +87,8 @@ def _write(part: str, folder: Path, size: str, name: str, sides: list[int]) -> N
         model = VLVAutoEncoder.from_components(
             str(folder / "stable-diffusion"),
             str(folder / "florence2"),
-            DecoderSettings(resolution=sides[0]),
-            EncoderSettings(_QUERIES, sides[1]),
+            DecoderSettings(resolution=SIDES[size][0]),
+            EncoderSettings(_QUERIES, SIDES[size][1]),
         )
         model.save_pretrained(folder / "stage1")
     else:
@@ -105,4 +105,4 @@ if __name__ == "__main__":
 
     wanted = json.loads(sys.argv[1])
     with no_progress_bars():
-        _write(wanted["part"], Path(wanted["folder"]), wanted["size"], wanted["name"], wanted["sides"])
+        _write(wanted["part"], Path(wanted["folder"]), wanted["size"], wanted["name"])

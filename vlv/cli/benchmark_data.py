@@ -6,7 +6,6 @@ images per CPU second count all processes, and are what an epoch costs.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from vlv.cli.entry import BAD_CALL, Call, load_libraries, parse, stop
@@ -26,7 +25,7 @@ def _measure(config: BenchmarkDataConfig) -> None:
     from dataclasses import asdict
     from tempfile import TemporaryDirectory
 
-    from vlv.atomic import write_whole
+    from vlv.inference.journal import write_json
     from vlv.progress import Progress
 
     load_libraries()
@@ -60,4 +59,4 @@ def _measure(config: BenchmarkDataConfig) -> None:
             "settings": asdict(config),
             "runs": {name: [asdict(run) for run in found] for name, found in runs.items()},
         }
-        write_whole(Path(config.json), (json.dumps(facts, indent=2) + "\n").encode())
+        write_json(Path(config.json), facts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from vlv.cli.entry import BAD_CALL, Call, load_libraries, parse, stop
@@ -23,7 +22,7 @@ def _measure(config: BenchmarkSaveConfig) -> None:
     from statistics import median
     from tempfile import TemporaryDirectory
 
-    from vlv.atomic import write_whole
+    from vlv.inference.journal import write_json
 
     load_libraries()
     from vlv.benchmarks.saving import SaveRun, measure
@@ -44,4 +43,4 @@ def _measure(config: BenchmarkSaveConfig) -> None:
     print(f"| training stands still, where it waits for the write | {waiting:.2f} |")
     if config.json is not None:
         facts = {"settings": asdict(config), "bytes": size, "runs": [asdict(run) for run in runs]}
-        write_whole(Path(config.json), (json.dumps(facts, indent=2) + "\n").encode())
+        write_json(Path(config.json), facts)

@@ -9,7 +9,6 @@ same number format.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -30,15 +29,16 @@ def main(arguments: list[str]) -> None:
     kind = cast("Kind", name.removeprefix("benchmark "))
     config = parse(BenchmarkSpeedConfig, Call(f"vlv {name}", __doc__ or ""), arguments)
     load_libraries()
-    from vlv.atomic import write_whole
-    from vlv.benchmarks.speed import BenchmarkError, arms, facts, measure
+    from vlv.benchmarks.calls import BenchmarkError
+    from vlv.benchmarks.speed import arms, facts, measure
     from vlv.benchmarks.worlds import make_world
+    from vlv.inference.journal import write_json
     from vlv.progress import Progress
 
     try:
         with_captioner = kind in ("stage2", "caption")
         folder = Path(config.folder).resolve() / config.size
-        world = make_world(folder, config.size, config.language_model, config.sides, with_captioner)
+        world = make_world(folder, config.size, config.language_model, with_captioner)
         progress = Progress("measuring", config.rounds * len(arms(kind, config)), "run")
         results, flops, machine = measure(kind, config, world, progress.advance)
     except OSError as error:
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
     progress.close()
     print(table(kind, config, results, flops, machine))
     if config.json is not None:
-        write_whole(Path(config.json), (json.dumps(facts(config, results, flops, machine), indent=2) + "\n").encode())
+        write_json(Path(config.json), facts(config, results, flops, machine))
 
 
 def table(kind: Kind, config: BenchmarkSpeedConfig, results: list[Result], flops: float, machine: Machine) -> str:

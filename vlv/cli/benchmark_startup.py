@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,19 +15,20 @@ def main(arguments: list[str]) -> None:
 
     config = parse(BenchmarkStartupConfig, Call("vlv benchmark startup", __doc__ or ""), arguments)
     load_libraries()
-    from vlv.atomic import write_whole
+    from vlv.benchmarks.calls import BenchmarkError
     from vlv.benchmarks.machine import describe_machine
-    from vlv.benchmarks.startup import StartError, measure, number_of_calls
-    from vlv.benchmarks.worlds import TINY_SIDES, make_world
+    from vlv.benchmarks.startup import measure, number_of_calls
+    from vlv.benchmarks.worlds import make_world
+    from vlv.inference.journal import write_json
     from vlv.progress import Progress
 
     try:
-        world = make_world(Path(config.folder).resolve() / "tiny", "tiny", "qwen", TINY_SIDES, captioner=False)
+        world = make_world(Path(config.folder).resolve() / "tiny", "tiny", "qwen", captioner=False)
         progress = Progress("measuring", config.rounds * number_of_calls(), "call")
         seconds = measure(world, config.rounds, progress.advance)
     except OSError as error:
         stop(str(error), BAD_CALL)
-    except StartError as error:
+    except BenchmarkError as error:
         stop(str(error), FAILED_RUN)
     progress.close()
     machine = describe_machine([])
@@ -37,4 +37,4 @@ def main(arguments: list[str]) -> None:
         print(f"| {name} | {median(found):.2f} | {min(found):.2f} |")
     if config.json is not None:
         content = {"rounds": config.rounds, "machine": asdict(machine), "seconds": seconds}
-        write_whole(Path(config.json), (json.dumps(content, indent=2) + "\n").encode())
+        write_json(Path(config.json), content)

@@ -7,7 +7,6 @@ another write. Each life has another number of loader workers. Exit code 1 where
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,10 +21,10 @@ _MARK = ".vlv-chaos"  # in a folder that this command made, and may empty
 def main(arguments: list[str]) -> None:
     """Read the call, kill, and print the table."""
     config = parse(ChaosConfig, Call("vlv chaos", __doc__ or "", ("job",)), arguments)
-    from vlv.atomic import write_whole
     from vlv.chaos.harness import ChaosError, wreak
     from vlv.chaos.jobs import build_job
     from vlv.chaos.report import facts, passed, table
+    from vlv.inference.journal import write_json
     from vlv.progress import Progress
 
     folder = Path(config.output_dir).resolve()
@@ -46,7 +45,7 @@ def main(arguments: list[str]) -> None:
     if config.json is not None:
         settings = asdict(replace(config, output_dir="", json=None))  # places say nothing about what was found
         content = {"settings": settings, **facts(report)}
-        write_whole(Path(config.json), (json.dumps(content, indent=2) + "\n").encode())
+        write_json(Path(config.json), content)
     if not passed(report, to_the_bit=len(set(config.processes)) == 1):
         stop(f"not everything is as in the run that nobody touched; what differs is kept in {runs}", FAILED_RUN)
 

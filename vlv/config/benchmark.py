@@ -97,11 +97,6 @@ class BenchmarkSpeedConfig:
         require(self.num_workers >= 0, "num_workers", self.num_workers, "give 0 or more")
 
     @property
-    def sides(self) -> tuple[int, int]:
-        """Sides of the decoder's and of the encoder's pixels."""
-        return (384, 768) if self.size == "full" else (64, 128)
-
-    @property
     def image_side(self) -> int:
         """Side in pixels of the images that are read."""
         return 1024 if self.size == "full" else 128
