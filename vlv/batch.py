@@ -37,7 +37,6 @@ class CaptionTensors(TypedDict):
     """B captions, right-padded to the longest: int64 [B, L], L >= 1. Labels are -100 on padding."""
 
     input_ids: Tensor
-    attention_mask: Tensor
     labels: Tensor
 
 

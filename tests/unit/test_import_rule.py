@@ -30,13 +30,18 @@ RULES = {
     "orphans": (set(), {"torch", "transformers", "diffusers"}),
     "progress": (set(), {"torch", "transformers", "diffusers"}),
     "frozen": (set(), RUNNERS),
+    "attention": (set(), {*RUNNERS, "diffusers"}),
     "atomic": (set(), {"torch", "transformers", "diffusers"}),
     "checkpoints": ({"checkpoints", "atomic", "redaction"}, RUNNERS),
-    "encoders": ({"encoders", "checkpoints", "decoders", "frozen", "limits", "whitening", "kept_results"}, RUNNERS),
+    "encoders": (
+        {"encoders", "attention", "checkpoints", "decoders", "frozen", "limits", "whitening", "kept_results"},
+        RUNNERS,
+    ),
     "decoders": ({"decoders", "checkpoints", "frozen", "limits", "losses", "sampling", "kept_results"}, RUNNERS),
     "models": (
         {
             "models",
+            "attention",
             "encoders",
             "decoders",
             "checkpoints",

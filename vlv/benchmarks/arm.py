@@ -221,7 +221,7 @@ class _PlainAdamW(torch.optim.AdamW):
 def _padded(length: int, captions: list[list[int]], pad_token_id: int) -> CaptionTensors:
     """Captions padded to a length that they do not have, [B, length]."""
     padded = pad_captions(captions, pad_token_id)
-    fills = {"input_ids": pad_token_id, "attention_mask": 0, "labels": IGNORED}
+    fills = {"input_ids": pad_token_id, "labels": IGNORED}
     more = max(0, length - padded["input_ids"].shape[1])
     return CaptionTensors(
         **{name: torch.nn.functional.pad(padded[name], (0, more), value=fill) for name, fill in fills.items()}

@@ -60,11 +60,8 @@ class CaptionTokenizer:
 def pad_captions(captions: list[list[int]], pad_token_id: int) -> CaptionTensors:
     """Right-pad B captions to the longest, [B, L]; an empty one (a row without a sample) is padding throughout."""
     length = max(1, *(len(ids) for ids in captions))
-    shape = (len(captions), length)
-    input_ids = torch.full(shape, pad_token_id, dtype=torch.long)
-    attention_mask = torch.zeros(shape, dtype=torch.long)
+    input_ids = torch.full((len(captions), length), pad_token_id, dtype=torch.long)
+    labels = torch.full_like(input_ids, IGNORED)
     for row, ids in enumerate(captions):
-        input_ids[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
-        attention_mask[row, : len(ids)] = 1
-    labels = input_ids.masked_fill(attention_mask == 0, IGNORED)
-    return CaptionTensors(input_ids=input_ids, attention_mask=attention_mask, labels=labels)
+        input_ids[row, : len(ids)] = labels[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
+    return CaptionTensors(input_ids=input_ids, labels=labels)

@@ -59,7 +59,9 @@ class NoiseAndTimesteps(NamedTuple):
 
     def to(self, device: torch.device) -> NoiseAndTimesteps:
         """Move all three to a device."""
-        return NoiseAndTimesteps(*(value.to(device, non_blocking=True) for value in self))
+        # A copy from memory that is not pinned would wait for the kernels that the device still has to do.
+        own = [value.pin_memory() for value in self] if device.type == "cuda" else self
+        return NoiseAndTimesteps(*(value.to(device, non_blocking=True) for value in own))
 
 
 class Conditioner(nn.Module, ABC):

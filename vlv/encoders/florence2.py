@@ -13,6 +13,7 @@ from transformers import Florence2Config, Florence2Model, PreTrainedConfig, PreT
 from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from vlv.attention import without_masks
 from vlv.checkpoints.hub import HubUpload, refuse_upload
 from vlv.checkpoints.identity import ENCODER_TYPE, CheckpointError, JsonObject
 from vlv.checkpoints.pretrained import load_tokenizer, load_whole, resolve_checkpoint
@@ -172,16 +173,19 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
         prompt_ids = self._constant("prompt_ids", image_features.device)
         prompt = self.florence2.language_model.shared(prompt_ids)  # [P, D]
         prompt = prompt.expand(image_features.shape[0], -1, -1).to(image_features.dtype)
-        # No attention mask below: all images have as many tokens, and the prompt is the same.
+        # Nothing is padding: all images have as many tokens, and the prompt is the same.
         inputs_embeds = torch.cat([image_features, prompt], dim=1)  # [B, N + P, D]
-        return self.florence2.language_model.encoder(inputs_embeds=inputs_embeds, use_cache=False).last_hidden_state
+        bart = self.florence2.language_model
+        with without_masks(bart):
+            return bart.encoder(inputs_embeds=inputs_embeds, use_cache=False).last_hidden_state
 
     def read_queries(self, encoder_states: Tensor) -> Tensor:
         """Decoder states [B, Q, D]: the queries, read causally, attend to the encoder states [B, N + P, D]."""
         queries = self.query_embed.expand(encoder_states.shape[0], -1, -1)  # [B, Q, D]
-        decoder = self.florence2.language_model.decoder
         # Not by Florence2Model.forward: it makes start ids beside the embeddings, and the decoder refuses both.
-        output = decoder(inputs_embeds=queries, encoder_hidden_states=encoder_states, use_cache=False)
+        bart = self.florence2.language_model
+        with without_masks(bart):
+            output = bart.decoder(inputs_embeds=queries, encoder_hidden_states=encoder_states, use_cache=False)
         return output.last_hidden_state
 
     def forward(self, encoder_pixels: Tensor) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -35,9 +34,9 @@ from vlv.frozen import (
     is_frozen,
     set_dtypes,
 )
-from vlv.losses import caption_loss
 from vlv.models.adapter import leave_to_bases, with_bases
 from vlv.models.image_processor import ImageInput, VLVImageProcessor
+from vlv.models.language_head import caption_losses
 from vlv.models.projector import Projector
 
 
@@ -163,31 +162,16 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
         """What the language model reads before the caption, [B, Q, H], of states [B, Q, D]."""
         return self.mlp(self.conditioner.prefix_states(conditioning.states))
 
-    def forward(self, conditioning: Conditioning, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, conditioning: Conditioning, input_ids: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of each sample, summed over its caption tokens, fp32 [B].
 
         Args:
             conditioning: states [B, Q, D].
-            input_ids, attention_mask, labels: [B, L], right padded; labels are -100 where nothing is learned.
+            input_ids, labels: [B, L], right padded; labels are -100 where nothing is learned.
         """
         prefix = self.prefix(conditioning)  # [B, Q, H]
         caption = self.llm.get_input_embeddings()(input_ids).to(prefix.dtype)  # [B, L, H]
-        prefix_mask = attention_mask.new_ones(prefix.shape[:2])
-        length = input_ids.shape[1]
-        output = self.llm(
-            inputs_embeds=torch.cat([prefix, caption], dim=1),  # [B, Q + L, H]
-            attention_mask=torch.cat([prefix_mask, attention_mask], dim=1),
-            use_cache=False,
-            **self._keep_logits(length + 1),
-        )
-        # The last prefix row predicts the first caption token; the last token's own prediction is unused.
-        return caption_loss(output.logits[:, -length - 1 : -1], labels)
-
-    def _keep_logits(self, count: int) -> dict[str, int]:
-        """Ask for the last `count` rows of logits alone, where the language model can do that."""
-        # Logits of the prefix would be thrown away, and with 150,000 words they are the largest tensor of a step.
-        can = "logits_to_keep" in inspect.signature(self.llm.forward).parameters
-        return {"logits_to_keep": count} if can else {}
+        return caption_losses(self.llm, torch.cat([prefix, caption], dim=1), labels)  # of [B, Q + L, H]
 
     @torch.no_grad()
     def generate_ids(

@@ -60,6 +60,7 @@ class Trainer:
         self.accelerator, self.objective, self.optimizer = parts.accelerator, parts.objective, parts.optimizer
         self._bare = cast("Objective", parts.accelerator.unwrap_model(parts.objective))
         self._terms = list(self._bare.loss_weights)
+        self._weights = self._stack(self._bare.loss_weights)  # [terms], copied to the device once
         self._trained = [parameter for parameter in parts.objective.parameters() if parameter.requires_grad]
         self._window = Window()
         self._skipped_in_a_row = 0
@@ -137,7 +138,7 @@ class Trainer:
         # sums are divided by global counts here, so both are multiplied back.
         scale = self.settings.accumulation * self.accelerator.num_processes
         # At least 1: where nothing of a batch can be used, its sums of 0 give no gradient instead of NaN.
-        factors = self._stack(self._bare.loss_weights) * scale / counts.clamp(min=1)
+        factors = self._weights * scale / counts.clamp(min=1)
         sums, norm = torch.zeros_like(counts), None
         lr = self.lr_at(self.state.step)
         for group in self.optimizer.param_groups:
@@ -166,16 +167,16 @@ class Trainer:
     def _is_sound(self, sums: Tensor, norm: Tensor | float | None) -> bool:
         """Whether loss and gradient norm are finite, on every process; asks in the same message who is to stop.
 
-        Here a step waits for the device: what is not known to be finite must not touch the weights.
+        Here, once, a step waits for the device: what is not known to be finite must not touch the weights.
         """
-        ruined = not torch.isfinite(sums).all().item()
+        sound = torch.isfinite(sums).all()
         # An fp16 scaler tries factors that are too large, sees that itself, and takes a smaller one.
         if norm is not None and self.accelerator.scaler is None:
-            ruined |= not math.isfinite(float(norm))
-        own = torch.tensor([ruined, self.parts.stop.asked], dtype=torch.float32, device=self.accelerator.device)
+            sound = sound & torch.as_tensor(norm).isfinite()
+        own = torch.stack([(~sound).float(), torch.full_like(sums[0], self.parts.stop.asked)])
         ruined, stops = self._sum_over_processes(own).tolist()
         self._stops = stops > 0  # on all of them, at the same step: a save is a collective
-        return not ruined
+        return ruined == 0
 
     def _skip(self, micro_batches: list[Batch], sums: Tensor, counts: Tensor, norm: Tensor | float | None) -> None:
         """Drop the gradient, and write down which samples it was of."""

@@ -8,6 +8,7 @@ from vlv.data.preparation import SamplePreparation
 from vlv.data.sample import BadSample
 from vlv.data.sources import open_source
 from vlv.data.streaming import StreamedDataset, StreamSettings
+from vlv.losses import IGNORED
 
 from .pictures import encode, picture, write_tar
 from .test_captions import EOS, Words
@@ -93,6 +94,6 @@ def test_an_index_and_a_stream_pair_alike(tmp_path, processor, caplog):
         f"pipe:cat {tmp_path}/x.tar", [[0, 1, 2]], prepare, StreamSettings(0, SourceSettings(captions=True))
     )
     (batch,) = stream
-    lengths = dict(zip(batch["names"], batch["attention_mask"].sum(1).tolist(), strict=True))
+    lengths = dict(zip(batch["names"], (batch["labels"] != IGNORED).sum(1).tolist(), strict=True))
     assert lengths == {name: len(caption.split()) for name, caption in indexed.items()}
     assert "left out, as another image has the key: 1.mask.png" in caplog.text

@@ -43,7 +43,6 @@ def pair_batch(captioner, captions, size=3):
         "weights": torch.ones(len(ids)),
         "positions": list(range(len(ids))),
         "input_ids": input_ids,
-        "attention_mask": mask,
         "labels": input_ids.masked_fill(mask == 0, IGNORED),
     }
 
@@ -71,9 +70,9 @@ def test_loss_is_transformers_own(captioner):
     prefix = captioner.mlp(conditioning.states)
     embeds = torch.cat([prefix, captioner.llm.get_input_embeddings()(batch["input_ids"])], 1)
     labels = torch.cat([torch.full(prefix.shape[:2], IGNORED), batch["labels"]], 1)
-    mask = torch.cat([torch.ones(prefix.shape[:2], dtype=torch.long), batch["attention_mask"]], 1)
+    mask = torch.cat([torch.ones(prefix.shape[:2], dtype=torch.long), (batch["labels"] != IGNORED).long()], 1)
     expected = captioner.llm(inputs_embeds=embeds, attention_mask=mask, labels=labels).loss
-    got = captioner(conditioning, batch["input_ids"], batch["attention_mask"], batch["labels"])
+    got = captioner(conditioning, batch["input_ids"], batch["labels"])
     count = (batch["labels"] != IGNORED).sum()
     assert torch.allclose(got.sum() / count, expected, atol=1e-5)
 
@@ -81,14 +80,10 @@ def test_loss_is_transformers_own(captioner):
 def test_padding_does_not_change_the_loss(captioner):
     batch = pair_batch(captioner, ["a red house"])
     conditioning = captioner.embed(batch["encoder_pixels"])
-    plain = captioner(conditioning, batch["input_ids"], batch["attention_mask"], batch["labels"])
+    plain = captioner(conditioning, batch["input_ids"], batch["labels"])
     pad = torch.nn.functional.pad
-    padded = captioner(
-        conditioning,
-        pad(batch["input_ids"], (0, 5), value=1),
-        pad(batch["attention_mask"], (0, 5)),
-        pad(batch["labels"], (0, 5), value=IGNORED),
-    )
+    ids, labels = pad(batch["input_ids"], (0, 5), value=1), pad(batch["labels"], (0, 5), value=IGNORED)
+    padded = captioner(conditioning, ids, labels)
     assert torch.allclose(plain, padded, atol=1e-4)
 
 

@@ -42,8 +42,10 @@ def shard_train_and_save(rank, config, port, out):
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     from torch.distributed.tensor import DTensor
 
+    from vlv.models import language_head
     from vlv.training.sharding import shard
 
+    language_head.LOGITS_AT_ONCE = 1_000  # in chunks, whose second computation gathers no weights by itself
     model, objective = built(config)
     batch = pair_batch(model, ["a red circle", "two stars on white"])
     shard(objective, torch.device("cpu"))

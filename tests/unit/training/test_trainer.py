@@ -128,6 +128,26 @@ def test_the_first_step_is_adamw_on_the_mean_gradient(tmp_path):
     assert first["train/grad_norm"] == pytest.approx(gradient.norm().item(), rel=1e-5)
 
 
+def test_a_quiet_step_reads_one_value_from_the_device(tmp_path, monkeypatch):
+    """Each read waits for all that the device has to do."""
+    reads = []
+    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__"):
+        own = getattr(torch.Tensor, name)
+
+        def read(tensor, *arguments, _own=own, _name=name, **settings):
+            reads.append(_name)
+            return _own(tensor, *arguments, **settings)
+
+        monkeypatch.setattr(torch.Tensor, name, read)
+    counts, quiet = [], {"accumulation": 2, "save_step": 99, "log_every": 99, "max_grad_norm": 1.0}
+    for steps in (4, 10):
+        loader = list(batches(0, steps, 2))  # which reads values itself
+        reads.clear()
+        run(tmp_path / str(steps), num_steps=steps, loader=loader, **quiet)
+        counts.append(len(reads))
+    assert counts[1] - counts[0] == 6
+
+
 def test_accumulation_changes_nothing(tmp_path):
     whole, _ = run(tmp_path / "a", accumulation=1, micro=8)
     parts, _ = run(tmp_path / "b", accumulation=4, micro=2)
