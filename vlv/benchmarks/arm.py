@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
 import sys
 import time
@@ -136,7 +137,8 @@ def main(arguments: list[str] | None = None) -> None:
     spec = Spec(**{**values, "published": Published(**values["published"])})
     logging.getLogger("vlv").setLevel(logging.ERROR)
     run = measure(spec)
-    Path(spec.result).write_text(json.dumps(asdict(run)))
+    if os.environ.get("RANK", "0") == "0":
+        Path(spec.result).write_text(json.dumps(asdict(run)))
 
 
 def measure(spec: Spec) -> Run:

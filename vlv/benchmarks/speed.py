@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -34,6 +35,7 @@ class Arm:
     name: str
     settings: JsonObject
     published: Published = Published()
+    processes: int = 1
 
 
 @dataclass
@@ -53,6 +55,10 @@ class Result:
         """How far the runs' own medians are apart, as a share of the median."""
         own = [median(run.seconds) for run in self.runs]
         return (max(own) - min(own)) / self.seconds
+
+    def speed(self, batch_size: int) -> float:
+        """Images, or samples, per second over all processes, each of which takes `batch_size` at once."""
+        return batch_size * self.arm.processes / self.seconds
 
     @property
     def precision(self) -> str:
@@ -75,7 +81,13 @@ def arms(kind: Kind, config: BenchmarkSpeedConfig) -> list[Arm]:
         theirs |= {"gradient_checkpointing": True, "encoder_view": "loader"}
     # The published collator pads to the longest caption that it allows; the loss leaves that out, the GPU does not.
     pad_to = 300 if kind == "stage2" else 0
-    found = [Arm(OURS, ours), Arm(PUBLISHED, theirs, Published(True, training, training, pad_to))]
+    count = config.processes
+    found = [
+        Arm(OURS, ours, Published(), count),
+        Arm(PUBLISHED, theirs, Published(True, training, training, pad_to), count),
+    ]
+    if count > 1:
+        found.append(Arm("in one process", ours))
     if not config.levers:
         return found
     other = "fp32" if precision != "fp32" else "bf16" if torch.cuda.is_available() or cpu_has_bf16() else "fp32"
@@ -98,7 +110,7 @@ def arms(kind: Kind, config: BenchmarkSpeedConfig) -> list[Arm]:
     if kind == "stage2":
         off.append(("with captions padded to 300", {}, Published(pad_to=pad_to)))
     found += [
-        Arm(name, {**ours, **change}, published)
+        Arm(name, {**ours, **change}, published, count)
         for name, change, published in off
         if {**ours, **change} != ours or published != Published()  # a lever that is off anyway
     ]
@@ -117,17 +129,17 @@ class Suite:
     @classmethod
     def prepare(cls, kind: Kind, config: BenchmarkSpeedConfig, world: World, folder: Path) -> Suite:
         """Write the images, as many as one run needs."""
-        count = config.batch_size * (config.steps + WARM + _SPARE)
+        count = config.batch_size * config.processes * (config.steps + WARM + _SPARE)
         return cls(kind, config, world, _write_data(folder, count, config.image_side))
 
     def spec(self, arm: Arm, place: Path, count: bool = False, profile: str | None = None) -> Spec:
         """One run of an arm, which writes into a folder; one step of it where it counts or profiles."""
         output = {"output_path": str(place / "captions.json")} if self.kind == "caption" else {"output_dir": str(place)}
-        settings = {**self._settings(), **arm.settings, **output}
+        settings = {**self._settings(arm.processes), **arm.settings, **output}
         steps = 1 if count or profile else self.config.steps
         return Spec(self.kind, settings, steps, str(place / "result.json"), arm.published, count, profile)
 
-    def _settings(self) -> JsonObject:
+    def _settings(self, processes: int) -> JsonObject:
         config, world, data = self.config, self.world, str(self.data)
         if self.kind == "caption":
             return {
@@ -147,7 +159,8 @@ class Suite:
         if self.kind == "stage1":
             decoder_side, encoder_side = SIDES[config.size]
             return {
-                **training, "train_dataset_path": data, "num_steps": steps, "global_batch_size": config.batch_size,
+                **training, "train_dataset_path": data, "num_steps": steps,
+                "global_batch_size": config.batch_size * processes,
                 "decoder_resolution": decoder_side, "encoder_resolution": encoder_side,
                 "stable_diffusion_model_path": world.stable_diffusion, "florence2_model_path": world.florence2,
             }  # fmt: skip
@@ -177,9 +190,10 @@ def measure(
             for result in results:
                 result.runs.append(_run(suite, result.arm))
                 advance(1)
-        counted = _run(suite, results[0].arm, count=True)
+        alone = replace(results[0].arm, processes=1)
+        counted = _run(suite, alone, count=True)
         if config.profile is not None:
-            _run(suite, results[0].arm, profile=config.profile)
+            _run(suite, alone, profile=config.profile)
     return results, median(counted.flops) / config.batch_size, machine
 
 
@@ -191,10 +205,27 @@ def _run(suite: Suite, arm: Arm, count: bool = False, profile: str | None = None
         write_spec(spec, place / "spec.json")
         log = place / "log"
         with log.open("wb") as output:
-            call = [sys.executable, "-m", "vlv.benchmarks.arm", str(place / "spec.json")]
-            code = subprocess.run(call, check=False, stdout=output, stderr=subprocess.STDOUT).returncode
+            call = [*_started(arm.processes), "-m", "vlv.benchmarks.arm", str(place / "spec.json")]
+            environment = _environment(suite.config.processes)
+            code = subprocess.run(
+                call, check=False, env=environment, stdout=output, stderr=subprocess.STDOUT
+            ).returncode
         require_done(f"{suite.kind}, {arm.name},", code, log)
         return read_run(Path(spec.result))
+
+
+def _started(processes: int) -> list[str]:
+    """The beginning of the call of one process, or of several."""
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [sys.executable, *(several if processes > 1 else [])]
+
+
+def _environment(processes: int) -> dict[str, str]:
+    """Of every arm's processes: on the CPU each has its share of the cores, also where it is alone for comparison."""
+    if torch.cuda.is_available() or processes == 1:
+        return {**os.environ}
+    share = max(1, torch.get_num_threads() // processes)
+    return {**os.environ, "OMP_NUM_THREADS": str(share), "ACCELERATE_USE_CPU": "true"}
 
 
 def _write_data(folder: Path, count: int, side: int) -> Path:
@@ -233,7 +264,7 @@ def facts(config: BenchmarkSpeedConfig, results: Sequence[Result], flops: float,
     """Everything that was measured, as JSON has it."""
     found = [
         {"name": result.arm.name, "settings": dict(result.arm.settings), "published": asdict(result.arm.published),
-         "runs": [asdict(run) for run in result.runs]}
+         "processes": result.arm.processes, "runs": [asdict(run) for run in result.runs]}
         for result in results
     ]  # fmt: skip
     settings = asdict(replace(config, folder="", json=None, profile=None))
@@ -243,7 +274,10 @@ def facts(config: BenchmarkSpeedConfig, results: Sequence[Result], flops: float,
 def read_facts(found: JsonObject) -> tuple[BenchmarkSpeedConfig, list[Result], float, Machine]:
     """What `facts` wrote."""
     results = [
-        Result(Arm(arm["name"], arm["settings"], Published(**arm["published"])), [Run(**run) for run in arm["runs"]])
+        Result(
+            Arm(arm["name"], arm["settings"], Published(**arm["published"]), arm.get("processes", 1)),
+            [Run(**run) for run in arm["runs"]],
+        )
         for arm in found["arms"]
     ]
     return BenchmarkSpeedConfig(**found["settings"]), results, found["flops_an_image"], Machine(**found["machine"])

@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
 
 def table(kind: Kind, config: BenchmarkSpeedConfig, results: list[Result], flops: float, machine: Machine) -> str:
     """What was measured, as Markdown."""
-    ours, published = results[0].seconds, results[1].seconds
+    ours, published = results[0].speed(config.batch_size), results[1].speed(config.batch_size)
     unit = _UNITS[kind]
     lines = [
         f"{machine.title}; {flops / 1e12:.4g} TFLOP for each {unit}",
@@ -63,8 +63,10 @@ def table(kind: Kind, config: BenchmarkSpeedConfig, results: list[Result], flops
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for result in results:
-        speed = config.batch_size / result.seconds
-        used = speed * flops / 1e12 / machine.matmul[result.precision]
+        speed = result.speed(config.batch_size)
+        # A GPU's product is one device's, a CPU's that of all its cores.
+        devices = result.arm.processes if machine.device != "cpu" else 1
+        used = speed * flops / 1e12 / machine.matmul[result.precision] / devices
         # An option changes what is computed, so its share of the machine is not known.
         same = not {"noise_draws", "encoder_resolution"} & result.arm.settings.keys()
         memory = max(run.memory_mib for run in result.runs)
@@ -74,8 +76,8 @@ def table(kind: Kind, config: BenchmarkSpeedConfig, results: list[Result], flops
             result.arm.name,
             f"{speed:.4g}",
             f"{result.spread:.0%}" if len(result.runs) > 1 else "",
-            f"{published / result.seconds:.2f}x",
-            f"{ours / result.seconds:.2f}x",
+            f"{speed / published:.2f}x",
+            f"{speed / ours:.2f}x",
             f"{used:.0%}" if same else "",
             f"{memory:,.0f}",
             f"{device:,.0f}" if device else "",

@@ -74,14 +74,20 @@ class BenchmarkSpeedConfig:
     language_model: Literal["Qwen2.5-3B", "Qwen2.5-0.5B"] = option(
         "Qwen2.5-3B", "size=full: whose config the language model has"
     )
-    batch_size: int = option(8, "images at once: the micro-batch of a training, which is the whole batch here")
+    batch_size: int = option(
+        8, "images at once: the micro-batch of a training, which is the whole batch of a process here"
+    )
     steps: int = option(4, "measured steps, or batches, of a run; one more before them is not measured")
     rounds: int = option(3, "runs of each arm, in turn; the table has the medians")
     num_beams: int = option(1, "captions: beams of the search; 1 is greedy")
     new_tokens: int = option(64, "captions: tokens of each; random weights end none before")
     denoising_steps: int = option(10, "reconstructions: denoising steps")
     precision: Precision = option("auto", "number format of ours; auto is what the commands take here")
-    num_workers: int = option(1, "loader workers of ours")
+    num_workers: int = option(1, "loader workers of ours, for each process")
+    processes: int = option(
+        1,
+        "processes, one for each GPU, each with batch_size images at once; with several, ours with one is measured too",
+    )
     levers: bool = option(False, "also ours with each lever off by itself, and with each option on")
     profile: str | None = option(None, "folder for a trace of one step of ours, and its top operators", path="local")
     folder: str = option(
@@ -92,7 +98,7 @@ class BenchmarkSpeedConfig:
     print_config: bool = option(False, "print the resolved config, each value with who gave it, and stop")
 
     def __post_init__(self) -> None:
-        for key in ("batch_size", "steps", "rounds", "num_beams", "new_tokens", "denoising_steps"):
+        for key in ("batch_size", "steps", "rounds", "num_beams", "new_tokens", "denoising_steps", "processes"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
         require(self.num_workers >= 0, "num_workers", self.num_workers, "give 0 or more")
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.models import new_captioner, new_stage1
 from vlv.benchmarks.arm import WARM, measure
-from vlv.benchmarks.speed import PUBLISHED, Suite, arms
+from vlv.benchmarks.speed import PUBLISHED, Suite, arms, read_facts
 from vlv.benchmarks.worlds import World
 from vlv.cli.benchmark import main
 from vlv.config import BenchmarkSpeedConfig
@@ -82,6 +82,21 @@ def test_each_lever_is_one_change():
         changed = [key for key in {**ours.settings, **arm.settings} if ours.settings.get(key) != arm.settings.get(key)]
         assert len(changed) + (arm.published != ours.published) == 1
     assert len({arm.name for arm in others}) == len(others) >= 5
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["stage1", "caption"])
+def test_two_processes_beside_one(kind, tmp_path):
+    given = ["processes=2", "rounds=1", "steps=1", "batch_size=2", "new_tokens=4"]
+    places = [f"folder={tmp_path / 'models'}", f"json={tmp_path / 'facts.json'}"]
+    call = [sys.executable, "-m", "vlv", "benchmark", kind, *given, *places]
+    subprocess.run(call, capture_output=True, text=True, check=True)
+    _, results, _, _ = read_facts(json.loads((tmp_path / "facts.json").read_text()))
+    ours, _, alone = results
+    assert [result.arm.processes for result in results] == [2, 2, 1]
+    assert alone.arm.name == "in one process"
+    assert ours.speed(2) == 4 / ours.seconds
 
 
 @pytest.mark.slow
