@@ -19,6 +19,7 @@ from vlv.cli.inspect_checkpoint import InspectConfig
 from vlv.cli.quickstart import QuickstartConfig
 from vlv.config import (
     BenchmarkDataConfig,
+    BenchmarkGrowthConfig,
     BenchmarkIndexConfig,
     BenchmarkSaveConfig,
     BenchmarkSpeedConfig,
@@ -81,6 +82,7 @@ COMMANDS = (
     Command("data latents", LatentsConfig),
     Command("data shards", ShardsConfig),
     Command("benchmark data", BenchmarkDataConfig),
+    Command("benchmark growth", BenchmarkGrowthConfig),
     Command("benchmark index", BenchmarkIndexConfig),
     *(Command(f"benchmark {suite}", BenchmarkSpeedConfig) for suite in ("stage1", "stage2", "caption", "reconstruct")),
     Command("benchmark startup", BenchmarkStartupConfig),

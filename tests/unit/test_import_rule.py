@@ -132,6 +132,7 @@ RULES = {
             "data",
             "decoders",
             "encoders",
+            "inference",
             "losses",
             "models",
             "progress",

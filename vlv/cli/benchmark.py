@@ -17,6 +17,7 @@ SUITES = {
     "startup": Command("vlv.cli.benchmark_startup", "seconds until --help, a dry run and the first training step"),
     "data": Command("vlv.cli.benchmark_data", "images per second of each kind of data, beside torch and webdataset"),
     "save": Command("vlv.cli.benchmark_save", "seconds that a training stands still for a checkpoint"),
+    "growth": Command("vlv.cli.benchmark_growth", "milliseconds an image, from a thousand images to a million"),
     "index": Command("vlv.cli.benchmark_index", "seconds and memory to open the index of a large .tar dataset"),
 }
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from vlv.config.benchmark import (
     BenchmarkDataConfig,
+    BenchmarkGrowthConfig,
     BenchmarkIndexConfig,
     BenchmarkSaveConfig,
     BenchmarkSpeedConfig,
@@ -27,6 +28,7 @@ LaunchConfig: TypeAlias = Stage1Config | Stage2Config | CaptionConfig | Reconstr
 
 __all__ = [
     "BenchmarkDataConfig",
+    "BenchmarkGrowthConfig",
     "BenchmarkIndexConfig",
     "BenchmarkSaveConfig",
     "BenchmarkSpeedConfig",

@@ -48,6 +48,21 @@ class BenchmarkIndexConfig:
 
 
 @dataclass(frozen=True)
+class BenchmarkGrowthConfig:
+    """How many images, and where they go."""
+
+    folder: str = option("", "folder of the shards and image files, which are made for it", path="local")
+    counts: list[int] = option([1_000, 10_000, 100_000, 1_000_000], "images of each dataset")
+    json: str | None = option(None, "file for every measurement", path="local")
+    print_config: bool = option(False, "print the resolved config, each value with who gave it, and stop")
+
+    def __post_init__(self) -> None:
+        if not self.folder:
+            raise ConfigError("a folder is needed: vlv benchmark growth FOLDER")
+        require(bool(self.counts) and min(self.counts) >= 128, "counts", self.counts, "give at least 128 each")
+
+
+@dataclass(frozen=True)
 class BenchmarkSaveConfig:
     """How large the checkpoint is, and where it goes."""
 
