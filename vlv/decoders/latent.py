@@ -137,8 +137,11 @@ def latent_shape(vae: AutoencoderKL, resolution: int) -> tuple[int, int, int]:
 def posterior_moments(vae: AutoencoderKL, decoder_pixels: Tensor) -> Tensor:
     """Mean and standard deviation of a VAE's posterior, [B, 2, C, h, w], of uint8 pixels [B, 3, R, R]."""
     pixels = 2 * decoder_pixels.float() / 255 - 1  # [B, 3, R, R] in [-1, 1]
+    if pixels.device.type == "cpu":
+        # The convolutions keep this layout. A tiny VAE takes two thirds of the time, a full one as long as before.
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
     posterior = cast(AutoencoderKLOutput, vae.encode(pixels)).latent_dist
-    return torch.stack([posterior.mean, posterior.std], dim=1)
+    return torch.stack([posterior.mean, posterior.std], dim=1).contiguous()
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager[object]:
