@@ -25,6 +25,7 @@ from vlv.config import BenchmarkSpeedConfig
 from vlv.training.processes import cpu_has_bf16, resolve_precision
 
 OURS, PUBLISHED = "ours", "published recipe"
+LATENTS = "LATENTS"  # in an arm's settings: the folder of the same images' latents
 _SPARE = 4  # batches more than are measured: loaders read ahead
 
 
@@ -107,6 +108,7 @@ def arms(kind: Kind, config: BenchmarkSpeedConfig) -> list[Arm]:
         off.append(
             ("with the decoder's pixels for the encoder", {"encoder_resolution": SIDES[config.size][0]}, Published())
         )
+        off.append(("with latents from a cache", {"train_dataset_path": LATENTS}, Published()))
     if kind == "stage2":
         off.append(("with captions padded to 300", {}, Published(pad_to=pad_to)))
     found += [
@@ -119,23 +121,35 @@ def arms(kind: Kind, config: BenchmarkSpeedConfig) -> list[Arm]:
 
 @dataclass(frozen=True)
 class Suite:
-    """The work that all arms do: what is run, on which models and images."""
+    """The work that all arms do: what is run, on which models and images.
+
+    latents: of these images, where an arm reads them.
+    """
 
     kind: Kind
     config: BenchmarkSpeedConfig
     world: World
     data: Path
+    latents: Path | None = None
 
     @classmethod
     def prepare(cls, kind: Kind, config: BenchmarkSpeedConfig, world: World, folder: Path) -> Suite:
-        """Write the images, as many as one run needs."""
+        """Write the images, as many as one run needs, and their latents where an arm reads them.
+
+        Raises:
+            BenchmarkError: the latents could not be made.
+        """
         count = config.batch_size * config.processes * (config.steps + WARM + _SPARE)
-        return cls(kind, config, world, _write_data(folder, count, config.image_side))
+        data = _write_data(folder, count, config.image_side)
+        reads_latents = any(LATENTS in arm.settings.values() for arm in arms(kind, config))
+        latents = _write_latents(data, SIDES[config.size][0], world) if reads_latents else None
+        return cls(kind, config, world, data, latents)
 
     def spec(self, arm: Arm, place: Path, count: bool = False, profile: str | None = None) -> Spec:
         """One run of an arm, which writes into a folder; one step of it where it counts or profiles."""
         output = {"output_path": str(place / "captions.json")} if self.kind == "caption" else {"output_dir": str(place)}
-        settings = {**self._settings(arm.processes), **arm.settings, **output}
+        own = {key: str(self.latents) if value == LATENTS else value for key, value in arm.settings.items()}
+        settings = {**self._settings(arm.processes), **own, **output}
         steps = 1 if count or profile else self.config.steps
         return Spec(self.kind, settings, steps, str(place / "result.json"), arm.published, count, profile)
 
@@ -239,6 +253,17 @@ def _write_data(folder: Path, count: int, side: int) -> Path:
         (folder / name).write_bytes(kept[number % len(kept)])
         captions[name] = " ".join(draw.choice(_WORDS) for _ in range(draw.randint(170, 280)))
     (folder / "captions.json").write_text(json.dumps(captions))
+    return folder
+
+
+def _write_latents(data: Path, side: int, world: World) -> Path:
+    """Latents of a folder's images, by the command that makes them."""
+    folder, log = data.with_name("latents"), data.with_name("latents.log")
+    call = [sys.executable, "-m", "vlv", "data", "latents", f"dataset_path={data}", f"output_dir={folder}"]
+    call += [f"decoder_resolution={side}", f"stable_diffusion_model_path={world.stable_diffusion}", "batch_size=1"]
+    with log.open("wb") as output:
+        code = subprocess.run(call, check=False, stdout=output, stderr=subprocess.STDOUT).returncode
+    require_done("vlv data latents", code, log)
     return folder
 
 

@@ -68,7 +68,7 @@ def table(kind: Kind, config: BenchmarkSpeedConfig, results: list[Result], flops
         devices = result.arm.processes if machine.device != "cpu" else 1
         used = speed * flops / 1e12 / machine.matmul[result.precision] / devices
         # An option changes what is computed, so its share of the machine is not known.
-        same = not {"noise_draws", "encoder_resolution"} & result.arm.settings.keys()
+        same = not {"noise_draws", "encoder_resolution", "train_dataset_path"} & result.arm.settings.keys()
         memory = max(run.memory_mib for run in result.runs)
         device = max(run.device_mib for run in result.runs)
         first = min(run.first_step for run in result.runs)
