@@ -24,13 +24,13 @@ def report_damaged(path: str, damaged: Sequence[str], num_shards: int, max_share
     """
     if not damaged:
         return
-    what = f"{path}: {len(damaged)} of {num_shards} shards are damaged"
+    what = f"{len(damaged)} of {num_shards} shards are damaged"
     if len(damaged) > max_share * num_shards:
         raise ValueError(
             f"{what} and at most {max_share:.1%} may be: {some_of(damaged)}; repair or remove them, or raise "
-            "max_bad_share"
+            f"max_bad_share: {path}"
         )
-    _log.warning("%s: %s", what, some_of(damaged))
+    _log.warning("%s: %s; of %s", what, some_of(damaged), path)
 
 
 def leave_out(message: str, max_share: float) -> None:

@@ -97,7 +97,7 @@ class StreamedDataset(IterableDataset[Batch]):
         self._prepare, self._settings = prepare, settings
         # A window of 1 reads a single sample.
         if next(self._epoch(0, window=1), None) is None:
-            raise ValueError(f"{path}: no shard of the stream gives an image; check the URL or the command by hand")
+            raise ValueError(f"no shard of the stream gives an image; check the URL or the command by hand: {path}")
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this process's batches, endlessly or as long as there are micro-batches."""
@@ -121,8 +121,8 @@ class StreamedDataset(IterableDataset[Batch]):
                 yield epoch, sample
             if sample is None:
                 raise ValueError(
-                    f"{self._path}: the stream broke: pass {epoch + 1} over it gave no image; check the URL or the "
-                    "command by hand, then resume=latest"
+                    f"the stream broke: pass {epoch + 1} over it gave no image; check the URL or the command by hand, "
+                    f"then resume=latest: {self._path}"
                 )
             epoch += 1
 
@@ -151,7 +151,7 @@ class HeldStream:
         stream = open_stream(path, settings)
         self._samples = list(islice(stream.read(range(stream.num_shards)), limit))
         if not self._samples:
-            raise ValueError(f"{path}: no shard of the stream gives an image; check the URL or the command by hand")
+            raise ValueError(f"no shard of the stream gives an image; check the URL or the command by hand: {path}")
         self.shard_sizes = np.array([len(self._samples)], dtype=np.int64)
 
     def __len__(self) -> int:

@@ -63,9 +63,9 @@ class TarStream:
             pairing = pair_names(names)
             if pairing.left_out:
                 left_out = ", ".join(display_name(names[place]) for place in pairing.left_out)
-                self._leave_out(f"{url}: left out, as another image has the key: {left_out}")
+                self._leave_out(f"left out, as another image has the key: {left_out}; of {url}")
             if pairing.others:
-                self._leave_out(f"{url}: left out, as it cannot be read: {display_name(names[0])}")
+                self._leave_out(f"left out, as it cannot be read: {display_name(names[0])}; of {url}")
             for pair in pairing.pairs:
                 caption = b"" if pair.caption is None else _data(found[pair.caption])
                 read = partial(self._sample, _data(found[pair.image]), pair.kind, caption)

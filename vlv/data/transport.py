@@ -93,21 +93,24 @@ def open_bytes(url: str, patience: Patience) -> Iterator[ByteStream]:
 
 
 class _Command:
-    """The output of a command. It cannot be continued, so that it has no retries."""
+    """The output of a command. It cannot be continued, so that it has no retries.
+
+    Messages end with the command: what is written down hides a command's secrets, and cannot know where it ends.
+    """
 
     def __init__(self, url: str, patience: Patience) -> None:
         self._url, self._timeout = url, patience.timeout
         try:
             self._pipeline = Pipeline(url.removeprefix("pipe:"))
         except (ValueError, OSError) as error:
-            raise StreamBrokenError(f"{url} cannot be run: {error}") from None
+            raise StreamBrokenError(f"the command cannot be run ({error}): {url}") from None
 
     def read(self, size: int, /) -> bytes:
         if not select.select([self._pipeline.output], [], [], self._timeout)[0]:
-            raise StreamBrokenError(f"{self._url} gave nothing for {self._timeout:g} s")
+            raise StreamBrokenError(f"nothing came for {self._timeout:g} s from {self._url}")
         data = self._pipeline.output.read(size)
         if not data and (status := self._pipeline.failure()):
-            raise StreamBrokenError(f"{self._url} ended with status {status}")
+            raise StreamBrokenError(f"status {status} at the end of {self._url}")
         return data
 
     def close(self) -> None:
