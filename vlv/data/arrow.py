@@ -88,7 +88,12 @@ def open_files(files: DataFiles, settings: SourceSettings) -> ArrowSource | Late
     folder = _saved_folder(files, settings)
     if folder is None:
         paths = [os.path.join(files.root, os.fsdecode(name)) for name in files.names.to_pylist()]
-        return ArrowSource(files.path, MappedRows(paths), settings, [files.root])
+        image, caption = settings.image_column, caption_column(settings)
+        rows = MappedRows(
+            files.path, paths, lambda path, table: check_columns(path, table.schema, image, caption),
+            settings.max_bad_share,
+        )  # fmt: skip
+        return ArrowSource(files.path, rows, settings, [files.root])
     try:
         dataset = cast("Dataset", load_from_disk(folder))  # a DatasetDict where the folder has splits, as this not
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:

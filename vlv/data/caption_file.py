@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import mmap
+import os
+import re
 from collections.abc import Iterable, Iterator
 from io import TextIOWrapper
-from itertools import islice
 from typing import IO, Any, Literal, NamedTuple
 
 from vlv.data.files import extension
@@ -15,6 +17,10 @@ from vlv.data.sample import texts_of
 _NAME_FIELDS = ("file_name", "image", "filename", "path", "name")
 _CAPTION_FIELDS = ("caption", "text")
 _COCO_KEYS = frozenset({"images", "annotations", "info", "licenses", "type", "categories"})
+# A pair, or a backslash that is escaped itself, is passed over as a whole.
+_SURROGATES = re.compile(
+    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # editors on Windows write it, and JSON refuses it
 
 
@@ -85,18 +91,23 @@ def _open(path: str) -> IO[bytes]:
 def _read_tolerantly(path: str, file: IO[bytes], fields: _Fields) -> Iterator[CaptionEntry]:
     """Read JSON, also where a text has half a character (a lone surrogate), which is a matter of one sample.
 
-    The quick parser stops at it, and the slow one, which does not, goes on from the same entry.
+    Parsers in C stop at it, or put another character in its place without a word; the one in Python keeps it.
     """
     import ijson  # here, as it alone needs it
 
-    start, given = file.tell(), 0
-    try:
-        for entry in _read_json(path, file, fields, ijson):
-            given += 1
-            yield entry
-    except UnicodeDecodeError:
-        file.seek(start)
-        yield from islice(_read_json(path, file, fields, ijson.get_backend("python")), given, None)
+    parser = ijson.get_backend("python") if _has_lone_surrogate(file) else ijson
+    yield from _read_json(path, file, fields, parser)
+
+
+def _has_lone_surrogate(file: IO[bytes]) -> bool:
+    r"""Whether JSON escapes half a character: a `\ud800` to `\udfff` that is no half of a pair."""
+    if not os.fstat(file.fileno()).st_size:
+        return False
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        # Most files escape no surrogate at all, and looking for that much is as quick as the disk.
+        if content.find(rb"\ud") < 0 and content.find(rb"\uD") < 0:
+            return False
+        return any(found["lone"] for found in _SURROGATES.finditer(content))
 
 
 def _read_json(path: str, file: IO[bytes], fields: _Fields, ijson: Any) -> Iterator[CaptionEntry]:

@@ -101,15 +101,21 @@ class LatentSource:
         """Map the files that the manifest lists.
 
         Raises:
-            ValueError: the manifest or a file is broken, or captions are wanted and not there.
+            ValueError: the manifest or too many files are broken, or captions are wanted and not there.
         """
         self.facts, shards = read_manifest(Path(folder))
         self._captions = settings.captions
-        self._rows = MappedRows([os.path.join(folder, str(shard["file"])) for shard in shards])
-        for shard, size in zip(shards, self._rows.sizes.tolist(), strict=True):
-            if size != shard["samples"]:
-                said = f"{shard['file']} has {size} samples, and {MANIFEST} says {shard['samples']}"
-                raise ValueError(f"{folder}: {said}: make it anew")
+        sizes = {os.path.join(folder, str(shard["file"])): shard["samples"] for shard in shards}
+
+        def check(path: str, table: pa.Table) -> None:
+            if not table.schema.equals(schema(CAPTION in table.column_names, self.facts)):
+                raise ValueError(f"{path} has other columns than latents: {', '.join(table.column_names)}")
+            if table.num_rows != sizes[path]:
+                raise ValueError(
+                    f"{path} has {table.num_rows} samples, and {MANIFEST} says {sizes[path]}: make it anew"
+                )
+
+        self._rows = MappedRows(folder, list(sizes), check, settings.max_bad_share)
         if self._captions and CAPTION not in self._rows.schema.names:
             raise ValueError(f"{folder} has latents without captions: make them anew with captions=true")
         self.shard_sizes = self._rows.sizes

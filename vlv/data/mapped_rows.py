@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
 
+from vlv.data.damaged_shards import report_damaged
 from vlv.data.sample import BadSample
 
 _FILE_MAGIC = b"ARROW1"
 
 
 class MappedRows:
-    """The rows of several files, one file after another."""
+    """The rows of several files, one file after another; one that is damaged is left out."""
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    def __init__(
+        self, label: str, paths: Sequence[str], check: Callable[[str, pa.Table], None], max_bad_share: float
+    ) -> None:
         """Map the files, each of either of Arrow's formats.
 
+        Args:
+            label: what they are the files of.
+            check: raises a ValueError where a file, by its path and table, is not what is wanted.
+            max_bad_share: how many may be damaged, as a share of all.
+
         Raises:
-            ValueError: one cannot be read, or has other columns than the first.
+            ValueError: none of them can be used, or too many cannot.
         """
-        self.tables = [_map(path) for path in paths]
+        self.tables: list[pa.Table] = []
+        damaged: list[str] = []
+        for path in paths:
+            try:
+                table = _map(path)
+                check(path, table)
+            except ValueError as error:
+                damaged.append(str(error))
+            else:
+                self.tables.append(table)
+        if damaged and not self.tables:  # nothing is left to read, and the first says what to set
+            raise ValueError(damaged[0])
+        report_damaged(label, damaged, len(paths), max_bad_share)
         self.schema = self.tables[0].schema if self.tables else pa.schema([])
-        for path, table in zip(paths, self.tables, strict=True):
-            if not table.schema.equals(self.schema):
-                raise ValueError(f"{path} has other columns than {paths[0]}: give files of one dataset")
         self.sizes = np.array([table.num_rows for table in self.tables], dtype=np.int64)
         self._ends = np.cumsum(self.sizes)
 

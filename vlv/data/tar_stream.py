@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from typing import TypeAlias
@@ -11,7 +11,7 @@ from typing import TypeAlias
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import tar_file_expander
 
-from vlv.data.damaged_shards import leave_out
+from vlv.data.damaged_shards import leave_out, report_damaged
 from vlv.data.files import display_name
 from vlv.data.formats import SourceSettings
 from vlv.data.pairing import is_sample_file, pair_names, webdataset_key
@@ -45,6 +45,8 @@ class TarStream:
         """Take the shards that a path names; none is opened."""
         self._urls, self._settings, self._patience = expand_stream(path), settings, patience
         self.num_shards = len(self._urls)
+        self._path, self._url = path, ""  # the second is the shard that is being read
+        self._damaged: dict[str, str] = {}  # what is wrong with a shard, by its URL, over all epochs
 
     def read(self, shards: Sequence[int]) -> Iterator[StreamSample]:
         """Yield the samples of shards, one shard after another.
@@ -53,7 +55,7 @@ class TarStream:
             StreamBrokenError: a shard cannot be had, or breaks off.
         """
         urls = [self._urls[shard] for shard in shards]
-        return self._pair(tar_file_expander(_open(urls, self._patience), handler=self._pass_over))
+        return self._pair(tar_file_expander(self._open(urls), handler=self._pass_over))
 
     def _pair(self, members: Iterable[_Member]) -> Iterator[StreamSample]:
         """Pair images with captions, as an index does, among neighbours of one webdataset key."""
@@ -72,8 +74,11 @@ class TarStream:
                 yield StreamSample(_sample_name(url, names[pair.image]), read)
 
     def _leave_out(self, message: str) -> None:
+        self._within_share(leave_out, message)
+
+    def _within_share(self, report: Callable[..., None], *arguments: object) -> None:
         try:
-            leave_out(message, self._settings.max_bad_share)
+            report(*arguments, self._settings.max_bad_share)
         except ValueError as error:  # in a loader's worker: of the kind that ends a run with one line
             raise StreamBrokenError(str(error)) from None
 
@@ -81,19 +86,20 @@ class TarStream:
         """Pass over a damaged shard, which is the same for every process; a broken connection is not."""
         if isinstance(error, StreamBrokenError):
             raise StreamBrokenError(error.args[0]) from None  # webdataset has added its own objects to the message
-        self._leave_out(f"a shard of the stream is damaged; what came before is used: {error}")
+        if self._url not in self._damaged:  # an earlier epoch has said so
+            self._damaged[self._url] = f"{error.args[0]}, what came before is used; of {self._url}"
+            self._within_share(report_damaged, self._path, list(self._damaged.values()), self.num_shards)
         return True
+
+    def _open(self, urls: Iterable[str]) -> Iterator[dict[str, object]]:
+        for self._url in urls:
+            with open_bytes(self._url, self._patience) as stream:
+                yield {"url": self._url, "stream": stream}
 
     def _sample(self, image: bytes, caption_kind: int, caption: bytes) -> RawSample:
         if not self._settings.captions:
             return RawSample(image, None)
         return RawSample(image, caption_text(caption_kind, caption, self._settings.caption_column))
-
-
-def _open(urls: Iterable[str], patience: Patience) -> Iterator[dict[str, object]]:
-    for url in urls:
-        with open_bytes(url, patience) as stream:
-            yield {"url": url, "stream": stream}
 
 
 def _sample_name(url: str, member: bytes) -> str:

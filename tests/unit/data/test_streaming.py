@@ -83,8 +83,8 @@ def test_a_damaged_shard_is_a_warning(shards, tmp_path, processor, caplog):
     (tmp_path / "1.tar").write_bytes((tmp_path / "1.tar").read_bytes()[:4000])
     read = names(stream(shards, processor, BatchPlan(4, 1, 0, 4), steps=2))
     assert len(set(read)) == 8
-    assert "a shard of the stream is damaged" in caplog.text
-    with pytest.raises(StreamBrokenError, match=r"a shard of the stream is damaged.*max_bad_share=0 allows nothing"):
+    assert "1 of 3 shards are damaged" in caplog.text
+    with pytest.raises(StreamBrokenError, match=r"1 of 3 shards are damaged and at most 0.0% may be"):
         names(stream(shards, processor, BatchPlan(4, 1, 0, 4), steps=2, max_bad_share=0))
 
 
