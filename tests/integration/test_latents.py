@@ -81,10 +81,10 @@ def test_training_from_latents_has_the_losses_of_pixels(
 
 
 def test_latents_of_another_vae_or_size_are_refused(launch, exact, components, sample_photos, tmp_path):
-    def train(*settings):
+    def train(*settings, data=tmp_path / "latents", val=sample_photos):
         done = launch(
-            "train_stage1.sh", *settings, CONFIG=TINY1, train_dataset_path=tmp_path / "latents",
-            val_dataset_path=sample_photos, output_dir=tmp_path / "run", **components,
+            "train_stage1.sh", *settings, CONFIG=TINY1, train_dataset_path=data, val_dataset_path=val,
+            output_dir=tmp_path / "run", **components,
         )  # fmt: skip
         assert done.returncode == 1
         return one_line(done)
@@ -97,6 +97,8 @@ def test_latents_of_another_vae_or_size_are_refused(launch, exact, components, s
     manifest["vae"]["weights_fingerprint"] = "0" * 64
     (tmp_path / "latents" / "latents.json").write_text(json.dumps(manifest))
     assert "the latents do not fit the run: another VAE; make them anew with vlv data latents" in train()
+    # Those of the validation too.
+    assert "the latents do not fit the run: another VAE" in train(data=sample_photos, val=tmp_path / "latents")
 
 
 def test_a_killed_call_goes_on_to_the_same_bytes(exact, components, sample_photos, tmp_path):

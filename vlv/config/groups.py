@@ -122,7 +122,7 @@ class DataConfig(FormatConfig):
     )
     max_bad_share: float = data_option(
         0.1,
-        "training stops when more than this share of samples is unreadable; 0 stops at whatever is wrong with the data",
+        "training stops when more than this share of samples is unreadable; 0 stops at the first, or a damaged file",
     )
 
     def __post_init__(self) -> None:

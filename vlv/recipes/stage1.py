@@ -55,7 +55,10 @@ def train(config: Stage1Config) -> Path | None:
 
     run = TrainingRun.start(config, precision)
     find_decoder = partial(resolve_component, config.stable_diffusion_model_path, "stable_diffusion_model_path")
-    require_latents_of(run.data.source, model.image_processor, model.decoder, find_decoder)
+    check_data = partial(
+        require_latents_of, processor=model.image_processor, decoder=model.decoder, find_decoder=find_decoder
+    )
+    check_data(run.data.source)
     processor = loader_processor(config, model.image_processor, run.accelerator.device)
     prepare = SamplePreparation(processor, decoding=config.decode_settings())
     if config.region_grid is not None and config.initial_checkpoint is None and run.resumed is None:
@@ -66,6 +69,7 @@ def train(config: Stage1Config) -> Path | None:
         StageParts(
             prepare=prepare,
             identity=model.describe(),
+            check_data=check_data,
             write_extras=model.save_description,
             show=ReconstructionSamples(
                 run.validation_samples, model, config.val_guidance_scale, config.val_inference_steps, config.seed

@@ -64,7 +64,10 @@ def train(config: Stage2Config) -> Path | None:
     run = TrainingRun.start(config, precision)
     tokenizer = CaptionTokenizer(model.tokenizer, config.max_caption_tokens, config.supervise_eos, model.eos_token_id)
     find_decoder = partial(decoder_folder_of, model, config.stable_diffusion_model_path)
-    require_latents_of(run.data.source, model.image_processor, decoder, find_decoder)
+    check_data = partial(
+        require_latents_of, processor=model.image_processor, decoder=decoder, find_decoder=find_decoder
+    )
+    check_data(run.data.source)
     processor = loader_processor(config, model.image_processor, run.accelerator.device)
     prepare = SamplePreparation(processor, tokenizer, config.decode_settings())
     # Weights that are there already, of another model or of this run, would be lost.
@@ -76,7 +79,7 @@ def train(config: Stage2Config) -> Path | None:
             decoder.kept_results = KeptResults(config.keep_results)
     samples = CaptionSamples(run.validation_samples, model)
     objective.report_sources(run.data.source_names)
-    weights = run.fit(objective, StageParts(prepare, model.origin, samples, part_lrs=part_lrs(config)))
+    weights = run.fit(objective, StageParts(prepare, model.origin, samples, check_data, part_lrs=part_lrs(config)))
 
     def save(folder: Path) -> None:
         # Sharded weights cannot be written by one process: the captioner is built once more, whole.

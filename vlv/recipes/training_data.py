@@ -174,20 +174,28 @@ def validation_batches(
     accelerator: Accelerator,
     sizes: BatchSizes,
     prepare: SamplePreparation,
+    check: Callable[[SampleSource], None],
 ) -> Callable[[], Iterable[Batch]]:
-    """A function that gives the validation batches of this process anew, each sample once over all processes."""
+    """A function that gives the validation batches of this process anew, each sample once over all processes.
+
+    Raises:
+        ValueError: nothing to read, or what `check` raises of the source.
+    """
     path, captions = config.val_dataset_path, prepare.caption_tokenizer is not None
-    settings = replace(_source_settings(config), captions=captions)
+    # A validation goes on without what is bad, however much it is, unless nothing may be.
+    max_share = 0.0 if config.max_bad_share == 0 else None
+    settings = replace(_source_settings(config), captions=captions, max_bad_share=1.0 if max_share is None else 0.0)
     if is_stream(path):
         source: SampleSource = HeldStream(path, config.val_max_samples, StreamSettings(config.seed, settings))
     else:
         source = open_source(path, settings)
+    check(source)
     _require_agreement(path, source, accelerator)
     num_samples = min(len(source), config.val_max_samples)
     # As they lie, whatever the seed: the losses of two runs are over the same images.
     order = build_order(source, 0, 1, shuffle=False)
     dataset = OrderedDataset(source, order, prepare, num_samples, first_captions=True)
-    log = BadSampleLog(Path(config.output_dir) / BAD_SAMPLES, "validation", accelerator.num_processes, None)
+    log = BadSampleLog(Path(config.output_dir) / BAD_SAMPLES, "validation", accelerator.num_processes, max_share)
 
     def batches() -> Iterable[Batch]:
         positions = validation_positions(

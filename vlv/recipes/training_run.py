@@ -28,6 +28,7 @@ from vlv.config import TrainingConfig, save_config
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.loader import WorkerLoader
 from vlv.data.preparation import SamplePreparation
+from vlv.data.sample import SampleSource
 from vlv.frozen import restore_dtypes
 from vlv.inference.validation import ValidationSamples
 from vlv.planning.size import parameter_counts
@@ -66,12 +67,14 @@ class StageParts:
 
     prepare: from a sample to the model's inputs. identity: what a resumed checkpoint must agree on. write_extras:
     writes what a checkpoint holds beside weights and state. part_lrs: peak learning rate of the parameters whose names
-    begin so, where it is not the run's.
+    begin so, where it is not the run's. check_data: raises a ValueError where a source, also that of the validation,
+    does not fit the model.
     """
 
     prepare: SamplePreparation
     identity: dict[str, Any]
     show: ShowSamples
+    check_data: Callable[[SampleSource], None]
     write_extras: Callable[[Path], None] = lambda folder: None
     part_lrs: Mapping[str, float] = field(default_factory=dict)
 
@@ -172,7 +175,7 @@ class TrainingRun:
     def _validation(
         self, objective: torch.nn.Module, parts: StageParts, logger: MetricLogger
     ) -> Callable[[TrainState], dict[str, float]]:
-        batches = validation_batches(self.config, self.accelerator, self.sizes, parts.prepare)
+        batches = validation_batches(self.config, self.accelerator, self.sizes, parts.prepare, parts.check_data)
         # A sharded model cannot be run by one process at a time, as each shows samples of its own number.
         shows = self.config.val_pictures and not is_sharded(self.accelerator)
 
