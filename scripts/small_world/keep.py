@@ -53,9 +53,8 @@ def keep(out: Path) -> None:
     keep_results(results, DOCS, PAGE)
     if "rows_kept" in results:
         write_rows_chart(DOCS / "rows_kept.svg", results["rows_kept"], ROWS_KEPT)
-    for run in sorted(out.glob("*/stage*")):
-        if (run / "metrics.jsonl").is_file():
-            shutil.copy(run / "metrics.jsonl", DOCS / f"{run.parent.name}_{run.name}.metrics.jsonl")
+    for log in sorted([*out.glob("*/stage*/metrics.jsonl"), *out.glob("*/pretrain/*/metrics.jsonl")]):
+        shutil.copy(log, DOCS / f"{'_'.join(log.relative_to(out).parts[:-1])}.metrics.jsonl")
     stage1, captioner = (out / "full" / run / "final" for run in ("stage1", "stage2"))
     if stage1.is_dir() and captioner.is_dir():
         keep_checkpoints(stage1, captioner, TRAINED)
