@@ -12,6 +12,7 @@ import os
 import tarfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -54,9 +55,10 @@ def measure(folder: Path, count: int) -> dict[str, Cost]:
     shards, files = write_shards(folder / f"tar_{count}", count), write_files(folder / f"files_{count}", count)
     found = {}
     for name, work, path in (("loader", load_epoch, shards), ("captioning", caption_all, files)):
-        # Spawned: a forked process would count this one's memory.
-        with get_context("spawn").Pool(1) as pool:
-            found[name] = pool.apply(work, (str(path), count))
+        # Spawned: a forked process would count this one's memory. No `Pool`, whose processes may not start others, as
+        # the building of an index does.
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            found[name] = pool.submit(work, str(path), count).result()
     return found
 
 

@@ -22,6 +22,8 @@ from vlv.data.pipeline import Pipeline
 from vlv.redaction import redact
 
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # HTTP answers after which another try may do better
+_BLOCK = 512  # bytes of a tar's unit; two of zeros end one
+_MAGIC = slice(257, 262)  # where a tar's first block says what it is
 _ERRORS = (OSError, http.client.HTTPException)  # urllib's and a socket's, time-outs included
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -125,6 +127,7 @@ class _Download:
         self._position = 0
         self._response: http.client.HTTPResponse | None = None
         self._end: int | None = None  # the length, where the server tells it
+        self._head = self._tail = b""  # the first and last bytes of what came
 
     def read(self, size: int, /) -> bytes:
         try:
@@ -144,10 +147,17 @@ class _Download:
             data = self._response.read(size)
             if not data and self._end is not None and self._position < self._end:
                 raise ConnectionError(f"the connection ended after {self._position} of {self._end} bytes")
+            if not data and self._end is None and self._head[_MAGIC] == b"ustar" and self._tail.strip(b"\0"):
+                # A server that tells no length ends by closing, as a broken connection does.
+                raise ConnectionError(
+                    f"the connection ended after {self._position} bytes, before the end of the archive"
+                )
         except _ERRORS:
             self.close()
             raise
         self._position += len(data)
+        self._head += data[: max(0, _BLOCK - len(self._head))]
+        self._tail = (self._tail + data)[-2 * _BLOCK :]
         return data
 
     def _connect(self) -> http.client.HTTPResponse:

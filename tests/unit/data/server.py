@@ -62,7 +62,10 @@ class Faulty(BaseHTTPRequestHandler):
 
     def answer(self, status, size, is_page=False):
         self.send_response(status)
-        self.send_header("Content-Length", str(size))
+        if self.server.has_lengths:
+            self.send_header("Content-Length", str(size))
+        else:  # the end of the connection is that of the content
+            self.send_header("Connection", "close")
         self.send_header("Content-Type", "text/html" if is_page else "application/octet-stream")
         if self.server.has_etags and not is_page:
             self.send_header("ETag", f'"{self.server.versions.get(self.name, 0)}"')
@@ -100,7 +103,7 @@ def serve():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Faulty)
     server.daemon_threads = True
     server.files, server.faults, server.versions = {}, {}, {}
-    server.has_ranges = server.has_etags = True
+    server.has_ranges = server.has_etags = server.has_lengths = True
     server.requests, server.heads, server.sent = [], [], 0
     server.stopped = threading.Event()
     server.url = f"http://127.0.0.1:{server.server_port}"

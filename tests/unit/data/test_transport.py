@@ -38,9 +38,9 @@ def names(server, plan, steps=3):
 
 
 @pytest.mark.parametrize("fault", ["stall", "cut", 503])
-@pytest.mark.parametrize("has_ranges", [True, False])
-def test_a_fault_that_passes_costs_nothing(server, fault, has_ranges):
-    server.has_ranges = has_ranges
+@pytest.mark.parametrize(("has_ranges", "has_lengths"), [(True, True), (False, True), (True, False), (False, False)])
+def test_a_fault_that_passes_costs_nothing(server, fault, has_ranges, has_lengths):
+    server.has_ranges, server.has_lengths = has_ranges, has_lengths
     server.faults["1.tar"] = [fault, fault]
     assert content(f"{server.url}/1.tar") == server.files["1.tar"]
     assert len(server.requests) == 3
@@ -52,6 +52,14 @@ def test_a_fault_that_stays_is_a_clear_stop(server, fault, reason):
     with pytest.raises(StreamBrokenError, match=rf"/1\.tar cannot be read at byte \d+: .*{reason}"):
         content(f"{server.url}/1.tar")
     assert len(server.requests) == 3
+
+
+def test_a_connection_that_ends_early_is_seen_without_a_length(server):
+    """A tar ends with zeros. One process that took the early end for the shard's would be out of step with the others."""
+    server.has_lengths = False
+    server.faults["1.tar"] = ["cut"] * 9
+    with pytest.raises(StreamBrokenError, match=r"/1\.tar cannot be read at byte \d+: .*before the end of the archive"):
+        content(f"{server.url}/1.tar")
 
 
 def test_what_is_not_there_is_not_asked_for_again(server):
