@@ -55,7 +55,7 @@ def test_a_fault_that_stays_is_a_clear_stop(server, fault, reason):
 
 
 def test_a_connection_that_ends_early_is_seen_without_a_length(server):
-    """A tar ends with zeros. One process that took the early end for the shard's would be out of step with the others."""
+    """A tar ends with zeros. A process that took the early end for the shard's would be out of step with the others."""
     server.has_lengths = False
     server.faults["1.tar"] = ["cut"] * 9
     with pytest.raises(StreamBrokenError, match=r"/1\.tar cannot be read at byte \d+: .*before the end of the archive"):
