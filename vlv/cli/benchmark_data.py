@@ -7,9 +7,13 @@ images per CPU second count all processes, and are what an epoch costs.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlv.cli.entry import BAD_CALL, Call, load_libraries, parse, stop
 from vlv.config import BenchmarkDataConfig
+
+if TYPE_CHECKING:
+    from vlv.benchmarks.loading import Run
 
 
 def main(arguments: list[str]) -> None:
@@ -31,7 +35,8 @@ def _measure(config: BenchmarkDataConfig) -> None:
     load_libraries()
     import torch
 
-    from vlv.benchmarks.loading import PLAIN, WEBDATASET, change_by_reduction, measure, median, ways
+    from vlv.benchmarks.loading import change_by_reduction, measure, ways
+    from vlv.benchmarks.machine import describe_machine
     from vlv.benchmarks.pictures import jpegs, write_datasets
 
     torch.set_num_threads(1)
@@ -45,18 +50,30 @@ def _measure(config: BenchmarkDataConfig) -> None:
         progress = Progress("measuring", config.rounds * len(arms), "run")
         runs = measure(arms, config.rounds, progress.advance)
         progress.close()
+    machine = describe_machine([])
+    print(f"{machine.title}\n\n{table(runs)}")
+    print(f"\nreduced_jpeg=true changes the decoder's pixels by {mean:.2f} of 255 on average, {most:.2f} in one image")
+    if config.json is not None:
+        facts = {
+            "settings": {**asdict(config), "json": None},
+            "machine": asdict(machine),
+            "runs": {name: [asdict(run) for run in found] for name, found in runs.items()},
+        }
+        write_json(Path(config.json), facts)
+
+
+def table(runs: dict[str, list[Run]]) -> str:
+    """What was measured, as Markdown: the medians."""
+    from vlv.benchmarks.loading import PLAIN, WEBDATASET, median
+
     medians = {name: median(found) for name, found in runs.items()}
-    print("| data | images/CPU s | beside torch | beside webdataset | images/s | first batch, s | MiB a worker |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    lines = [
+        "| data | images/CPU s | beside torch | beside webdataset | images/s | first batch, s | MiB a worker |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for name, run in medians.items():
         ratios = [f"{run.per_cpu_second / medians[other].per_cpu_second:.2f}x" for other in (PLAIN, WEBDATASET)]
         memory = "" if run.worker_mib is None else f"{run.worker_mib:,.0f}"
         numbers = [f"{run.per_cpu_second:.1f}", *ratios, f"{run.per_second:.1f}", f"{run.first_batch:.2f}", memory]
-        print(f"| {' | '.join([name, *numbers])} |")
-    print(f"\nreduced_jpeg=true changes the decoder's pixels by {mean:.2f} of 255 on average, {most:.2f} in one image")
-    if config.json is not None:
-        facts = {
-            "settings": asdict(config),
-            "runs": {name: [asdict(run) for run in found] for name, found in runs.items()},
-        }
-        write_json(Path(config.json), facts)
+        lines.append(f"| {' | '.join([name, *numbers])} |")
+    return "\n".join(lines)

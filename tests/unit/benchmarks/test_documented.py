@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md are those of the kept results, docs/performance/*.json.
+"""The tables of docs/performance.md and docs/data.md are those of the kept results, docs/performance/*.json.
 
 `UPDATE_DOCS=1 pytest tests/unit/benchmarks/test_documented.py` writes them anew.
 """
@@ -8,25 +8,35 @@ import os
 import re
 from pathlib import Path
 
+from vlv.benchmarks.loading import Run
 from vlv.benchmarks.speed import read_facts
-from vlv.cli.benchmark_speed import table
+from vlv.cli import benchmark_data, benchmark_growth, benchmark_speed
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 MARKED = re.compile(r"<!-- (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
-def test_the_tables_are_those_of_the_kept_results():
-    page = DOCS / "performance.md"
+def table(name, facts):
+    """The table of a kept file, whose name begins with its suite."""
+    kind = name.split("_")[0]
+    if kind == "data":
+        runs = {way: [Run(**run) for run in runs] for way, runs in facts["runs"].items()}
+        return benchmark_data.table(runs)
+    if kind == "growth":
+        return benchmark_growth.table({int(count): costs for count, costs in facts["costs"].items()})
+    return benchmark_speed.table(kind, *read_facts(facts))
 
+
+def test_the_tables_are_those_of_the_kept_results():
     def measured(match):
         facts = json.loads((DOCS / "performance" / f"{match[1]}.json").read_text())
-        kind = match[1].split("_")[0]
-        return f"<!-- {match[1]} -->\n{table(kind, *read_facts(facts))}\n<!-- end -->"
+        return f"<!-- {match[1]} -->\n{table(match[1], facts)}\n<!-- end -->"
 
-    text = MARKED.sub(measured, page.read_text())
-    if os.environ.get("UPDATE_DOCS"):
-        page.write_text(text)
-    assert page.read_text() == text
-    assert {match[1] for match in MARKED.finditer(text)} == {
-        path.stem for path in (DOCS / "performance").glob("*.json") if path.stem != "startup"
-    }
+    shown = set()
+    for page in (DOCS / "performance.md", DOCS / "data.md"):
+        text = MARKED.sub(measured, page.read_text())
+        if os.environ.get("UPDATE_DOCS"):
+            page.write_text(text)
+        assert page.read_text() == text
+        shown |= {match[1] for match in MARKED.finditer(text)}
+    assert shown == {path.stem for path in (DOCS / "performance").glob("*.json") if path.stem != "startup"}
