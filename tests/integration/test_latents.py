@@ -19,6 +19,7 @@ from vlv.decoders.latent import posterior_moments
 from vlv.models.image_processor import VLVImageProcessor
 
 EXACT = ("numbers=fp32", "encoding=png", "captions=true", "samples_per_shard=3")
+CPUS = "accelerate_config=configs/accelerate/cpu.yaml"
 TINY1 = ROOT / "configs/stage1_tiny.yaml"
 
 
@@ -123,6 +124,16 @@ def test_a_killed_call_goes_on_to_the_same_bytes(exact, components, sample_photo
         assert (folder / file.name).read_bytes() == file.read_bytes()
     assert (folder / "latents.json").read_bytes() == (exact / "latents.json").read_bytes()
     assert not list(folder.glob("*.tmp*"))
+
+
+@pytest.mark.distributed
+def test_two_processes_write_what_one_does(exact, components, sample_photos, tmp_path):
+    done = make(sample_photos, tmp_path / "latents", components, *EXACT, "num_gpus=2", CPUS)
+    assert done.returncode == 0, done.stderr
+    names = sorted(path.name for path in exact.glob("*.arrow"))
+    assert len(names) > 1  # so that both have work
+    for name in [*names, "latents.json"]:
+        assert (tmp_path / "latents" / name).read_bytes() == (exact / name).read_bytes()
 
 
 def test_other_settings_in_the_same_folder_are_refused(exact, components, sample_photos):
