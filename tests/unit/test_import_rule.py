@@ -135,6 +135,7 @@ RULES = {
             "inference",
             "losses",
             "models",
+            "orphans",
             "progress",
             "recipes",
             "resources",

@@ -29,6 +29,7 @@ from vlv.data.sources import open_source
 from vlv.inference.captions import CaptionSearch, caption_images
 from vlv.inference.images import ReadSettings
 from vlv.models.image_processor import VLVImageProcessor
+from vlv.orphans import end_with_parent
 
 _SIDE, _KINDS = 64, 32  # pixels of an image, and how many different ones there are
 _FILES = 1_000  # of a subfolder
@@ -57,7 +58,7 @@ def measure(folder: Path, count: int) -> dict[str, Cost]:
     for name, work, path in (("loader", load_epoch, shards), ("captioning", caption_all, files)):
         # Spawned: a forked process would count this one's memory. No `Pool`, whose processes may not start others, as
         # the building of an index does.
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as pool:
             found[name] = pool.submit(work, str(path), count).result()
     return found
 
