@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from accelerate.utils import gather_object, send_to_device
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from vlv.checkpoints.resume import is_validated, sound_checkpoints
 from vlv.memory import is_out_of_memory
@@ -172,7 +173,9 @@ class Trainer:
         sound = torch.isfinite(sums).all()
         # An fp16 scaler tries factors that are too large, sees that itself, and takes a smaller one.
         if norm is not None and self.accelerator.scaler is None:
-            sound = sound & torch.as_tensor(norm).isfinite()
+            # FSDP's is in shares of the processes.
+            whole = norm.full_tensor() if isinstance(norm, DTensor) else torch.as_tensor(norm)
+            sound = sound & whole.isfinite()
         own = torch.stack([(~sound).float(), torch.full_like(sums[0], self.parts.stop.asked)])
         ruined, stops = self._sum_over_processes(own).tolist()
         self._stops = stops > 0  # on all of them, at the same step: a save is a collective

@@ -16,6 +16,10 @@ from ..data.pictures import encode, picture, write_tar
 from ..data.test_several_captions import Numbers
 
 
+def accept(source):
+    """A model that any data fits."""
+
+
 @pytest.fixture
 def shards(tmp_path):
     for shard in range(2):
@@ -58,7 +62,7 @@ def test_the_shuffle_window_reaches_streams(shards, monkeypatch):
 def test_a_stream_may_be_validation_data(shards, tmp_path):
     config = Stage1Config(val_dataset_path=shards, val_max_samples=6, output_dir=str(tmp_path), num_workers=0)
     sizes = types.SimpleNamespace(micro_batch_size=4)
-    batches = validation_batches(config, accelerator(), sizes, SamplePreparation(VLVImageProcessor(8, 8)))
+    batches = validation_batches(config, accelerator(), sizes, SamplePreparation(VLVImageProcessor(8, 8)), accept)
     for _ in range(2):  # at each save
         read = list(batches())
         assert [name for batch in read for name in batch["names"]][:5] == [
@@ -75,5 +79,5 @@ def test_validation_reads_the_first_of_several_captions(tmp_path):
     (tmp_path / "captions.json").write_text(json.dumps(captions))
     config = Stage2Config(val_dataset_path=str(tmp_path), output_dir=str(tmp_path), num_workers=0)
     prepare = SamplePreparation(VLVImageProcessor(8, 8), CaptionTokenizer(Numbers(), 1, False, 0))
-    (batch,) = validation_batches(config, accelerator(), types.SimpleNamespace(micro_batch_size=8), prepare)()
+    (batch,) = validation_batches(config, accelerator(), types.SimpleNamespace(micro_batch_size=8), prepare, accept)()
     assert batch["input_ids"].flatten().tolist() == list(range(8))
