@@ -125,6 +125,7 @@ RULES = {
     ),
     "benchmarks": (
         {
+            "atomic",
             "batch",
             "benchmarks",
             "checkpoints",

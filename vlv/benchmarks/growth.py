@@ -7,9 +7,7 @@ measurement is in a process of its own.
 
 from __future__ import annotations
 
-import io
 import os
-import tarfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -19,8 +17,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from vlv.atomic import whole_file
 from vlv.benchmarks.memory import memory_mib
-from vlv.benchmarks.pictures import jpegs
+from vlv.benchmarks.pictures import jpegs, write_tar
 from vlv.data.dataset import OrderedDataset, build_loader
 from vlv.data.formats import SourceSettings
 from vlv.data.mixture import build_order
@@ -136,13 +135,9 @@ def write_shards(folder: Path, count: int) -> Path:
         shard = folder / f"{first // _SAMPLES:06}.tar"
         if shard.exists():
             continue
-        part = shard.with_suffix(".part")  # a call that was interrupted goes on
-        with tarfile.open(part, "w") as archive:
-            for number in range(first, min(first + _SAMPLES, count)):
-                info = tarfile.TarInfo(f"{number:09}.jpg")
-                info.size = len(images[number % _KINDS])
-                archive.addfile(info, io.BytesIO(images[number % _KINDS]))
-        part.replace(shard)
+        numbers = range(first, min(first + _SAMPLES, count))
+        with whole_file(shard) as path:  # a call that was interrupted goes on
+            write_tar(path, ((f"{number:09}.jpg", images[number % _KINDS]) for number in numbers))
     return folder
 
 

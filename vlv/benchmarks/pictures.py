@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,15 @@ def _jpeg(rng: np.random.Generator, width: int, height: int) -> bytes:
     return content.getvalue()
 
 
+def write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """Write files, each a name and its content, as a .tar."""
+    with tarfile.open(path, "w") as archive:
+        for name, content in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
 def write_datasets(root: Path, images: Sequence[bytes]) -> dict[str, str]:
     """Write the images as a folder, .tar shards, parquet and Arrow files; returns the path of each kind."""
     names = [f"{number:06}.jpg" for number in range(len(images))]
@@ -48,11 +57,7 @@ def write_datasets(root: Path, images: Sequence[bytes]) -> dict[str, str]:
         (root / kind).mkdir()
     for shard in range(_SHARDS):
         part = range(shard * len(images) // _SHARDS, (shard + 1) * len(images) // _SHARDS)
-        with tarfile.open(root / "tar" / f"{shard:03}.tar", "w") as archive:
-            for number in part:
-                info = tarfile.TarInfo(names[number])
-                info.size = len(images[number])
-                archive.addfile(info, io.BytesIO(images[number]))
+        write_tar(root / "tar" / f"{shard:03}.tar", ((names[number], images[number]) for number in part))
         table = pa.table({"image": [images[number] for number in part]})
         pq.write_table(table, root / "parquet" / f"{shard:03}.parquet", row_group_size=_ROW_GROUP, compression="none")
         with pa.ipc.new_file(str(root / "arrow" / f"{shard:03}.arrow"), table.schema) as writer:

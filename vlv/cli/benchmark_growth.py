@@ -7,6 +7,7 @@ says the same of every image. Each is a process of its own, without loader worke
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from vlv.cli.entry import BAD_CALL, Call, load_libraries, parse, stop
@@ -30,7 +31,7 @@ def main(arguments: list[str]) -> None:
         stop(str(error), BAD_CALL)
     print(f"{machine.title}\n\n{table(found)}")
     if config.json is not None:
-        write_json(Path(config.json), {"machine": vars(machine), "costs": found})
+        write_json(Path(config.json), {"machine": asdict(machine), "costs": found})
 
 
 def table(found: dict[int, dict[str, dict[str, float]]]) -> str:

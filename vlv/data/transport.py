@@ -156,8 +156,9 @@ class _Download:
             self.close()
             raise
         self._position += len(data)
-        self._head += data[: max(0, _BLOCK - len(self._head))]
-        self._tail = (self._tail + data)[-2 * _BLOCK :]
+        if self._end is None:
+            self._head += data[: max(0, _BLOCK - len(self._head))]
+            self._tail = (self._tail + data[-2 * _BLOCK :])[-2 * _BLOCK :]
         return data
 
     def _connect(self) -> http.client.HTTPResponse:
