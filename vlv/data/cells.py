@@ -56,7 +56,7 @@ def _bytes_of(cell: pa.Scalar, read_linked: Callable[[str], bytes] | None) -> by
             raise BadSample("the image bytes are missing, and the row has no path either")
     if not cell.is_valid:
         raise BadSample("the image is missing")
-    if _is_list(cell.type):
+    if is_list(cell.type):
         numbers = cell.values  # pyright: ignore[reportAttributeAccessIssue]
         if numbers.null_count:
             raise BadSample("the image's list of bytes has gaps")
@@ -139,7 +139,8 @@ def _is_binary(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
+    """Whether values are lists, of any of Arrow's kinds."""
     tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     return any(test(kind) for test in (*tests, pa.types.is_list_view, pa.types.is_large_list_view))
 
@@ -154,12 +155,12 @@ def _holds_images(kind: pa.DataType) -> bool:
 
 
 def _holds_file(kind: pa.DataType) -> bool:
-    return _is_text(kind) or _is_binary(kind) or (_is_list(kind) and pa.types.is_uint8(kind.value_type))
+    return _is_text(kind) or _is_binary(kind) or (is_list(kind) and pa.types.is_uint8(kind.value_type))
 
 
 def _holds_captions(kind: pa.DataType) -> bool:
     kind = _value_type(kind)
-    kind = _value_type(kind.value_type) if _is_list(kind) else kind
+    kind = _value_type(kind.value_type) if is_list(kind) else kind
     return _is_text(kind) or _is_binary(kind)
 
 

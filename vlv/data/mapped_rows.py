@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
+from vlv.data.cells import is_list
 from vlv.data.damaged_shards import report_damaged
 from vlv.data.sample import BadSample
 
@@ -58,14 +59,49 @@ class MappedRows:
 def checked(row: pa.Table) -> pa.Table:
     """A row whose values lie where they can be read: Arrow itself follows offsets wherever they lead, also to a crash.
 
+    Args:
+        row: one, of columns as `check_columns` accepts them: no lists of lists, or of structs.
+
     Raises:
         BadSample: they do not.
     """
     try:
+        row.validate()  # what follows reads the row's own offsets
+        columns = [_own(next(chunk for chunk in column.chunks if len(chunk))) for column in row.columns]
+        row = pa.Table.from_arrays(columns, names=row.column_names)
         row.validate(full=True)
     except pa.ArrowException as error:
         raise BadSample(f"the row is damaged: {' '.join(str(error).split())[:200]}") from None
     return row
+
+
+def _own(values: pa.Array) -> pa.Array:
+    """Values without those of other rows: a slice keeps the whole of what lists, structs and dictionaries are made of.
+
+    Validated with it, one row's fault would be that of all, and each row would cost the time of all.
+    """
+    if isinstance(values, pa.DictionaryArray):
+        found = [_entry(values.dictionary, index) for index in values.indices.to_pylist()]
+        return pa.concat_arrays(found) if found else values.dictionary[:0]
+    if values.null_count and len(values) == 1:
+        return pa.nulls(1, values.type)
+    if isinstance(values, pa.StructArray):
+        fields = [values.type.field(number).name for number in range(values.type.num_fields)]
+        return pa.StructArray.from_arrays([_own(field) for field in values.flatten()], fields)
+    if is_list(values.type):
+        items = _own(values.flatten())  # pyright: ignore[reportAttributeAccessIssue]
+        return pa.ListArray.from_arrays(pa.array([0, len(items)], pa.int32()), items)
+    return values
+
+
+def _entry(dictionary: pa.Array, index: int | None) -> pa.Array:
+    if index is None:
+        return pa.nulls(1, dictionary.type)
+    if not 0 <= index < len(dictionary):
+        raise pa.ArrowInvalid(f"an index of {index} into {len(dictionary)} values")
+    entry = dictionary.slice(index, 1)
+    entry.validate(full=True)
+    return entry
 
 
 def _map(path: str) -> pa.Table:

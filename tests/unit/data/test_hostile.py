@@ -6,7 +6,9 @@ import random
 import struct
 import tarfile
 import zlib
+from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +18,9 @@ import torch
 from vlv.data.bad_samples import BadSampleLog, TooManyBadSamples
 from vlv.data.captions import CaptionTokenizer
 from vlv.data.dataset import OrderedDataset, build_loader
+from vlv.data.files import is_stream
 from vlv.data.formats import DecodeSettings, SourceSettings
+from vlv.data.latent_cache import LatentFacts, schema, write_manifest
 from vlv.data.mixture import build_order
 from vlv.data.preparation import SamplePreparation
 from vlv.data.sample import BadSample
@@ -27,6 +31,7 @@ from vlv.losses import IGNORED
 from vlv.models.image_processor import VLVImageProcessor
 
 from .pictures import encode, picture
+from .server import DiskFile, serve
 from .test_captions import EOS, Words
 
 KINDS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
@@ -85,16 +90,33 @@ def caption(stream):
     )  # fmt: skip
 
 
-def write_folder(root, samples):
-    for number, (image, _) in enumerate(samples):
-        (root / f"{number:04}.{('jpg', 'png', 'webp', 'tif', 'gif')[number % 5]}").write_bytes(image)
-    names = sorted(path.name for path in root.iterdir())
-    texts = {name: text.decode("utf-8", "surrogateescape") for name, (_, text) in zip(names, samples, strict=True)}
-    (root / "captions.json").write_text(json.dumps(texts))
+def write_images(root, samples):
+    names = [f"{number:04}.{('jpg', 'png', 'webp', 'tif', 'gif')[number % 5]}" for number in range(len(samples))]
+    for name, (image, _) in zip(names, samples, strict=True):
+        (root / name).write_bytes(image)
+    texts = [text.decode("utf-8", "surrogateescape") for _, text in samples]
+    return dict(zip(names, texts, strict=True))
+
+
+def write_folder(root, samples, _):
+    (root / "captions.json").write_text(json.dumps(write_images(root, samples)))
     return str(root)
 
 
-def write_shard(root, samples):
+def write_metadata(root, samples, _):
+    texts = write_images(root, samples).items()
+    lines = [json.dumps({"file_name": name, "text": text}) for name, text in texts]
+    (root / "metadata.jsonl").write_text("\n".join(lines))
+    return str(root)
+
+
+def write_sidecars(root, samples, _):
+    for name, (_, text) in zip(write_images(root, samples), samples, strict=True):
+        (root / name).with_suffix(".txt").write_bytes(text)
+    return str(root)
+
+
+def write_shard(root, samples, _):
     with tarfile.open(root / "0.tar", "w") as archive:
         for number, (image, text) in enumerate(samples):
             # Names that lead elsewhere are names, no more: nothing is ever unpacked.
@@ -114,33 +136,87 @@ def table_of(samples):
     return pa.table({"image": pa.array([image for image, _ in samples], pa.binary()), "caption": texts})
 
 
-def write_parquet(root, samples):
+def write_parquet(root, samples, _):
     pq.write_table(table_of(samples), root / "0.parquet", row_group_size=7)
     return str(root / "0.parquet")
 
 
-def write_arrow(root, samples):
-    table = table_of(samples)
-    with pa.OSFile(str(root / "0.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
+def write_arrow(root, samples, _):
+    write_table(root / "0.arrow", table_of(samples))
     return str(root / "0.arrow")
 
 
-def write_stream(root, samples):
-    return f"pipe:cat {write_shard(root, samples)}"
+def write_table(path, table):
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
 
 
-WRITERS = {
-    "folder": write_folder, "webdataset": write_shard, "parquet": write_parquet, "arrow": write_arrow,
-    "stream": write_stream,
+def write_latents(root, samples, _):
+    facts, table = LatentFacts({"config_sha256": "a"}, 8, (2, 1, 1, 1), "fp16"), table_of(samples)
+    columns = {
+        "name": [f"{number:04}.png" for number in range(len(samples))],
+        "image": table["image"],
+        "crop": [[16, 24, 0, 2]] * len(samples),
+        "moments": [np.ones(2, np.float16).tobytes()] * len(samples),
+        "caption": pa.ListArray.from_arrays(np.arange(len(samples) + 1), table["caption"].combine_chunks()),
+    }
+    write_table(root / "0.arrow", pa.table(columns, schema=schema(True, facts)))
+    write_manifest(root, facts, [{"file": "0.arrow", "samples": len(samples)}])
+    return str(root)
+
+
+def write_command(root, samples, _):
+    return f"pipe:cat {write_shard(root, samples, _)}"
+
+
+def write_hub_stream(root, samples, server):
+    server.datasets["owner/name"] = write_parquet(root, samples, server)
+    return "hub-stream:owner/name"
+
+
+def served(write, prefix=""):
+    """The file that `write` writes, at a URL."""
+
+    def write_served(root, samples, server):
+        path = Path(write(root, samples, server))
+        name = f"{root.name}/{path.name}"
+        server.files[name] = DiskFile(path)
+        return f"{prefix}{server.url}/{name}"
+
+    return write_served
+
+
+CONTAINERS = {
+    "webdataset": write_shard, "parquet": write_parquet, "arrow": write_arrow, "latents": write_latents,
+    "command": write_command, "stream": served(write_shard, "stream:"), "http": served(write_shard),
+    "http_parquet": served(write_parquet), "hub_stream": write_hub_stream,
 }  # fmt: skip
+WRITERS = {"folder": write_folder, "metadata": write_metadata, "sidecars": write_sidecars} | CONTAINERS
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Files on loopback, and what the hub has: its library reads the files as it does those of the hub."""
+    with serve() as server, pytest.MonkeyPatch.context() as patch:
+        server.datasets, load = {}, datasets.load_dataset
+
+        def load_dataset(name, _, *, split, revision, streaming):
+            return load("parquet", data_files=server.datasets[name], split=split, streaming=streaming)
+
+        patch.setattr(datasets, "load_dataset", load_dataset)
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("VLV_CACHE_DIR", str(tmp_path / "cache"))
 
 
 def read_all(path, tmp_path, count):
     """Every batch of one pass, in this process; of a stream six where the count is not known."""
     prepare = SamplePreparation(PROCESSOR, CaptionTokenizer(Words(), 9, True, EOS), DECODING)
     settings = SourceSettings(captions=True, cache_dir=str(tmp_path / "cache"))
-    if path.startswith("pipe:"):
+    if is_stream(path):
         groups = [[n] for n in range(count or 6)]
         return list(StreamedDataset(path, groups, prepare, StreamSettings(0, settings, window=1)))
     source = open_source(path, settings)
@@ -150,11 +226,11 @@ def read_all(path, tmp_path, count):
     return list(build_loader(OrderedDataset(source, order, prepare), groups, 0, False))
 
 
-def check(kind, seed, count, tmp_path):
+def check(kind, seed, count, tmp_path, server):
     stream = random.Random(seed)
     first, last = ((image, text.encode()) for image, text in GOOD)
     samples = [first, *((mutated(stream), caption(stream)) for _ in range(count)), last]
-    batches = read_all(WRITERS[kind](tmp_path, samples), tmp_path, len(samples))
+    batches = read_all(WRITERS[kind](tmp_path, samples, server), tmp_path, len(samples))
     assert len(batches) == len(samples)
     for batch in batches:
         (weight,), (error,) = batch["weights"].tolist(), batch["errors"]
@@ -164,31 +240,33 @@ def check(kind, seed, count, tmp_path):
     for place, (image, text) in ((0, GOOD[0]), (-1, GOOD[1])):
         batch = batches[place]
         assert batch["errors"] == [None]
-        assert torch.equal(batch["decoder_pixels"][0], PROCESSOR(decode_image(image))["decoder_pixels"])
+        assert torch.equal(batch["encoder_pixels"][0], PROCESSOR(decode_image(image))["encoder_pixels"])
+        if kind != "latents":
+            assert torch.equal(batch["decoder_pixels"][0], PROCESSOR(decode_image(image))["decoder_pixels"])
         assert batch["input_ids"].tolist() == [[*(len(word) for word in text.split()), EOS]]
     return sum(batch["errors"] != [None] for batch in batches)
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_hundred_mutations(kind, tmp_path):
-    assert check(kind, f"few {kind}", 100, tmp_path) > 30
+def test_a_hundred_mutations(kind, tmp_path, server):
+    assert check(kind, f"few {kind}", 100, tmp_path, server) > 30
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_thousand_mutations(kind, tmp_path):
-    assert check(kind, f"many {kind}", 1000, tmp_path) > 300
+def test_a_thousand_mutations(kind, tmp_path, server):
+    assert check(kind, f"many {kind}", 1000, tmp_path, server) > 300
 
 
-def check_containers(kind, seed, count, tmp_path):
+def check_containers(kind, seed, count, tmp_path, server):
     """Shards that something has happened to: opened with a reason or read, and no image with another's caption."""
     stream, pairs = random.Random(seed), [(encode(picture(n, (24, 16))), "word " * n + "end") for n in range(6)]
-    pixels = [PROCESSOR(decode_image(image))["decoder_pixels"] for image, _ in pairs]
+    pixels = [PROCESSOR(decode_image(image))["encoder_pixels"] for image, _ in pairs]
     reasons, read = [], 0
     for number in range(count):
         root = tmp_path / str(number)
         root.mkdir()
-        path = WRITERS[kind](root, [(image, text.encode()) for image, text in pairs])
+        path = CONTAINERS[kind](root, [(image, text.encode()) for image, text in pairs], server)
         (file,) = root.glob("0.*")
         data = bytearray(file.read_bytes())
         if stream.random() < 0.3:
@@ -205,7 +283,7 @@ def check_containers(kind, seed, count, tmp_path):
         read += 1
         for batch in batches:
             if batch["weights"].item():
-                found = [n for n, own in enumerate(pixels) if torch.equal(own, batch["decoder_pixels"][0])]
+                found = [n for n, own in enumerate(pixels) if torch.equal(own, batch["encoder_pixels"][0])]
                 assert found, batch["names"]
                 words = int((batch["labels"][0] != IGNORED).sum()) - 1
                 # A byte of a caption may be another now, which nothing can tell; a blank more or less is a word.
@@ -216,25 +294,25 @@ def check_containers(kind, seed, count, tmp_path):
     return len(reasons), read
 
 
-@pytest.mark.parametrize("kind", ["webdataset", "parquet", "arrow", "stream"])
-def test_damaged_containers(kind, tmp_path):
-    stopped, read = check_containers(kind, f"few {kind}", 40, tmp_path)
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_damaged_containers(kind, tmp_path, server):
+    stopped, read = check_containers(kind, f"few {kind}", 40, tmp_path, server)
     assert stopped + read == 40
     assert read
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["webdataset", "parquet", "arrow", "stream"])
-def test_many_damaged_containers(kind, tmp_path):
-    stopped, read = check_containers(kind, f"many {kind}", 1000, tmp_path)
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_many_damaged_containers(kind, tmp_path, server):
+    stopped, read = check_containers(kind, f"many {kind}", 1000, tmp_path, server)
     assert stopped + read == 1000
     assert read
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_one_setting_stops_at_the_first(kind, tmp_path):
+def test_one_setting_stops_at_the_first(kind, tmp_path, server):
     samples = [(GOOD[0][0], b"fine"), (b"no image", b"bad"), (GOOD[1][0], b"fine")]
-    batches = read_all(WRITERS[kind](tmp_path, samples), tmp_path, 3)
+    batches = read_all(WRITERS[kind](tmp_path, samples, server), tmp_path, 3)
     log = BadSampleLog(tmp_path / "bad.jsonl", "train", 1, 0)
     with pytest.raises(TooManyBadSamples, match=r"not an image of a known format .*; max_bad_share=0 allows none\."):
         list(log.watch(batches))
