@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import TypedDict
@@ -140,12 +141,13 @@ class OpenFiles:
         self._limit = limit
         self._process = os.getpid()
         self._descriptors: OrderedDict[str, int] = OrderedDict()
+        weakref.finalize(self, _close_all, self._descriptors)  # at exit too, before the interpreter takes itself apart
 
     def descriptor(self, path: str) -> int:
         """Return an open descriptor of `path`; raises OSError where it cannot be opened."""
         if self._process != os.getpid():
             self._process = os.getpid()
-            self.close()  # a forked worker's copies; the parent's stay open
+            _close_all(self._descriptors)  # a forked worker's copies; the parent's stay open
         if path not in self._descriptors:
             while len(self._descriptors) >= self._limit:
                 os.close(self._descriptors.popitem(last=False)[1])
@@ -153,19 +155,16 @@ class OpenFiles:
         self._descriptors.move_to_end(path)
         return self._descriptors[path]
 
-    def close(self) -> None:
-        """Close every file."""
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
-
     def __getstate__(self) -> _OpenFilesState:
         return {"limit": self._limit}
 
     def __setstate__(self, state: _OpenFilesState) -> None:
         self.__init__(state["limit"])
 
-    def __del__(self) -> None:
-        self.close()
+
+def _close_all(descriptors: OrderedDict[str, int]) -> None:
+    while descriptors:
+        os.close(descriptors.popitem()[1])
 
 
 def open_files(files: DataFiles, settings: SourceSettings) -> TarSource:

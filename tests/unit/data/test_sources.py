@@ -1,6 +1,8 @@
 import json
 import logging
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -133,6 +135,19 @@ def test_tar_json_captions_and_missing_ones(tmp_path):
         with pytest.raises(BadSample, match=reason):
             source.read(index)
     assert open_source(str(tmp_path), SourceSettings(cache_dir=str(tmp_path / "cache"))).read(1).caption is None
+
+
+def test_open_shards_are_closed_in_silence_at_exit(tmp_path):
+    """Also where the interpreter has emptied the modules before the source goes, as it does once these are loaded."""
+    write_tar(tmp_path / "x.tar", [("a.png", encode(picture()))])
+    script = (
+        "import sys, vlv.data.dataset, vlv.data.sources as data; source = data.open_source(sys.argv[1]); source.read(0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "x.tar"], env=os.environ | {"VLV_CACHE_DIR": str(tmp_path)},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_tar_descriptors_belong_to_a_process(tmp_path):
