@@ -167,6 +167,8 @@ def test_the_time_that_restarts_cost_is_written_down(tmp_path, capsys):
     assert "restart 1: 60 s of work is taken again, " in said
     # the file holds tenths and the line whole seconds of the same times, each rounded on its own
     away = re.search(r"restart 2: 60 s of work is taken again, (\d+) s away", said)
-    assert away is not None and int(away[1]) == pytest.approx(second["away"], abs=1), said
+    assert away is not None, said
+    assert int(away[1]) == pytest.approx(second["away"], abs=1)
     lost = re.search(r"restart 2: .* ([\d,]+) s lost to restarts in all", said)
-    assert lost is not None and int(lost[1].replace(",", "")) == pytest.approx(first["lost"] + second["lost"], abs=1)
+    assert lost is not None, said
+    assert int(lost[1].replace(",", "")) == pytest.approx(first["lost"] + second["lost"], abs=1)
