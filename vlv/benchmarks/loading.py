@@ -24,13 +24,16 @@ from torch.utils.data import DataLoader, Dataset
 from webdataset.compat import WebDataset
 
 from vlv.benchmarks.memory import memory_mib
+from vlv.benchmarks.pictures import TAR_SHARDS
 from vlv.config import BenchmarkDataConfig
 from vlv.data.dataset import OrderedDataset, build_loader
+from vlv.data.files import is_stream
 from vlv.data.formats import DecodeSettings, SourceSettings
 from vlv.data.mixture import build_order
 from vlv.data.preparation import SamplePreparation
 from vlv.data.sample import RawSample
 from vlv.data.sources import open_source
+from vlv.data.streaming import StreamedDataset, StreamSettings, build_stream_loader
 from vlv.models.image_processor import VLVImageProcessor
 
 PLAIN, WEBDATASET = "plain torch and Pillow", "webdataset and Pillow"
@@ -59,16 +62,23 @@ class Run:
     worker_mib: float | None
 
 
-def ways(paths: dict[str, str], config: BenchmarkDataConfig, cache: Path) -> list[Way]:
-    """The plain ones, then this package's: each kind of data as published, and one with what makes it faster."""
+def ways(paths: dict[str, str], config: BenchmarkDataConfig, url: str | None = None) -> list[Way]:
+    """The plain ones, then this package's: each kind of data as published, and one with what makes it faster.
+
+    Args:
+        paths: of each kind of data.
+        url: at which the folder of the .tar shards is served too.
+    """
     plain = Way(PLAIN, lambda: _plain_loader(Path(paths["folder"]), config))
     shards = Way(WEBDATASET, lambda: _webdataset_loader(Path(paths["tar"]), config))
+    kinds = paths | {"tar from a command": f"pipe:cat {paths['tar']}/{TAR_SHARDS}"}
+    if url is not None:
+        kinds["tar over HTTP"] = f"{url}/{TAR_SHARDS}"
     ours = [
-        Way(f"vlv, {kind}", lambda path=path: _our_loader(path, config, cache, fast=False))
-        for kind, path in paths.items()
+        Way(f"vlv, {kind}", lambda path=path: _our_loader(path, config, fast=False)) for kind, path in kinds.items()
     ]
     options = "encoder_view=device reduced_jpeg=true"
-    fast = Way(f"vlv, tar, {options}", lambda: _our_loader(paths["tar"], config, cache, fast=True))
+    fast = Way(f"vlv, tar, {options}", lambda: _our_loader(paths["tar"], config, fast=True))
     return [plain, shards, *ours, fast]
 
 
@@ -142,14 +152,17 @@ def _largest_worker() -> float | None:
     return max(found, default=None)
 
 
-def _our_loader(path: str, config: BenchmarkDataConfig, cache: Path, fast: bool) -> Batches:
-    source = open_source(path, SourceSettings(cache_dir=str(cache), readers=max(1, config.num_workers)))
+def _our_loader(path: str, config: BenchmarkDataConfig, fast: bool) -> Batches:
+    settings = SourceSettings(readers=max(1, config.num_workers))
     processor = VLVImageProcessor(config.decoder_resolution, config.encoder_resolution).of_loader(view_on_device=fast)
-    dataset = OrderedDataset(
-        source, build_order(source, 0, None), SamplePreparation(processor, decoding=DecodeSettings(reduced_jpeg=fast))
-    )
-    starts = range(0, len(source) - config.batch_size + 1, config.batch_size)
+    prepare = SamplePreparation(processor, decoding=DecodeSettings(reduced_jpeg=fast))
+    starts = range(0, config.images - config.batch_size + 1, config.batch_size)
     positions = [list(range(start, start + config.batch_size)) for start in starts]
+    if is_stream(path):
+        stream = StreamedDataset(path, positions, prepare, StreamSettings(0, settings, window=64))
+        return build_stream_loader(stream, pin_memory=False) if config.num_workers else stream
+    source = open_source(path, settings)
+    dataset = OrderedDataset(source, build_order(source, 0, None), prepare)
     return build_loader(dataset, positions, config.num_workers, pin_memory=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 _QUALITY = 90
 _SHARDS = 4  # of each dataset
+TAR_SHARDS = f"{{000..{_SHARDS - 1:03}}}.tar"
 _ROW_GROUP = 16
 
 
@@ -47,7 +49,7 @@ def write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
 
 
 def write_datasets(root: Path, images: Sequence[bytes]) -> dict[str, str]:
-    """Write the images as a folder, .tar shards, parquet and Arrow files; returns the path of each kind."""
+    """Write the images as a folder, .tar shards, parquet and Arrow files, and a mixture; returns the path of each."""
     names = [f"{number:06}.jpg" for number in range(len(images))]
     folder = root / "folder"
     folder.mkdir()
@@ -62,4 +64,10 @@ def write_datasets(root: Path, images: Sequence[bytes]) -> dict[str, str]:
         pq.write_table(table, root / "parquet" / f"{shard:03}.parquet", row_group_size=_ROW_GROUP, compression="none")
         with pa.ipc.new_file(str(root / "arrow" / f"{shard:03}.arrow"), table.schema) as writer:
             writer.write_table(table)
-    return {kind: str(root / kind) for kind in ("folder", "tar", "parquet", "arrow")}
+    half = f"{{{','.join(f'{shard:03}' for shard in range(_SHARDS // 2))}}}"
+    other = f"{{{','.join(f'{shard:03}' for shard in range(_SHARDS // 2, _SHARDS))}}}"
+    sources = [{"path": f"{root}/tar/{half}.tar"}, {"path": f"{root}/parquet/{other}.parquet"}]
+    (root / "mixture.yaml").write_text(json.dumps({"sources": sources}))  # JSON is YAML
+    return {kind: str(root / kind) for kind in ("folder", "tar", "parquet", "arrow")} | {
+        "mixture of tar and parquet": str(root / "mixture.yaml")
+    }

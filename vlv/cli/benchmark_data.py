@@ -26,7 +26,10 @@ def main(arguments: list[str]) -> None:
 
 
 def _measure(config: BenchmarkDataConfig) -> None:
+    import os
+    from contextlib import nullcontext
     from dataclasses import asdict
+    from importlib.util import find_spec
     from tempfile import TemporaryDirectory
 
     from vlv.inference.journal import write_json
@@ -38,18 +41,24 @@ def _measure(config: BenchmarkDataConfig) -> None:
     from vlv.benchmarks.loading import change_by_reduction, measure, ways
     from vlv.benchmarks.machine import describe_machine
     from vlv.benchmarks.pictures import jpegs, write_datasets
+    from vlv.benchmarks.serving import serve_folder
 
     torch.set_num_threads(1)
     with TemporaryDirectory(prefix="vlv-benchmark-") as folder:
         images = jpegs(config.images, config.side)
         size = sum(map(len, images)) / len(images) / 1000
         print(f"{config.images} JPEGs of {config.side} pixels, {size:,.0f} kB on average; {config.num_workers} workers")
-        arms = ways(write_datasets(Path(folder), images), config, Path(folder) / "cache")
+        paths = write_datasets(Path(folder), images)
         mean, most = change_by_reduction(images[:64], config)
         del images
-        progress = Progress("measuring", config.rounds * len(arms), "run")
-        runs = measure(arms, config.rounds, progress.advance)
-        progress.close()
+        # Without the package that reads URLs there is no row of them.
+        server = serve_folder(Path(paths["tar"])) if find_spec("aiohttp") else nullcontext()
+        os.environ["VLV_CACHE_DIR"] = str(Path(folder) / "cache")  # indexes of these shards are of no use later
+        with server as url:
+            arms = ways(paths, config, url)
+            progress = Progress("measuring", config.rounds * len(arms), "run")
+            runs = measure(arms, config.rounds, progress.advance)
+            progress.close()
     machine = describe_machine([])
     print(f"{machine.title}\n\n{table(runs)}")
     print(f"\nreduced_jpeg=true changes the decoder's pixels by {mean:.2f} of 255 on average, {most:.2f} in one image")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from vlv.benchmarks.loading import PLAIN, WEBDATASET, Run, median, plain_pixels, ways
 from vlv.benchmarks.pictures import jpegs, write_datasets
+from vlv.benchmarks.serving import serve_folder
 from vlv.cli.benchmark_data import main
 from vlv.config import BenchmarkDataConfig
 from vlv.models.image_processor import VLVImageProcessor
@@ -18,11 +20,15 @@ SIZES = {"images": 16, "side": 96, "batch_size": 4, "decoder_resolution": 24, "e
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_every_way_reads_the_same_pixels(tmp_path, num_workers):
+def test_every_way_reads_the_same_pixels(tmp_path, num_workers, monkeypatch):
     config = BenchmarkDataConfig(num_workers=num_workers, **SIZES)
     found = {}
-    for way in ways(write_datasets(tmp_path, jpegs(16, 96)), config, tmp_path / "cache"):
-        batches = list(way.open())
+    paths = write_datasets(tmp_path, jpegs(16, 96))
+    pytest.importorskip("aiohttp")
+    monkeypatch.setenv("VLV_CACHE_DIR", str(tmp_path / "cache"))
+    with serve_folder(Path(paths["tar"])) as url:
+        read = [(way, list(way.open())) for way in ways(paths, config, url)]
+    for way, batches in read:
         assert [len(batch["decoder_pixels"]) for batch in batches] == [4] * 4
         assert {batch["decoder_pixels"].dtype for batch in batches} == {torch.uint8}
         pixels = np.concatenate([batch["decoder_pixels"].numpy() for batch in batches])
@@ -31,7 +37,7 @@ def test_every_way_reads_the_same_pixels(tmp_path, num_workers):
         assert batches[0]["encoder_pixels"].shape[-1] == (24 if fast else 48)
     reduced = found.popitem()[1]
     assert len(reduced) == 16
-    assert len(found) == 6
+    assert len(found) == 9
     assert all(pixels == found[PLAIN] for pixels in found.values())
     assert len(found[WEBDATASET]) == 16
 
@@ -53,7 +59,7 @@ def test_the_table(tmp_path, capsys):
     out = capsys.readouterr().out
     rows = [line.split(" | ") for line in out.splitlines() if line.startswith("| ")][2:]
     assert [row[0].removeprefix("| ") for row in rows][:3] == [PLAIN, WEBDATASET, "vlv, folder"]
-    assert len(rows) == 7
+    assert len(rows) == 10
     assert re.search(r"changes the decoder's pixels by \d+\.\d\d of 255 on average", out)
     facts = json.loads((tmp_path / "runs.json").read_text())
     runs = facts["runs"]["vlv, tar"]
