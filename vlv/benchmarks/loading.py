@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from webdataset.compat import WebDataset
 
 from vlv.benchmarks.memory import memory_mib
-from vlv.benchmarks.pictures import TAR_SHARDS
+from vlv.benchmarks.pictures import shard_names
 from vlv.config import BenchmarkDataConfig
 from vlv.data.dataset import OrderedDataset, build_loader
 from vlv.data.files import is_stream
@@ -71,9 +71,10 @@ def ways(paths: dict[str, str], config: BenchmarkDataConfig, url: str | None = N
     """
     plain = Way(PLAIN, lambda: _plain_loader(Path(paths["folder"]), config))
     shards = Way(WEBDATASET, lambda: _webdataset_loader(Path(paths["tar"]), config))
-    kinds = paths | {"tar from a command": f"pipe:cat {paths['tar']}/{TAR_SHARDS}"}
+    tars = f"{shard_names()}.tar"
+    kinds = paths | {"tar from a command": f"pipe:cat {paths['tar']}/{tars}"}
     if url is not None:
-        kinds["tar over HTTP"] = f"{url}/{TAR_SHARDS}"
+        kinds["tar over HTTP"] = f"{url}/{tars}"
     ours = [
         Way(f"vlv, {kind}", lambda path=path: _our_loader(path, config, fast=False)) for kind, path in kinds.items()
     ]

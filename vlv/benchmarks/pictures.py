@@ -15,7 +15,6 @@ from PIL import Image
 
 _QUALITY = 90
 _SHARDS = 4  # of each dataset
-TAR_SHARDS = f"{{000..{_SHARDS - 1:03}}}.tar"
 _ROW_GROUP = 16
 
 
@@ -37,6 +36,11 @@ def _jpeg(rng: np.random.Generator, width: int, height: int) -> bytes:
     content = io.BytesIO()
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(content, "JPEG", quality=_QUALITY)
     return content.getvalue()
+
+
+def shard_names(first: int = 0, end: int = _SHARDS) -> str:
+    """Names of a dataset's shards, without their endings, as one pattern: {000..003}."""
+    return f"{{{first:03}..{end - 1:03}}}"
 
 
 def write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
@@ -64,9 +68,9 @@ def write_datasets(root: Path, images: Sequence[bytes]) -> dict[str, str]:
         pq.write_table(table, root / "parquet" / f"{shard:03}.parquet", row_group_size=_ROW_GROUP, compression="none")
         with pa.ipc.new_file(str(root / "arrow" / f"{shard:03}.arrow"), table.schema) as writer:
             writer.write_table(table)
-    half = f"{{{','.join(f'{shard:03}' for shard in range(_SHARDS // 2))}}}"
-    other = f"{{{','.join(f'{shard:03}' for shard in range(_SHARDS // 2, _SHARDS))}}}"
-    sources = [{"path": f"{root}/tar/{half}.tar"}, {"path": f"{root}/parquet/{other}.parquet"}]
+    half = _SHARDS // 2
+    halves = (f"tar/{shard_names(0, half)}.tar", f"parquet/{shard_names(half)}.parquet")
+    sources = [{"path": f"{root}/{path}"} for path in halves]
     (root / "mixture.yaml").write_text(json.dumps({"sources": sources}))  # JSON is YAML
     return {kind: str(root / kind) for kind in ("folder", "tar", "parquet", "arrow")} | {
         "mixture of tar and parquet": str(root / "mixture.yaml")
