@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import torch
+
 from vlv import VLVAutoEncoder
 from vlv.decoders import DecoderSettings
 from vlv.encoders import EncoderSettings
@@ -25,3 +27,12 @@ def new_stage1(components, conditioning="text_encoder", **encoder):
 def new_captioner(stage1, language_model, **changes):
     """A captioner on a saved stage 1; `changes` are of `CaptionerSettings`."""
     return captioner_from_stage1(stage1, str(language_model), replace(CAPTIONER, **changes))
+
+
+def write_captioner(components, folder):
+    """A captioner of tiny components with random weights, saved below a folder beside its stage 1; returns its own."""
+    torch.manual_seed(0)
+    new_stage1(components).save_pretrained(folder / "stage1")
+    captioner = new_captioner(folder / "stage1", components / "qwen", trained=["mlp", "llm"])
+    captioner.save_pretrained(folder / "captioner")
+    return folder / "captioner"

@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vlv.models import VLVAutoEncoder, VLVCaptioner, VLVEncoder
+    from vlv.models import VLVAutoEncoder, VLVCaptioner, VLVEncoder, VLVForConditionalGeneration, VLVProcessor
 
-__all__ = ["VLVAutoEncoder", "VLVCaptioner", "VLVEncoder"]
+__all__ = ["VLVAutoEncoder", "VLVCaptioner", "VLVEncoder", "VLVForConditionalGeneration", "VLVProcessor"]
 __version__ = "0.1.0"
 
 

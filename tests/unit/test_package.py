@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import vlv
+from scripts.try_extras import SOURCES
 from vlv import resources
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("vlv", "configs", "assets", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 
 
 @pytest.fixture(scope="module")

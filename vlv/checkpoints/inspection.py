@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 from vlv.checkpoints.identity import CONFIG_NAME, TRAINER_STATE_NAME, CheckpointError, JsonObject
 from vlv.checkpoints.origin import adapter_bases
-from vlv.checkpoints.schema import SCHEMAS, SHARED_WEIGHTS, SHARES, kind_of, read_description, weight_files
+from vlv.checkpoints.schema import (
+    GGUF_NAME,
+    LORA_FOLDER,
+    SCHEMAS,
+    SHARED_WEIGHTS,
+    SHARES,
+    kind_of,
+    read_description,
+    weight_files,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub.utils import TensorInfo
@@ -37,7 +46,9 @@ def describe_checkpoint(folder: Path) -> JsonObject:
     if state:
         facts |= {"for resuming": True, "step": state["step"], "next sample": state["samples"]}
     facts |= _weights(folder)
-    facts |= _origin(config, state)
+    if (folder / GGUF_NAME).is_file():
+        facts["language model"] = f"{GGUF_NAME}, for llama.cpp; the parameters above are the rest's"
+    facts |= _origin(folder, config, state)
     facts |= _recipe(folder)
     facts |= _metrics(folder, state.get("step"))
     return facts
@@ -84,7 +95,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
-def _origin(config: JsonObject, state: JsonObject) -> JsonObject:
+def _origin(folder: Path, config: JsonObject, state: JsonObject) -> JsonObject:
     origin = config.get("origin") or config or state.get("identity", {})
     names = ("florence2", "decoder", "language_model")
     bases = origin.get("bases") or {name: origin[name] for name in names if name in origin}
@@ -98,10 +109,16 @@ def _origin(config: JsonObject, state: JsonObject) -> JsonObject:
         facts["images from"] = "its stage-1 model" if origin.get("stage1") else "a stage-1 model, named by stage1_path"
     if left := adapter_bases(config):
         facts["adapter"] = f"the weights of {', '.join(left)} are in these bases alone"
+    if lora := origin.get("lora"):
+        facts["LoRA"] = f"rank {lora['rank']}, alpha {lora['alpha']:g}{_merged(folder)}"
     for key in ("conditioning", "trained", "num_queries", "region_grid", "max_caption_tokens"):
         if (value := origin.get(key, config.get(key))) is not None:  # an encoder's own config has all keys
             facts[key] = value
     return facts
+
+
+def _merged(folder: Path) -> str:
+    return f", by itself in {LORA_FOLDER}/" if (folder / LORA_FOLDER).is_dir() else ", merged"
 
 
 def _recipe(folder: Path) -> JsonObject:

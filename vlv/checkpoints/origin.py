@@ -28,7 +28,9 @@ def adapter_bases(config: Mapping[str, object]) -> list[str]:
 def absolute_origin(origin: JsonObject, captioner: Path) -> JsonObject:
     """An origin whose places do not depend on the captioner's folder, as it may be saved in another one."""
     return {
-        name: {**value, "source": recorded_place(value["source"], captioner)} if isinstance(value, dict) else value
+        name: {**value, "source": recorded_place(value["source"], captioner)}
+        if isinstance(value, dict) and "source" in value
+        else value
         for name, value in origin.items()
     }
 
@@ -47,14 +49,11 @@ def preview_stage1(captioner: Path, stage1_path: str | None) -> Path | None:
     if origin["draws_with_own_weights"] and stage1_path is None:
         return None
     if stage1_path is None and origin["stage1"] is None:
-        raise CheckpointError(
-            f"{captioner} was imported and does not know its stage-1 model: set stage1_path to it, or leave "
-            "preview_dir empty"
-        )
+        raise CheckpointError(f"{captioner} was imported and does not know its stage-1 model: set stage1_path to it")
     stage1 = Path(stage1_path or recorded_place(origin["stage1"]["source"], captioner))
     if not stage1.is_dir():
         raise CheckpointError(
             f"{captioner} generates images through its stage-1 model, {stage1}, which is not there: "
-            "set stage1_path to where it lies now, or leave preview_dir empty"
+            "set stage1_path to where it lies now"
         )
     return require_checkpoint(stage1, "stage1")

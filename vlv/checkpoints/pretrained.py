@@ -49,7 +49,7 @@ _VOCABULARIES = (
 )
 _DUPLICATES = ["*.fp16*", "*non_ema*", "safety_checker/*", "onnx/*"]
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
-# In files of other classes or times, and no weight of the model: CLIP's counted positions, Florence-2's language head.
+# No weight of the model: CLIP's counted positions, Florence-2's language head.
 _NO_WEIGHTS = re.compile(r"position_ids$|^lm_head\.|^(language_model\.)?final_logits_bias$")
 
 
@@ -138,11 +138,16 @@ def load_whole(load: Callable[..., Any], folder: Path, **options: Any) -> Any:
         raise CheckpointError(f"{folder}: its weights are damaged or not complete ({reason})") from None
     for name, theirs, ours in sorted(report["mismatched_keys"]):
         raise CheckpointError(f"{folder}: {name} has shape {tuple(theirs)}, the model wants {tuple(ours)}")
-    unexpected = [name for name in report["unexpected_keys"] if not _NO_WEIGHTS.search(name)]
+    unexpected = [name for name in report["unexpected_keys"] if is_weight(name)]
     require_same_names(folder, sorted(report["missing_keys"]), sorted(unexpected))
     for config in (model.config, getattr(model, "generation_config", None)):
         forget_code(config)
     return model
+
+
+def is_weight(name: str) -> bool:
+    """Whether a tensor of this name belongs to the model: files of other classes or times have more."""
+    return not _NO_WEIGHTS.search(name)
 
 
 def forget_code(config: object) -> None:
@@ -205,14 +210,17 @@ def _nothing(_: logging.LogRecord) -> bool:
     return False
 
 
-def load_language_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+def load_language_model(folder: Path, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
     """Any causal language model that transformers loads.
+
+    Args:
+        options: of its `from_pretrained`, as `quantization_config`.
 
     Raises:
         CheckpointError: a model of another kind, or weights that do not fit.
     """
     require_language_model(AutoConfig.from_pretrained(folder), str(folder))
-    return load_whole(AutoModelForCausalLM.from_pretrained, folder, dtype=dtype)
+    return load_whole(AutoModelForCausalLM.from_pretrained, folder, dtype=dtype, **options)
 
 
 def require_language_model(config: PreTrainedConfig, place: str) -> None:

@@ -18,6 +18,7 @@ _OPTIONS = {
     "florence2": "florence2_model_path",
     "language_model": "qwen_model",
     "stage1": "diffusion_model_path",
+    "lora": "lora_* settings",
 }
 _PLACES = ("source", "revision")  # of a component, which may have moved; its hashes identify it
 _HASHES = {"config_sha256": "configs", "weights_fingerprint": "weights", "weights_sha256": "weights"}

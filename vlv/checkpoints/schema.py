@@ -26,8 +26,10 @@ ModelKind = Literal["stage1", "stage2", "encoder"]
 Kind = Literal["stage1", "stage2", "encoder", "training"]
 
 INDEX_NAME = f"{WEIGHTS_NAME}.index.json"
+GGUF_NAME = "language_model.gguf"  # of a captioner for llama.cpp: its language model; the rest is as ever
 AVERAGE_NAME = "average.safetensors"
 VALIDATION_NAME = "validation.json"  # what validation said of a checkpoint for resuming; written after it
+LORA_FOLDER = "lora"  # of a captioner whose LoRA is not merged: PEFT's files
 SHARES = "shares"  # folder of what each process wrote of weights and optimizer, where they are sharded
 SHARED_WEIGHTS = "weights."  # what the names of weights begin with there
 _SHARDED = f"{WEIGHTS_NAME}|{INDEX_NAME}"  # one file, or several and their index
@@ -83,9 +85,18 @@ SCHEMAS: dict[Kind, Schema] = {
         description=CONFIG_NAME,
         model_type=STAGE2_TYPE,
         required=("encoder_config", "llm_config", "conditioner.family", "eos_token_id", "pad_token_id"),
-        optional=("max_caption_tokens", "origin", "adapter_bases"),
+        optional=("max_caption_tokens", "origin", "image_token_id", "adapter_bases"),
         files=(CONFIG_NAME, _PIXELS, "generation_config.json", "tokenizer_config.json", _SHARDED),
-        more_files=(_CARD, _RECIPE, "tokenizer.json", "vocab.json", "merges.txt", "special_tokens_map.json"),
+        more_files=(
+            _CARD,
+            _RECIPE,
+            LORA_FOLDER,
+            GGUF_NAME,
+            "tokenizer.json",
+            "vocab.json",
+            "merges.txt",
+            "special_tokens_map.json",
+        ),
     ),
     "encoder": Schema(
         title="an encoder alone (VLVEncoder)",
@@ -121,7 +132,7 @@ SCHEMAS: dict[Kind, Schema] = {
             f"{WEIGHTS_NAME}|{SHARES}",
             f"optimizer.safetensors|deepspeed|{SHARES}",
         ),
-        more_files=(AVERAGE_NAME, VALIDATION_NAME, CONFIG_NAME, _PIXELS),
+        more_files=(AVERAGE_NAME, VALIDATION_NAME, CONFIG_NAME, _PIXELS, LORA_FOLDER),
     ),
 }
 MODEL_KINDS: dict[str, ModelKind] = {STAGE1_TYPE: "stage1", STAGE2_TYPE: "stage2", ENCODER_TYPE: "encoder"}

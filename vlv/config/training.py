@@ -176,6 +176,17 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
     train: list[Literal["mlp", "llm", "encoder"]] = model_option(
         ["mlp", "llm", "encoder"], "what trains: the projector, the language model, the encoder (Florence's BART)"
     )
+    lora_rank: int | None = model_option(
+        None, "LoRA of this rank trains in place of the language model's weights (needs 'vlv[peft]'); null is off"
+    )
+    lora_alpha: float | None = model_option(None, "LoRA's product is scaled by lora_alpha / lora_rank; null is 2 ranks")
+    lora_dropout: float = model_option(0.0, "dropout of what LoRA reads")
+    lora_targets: list[str] | None = model_option(
+        None, "linear layers that get LoRA, by the end of their names, as [q_proj,v_proj]; null is all but the head"
+    )
+    quantize: Literal["int4"] | None = model_option(
+        None, "int4: the weights beside LoRA in 4 bits (NF4, QLoRA; needs 'vlv[quant]'); null is precision"
+    )
     # Most of the paper's captions have 170 to 280 tokens.
     max_caption_tokens: int = data_option(300, "captions are cut here; a cut caption gets no end-of-caption token")
     projector_lr: float | None = optim_option(None, "peak learning rate of the MLP; null is lr, as published")
@@ -208,6 +219,7 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
             if rate is not None:
                 require(rate > 0, key, rate, "give null or a positive learning rate")
                 require(part in self.train, key, rate, f"{part} does not train: add {part} to train, or set {key}=null")
+        self._check_lora()
         frozen = "encoder" not in self.train
         require(not (self.nested_dropout and frozen), "nested_dropout", self.nested_dropout, "add encoder to train")
         require(self.diffusion_weight >= 0, "diffusion_weight", self.diffusion_weight, "give 0 or more")
@@ -216,6 +228,23 @@ class Stage2Config(RunConfig, OptimConfig, DataConfig):
                 "encoder" in self.train, "diffusion_weight", self.diffusion_weight, "the denoising loss trains the "
                 "encoder: add encoder to train, or set diffusion_weight=0",
             )  # fmt: skip
+
+    def _check_lora(self) -> None:
+        rank = self.lora_rank
+        if rank is None:
+            for key, off in (("lora_alpha", None), ("lora_dropout", 0.0), ("lora_targets", None), ("quantize", None)):
+                value = getattr(self, key)
+                require(value == off, key, value, "it is of LoRA: set lora_rank=16, say")
+            return
+        require(rank >= 1, "lora_rank", rank, "give at least 1, or null")
+        require("llm" in self.train, "lora_rank", rank, "LoRA is of the language model: add llm to train")
+        require(self.lora_alpha is None or self.lora_alpha > 0, "lora_alpha", self.lora_alpha, "give null or above 0")
+        require(0 <= self.lora_dropout < 1, "lora_dropout", self.lora_dropout, "give a share in [0, 1)")
+        require(self.lora_targets != [], "lora_targets", self.lora_targets, "give null, or one or more names")
+        require(
+            self.initial_checkpoint is None, "initial_checkpoint", self.initial_checkpoint, "LoRA starts on qwen_model "
+            "and on stage 1: set initial_checkpoint=null, or lora_rank=null",
+        )  # fmt: skip
 
     @property
     def data_path(self) -> str:

@@ -93,6 +93,13 @@ class Conditioner(nn.Module, ABC):
         """How many those are."""
         return queries
 
+    def token_tables(self) -> dict[str, tuple[str, nn.Module]]:
+        """Of each space whose text encoder is here, the folder of its tokenizer and its table of token embeddings.
+
+        The CLIPs come first; none where no text encoder is kept.
+        """
+        return {}
+
     @abstractmethod
     def to_dict(self) -> JsonObject:
         """A JSON description from which `vlv.decoders.build_conditioner` builds the same module."""

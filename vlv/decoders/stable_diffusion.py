@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from vlv.checkpoints.identity import JsonObject
@@ -38,6 +38,9 @@ class TextEncoderConditioner(Conditioner):
 
     def forward(self, embeddings: dict[str, Tensor], pooled_at: Tensor | None = None) -> Conditioning:
         return Conditioning(self.text(embeddings["clip"]))
+
+    def token_tables(self) -> dict[str, tuple[str, nn.Module]]:
+        return {"clip": ("tokenizer", self.text.text_encoder.get_input_embeddings())}
 
     def to_dict(self) -> JsonObject:
         config = self.text.text_encoder.config.to_dict()

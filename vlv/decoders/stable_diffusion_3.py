@@ -18,7 +18,7 @@ from diffusers import (
     SD3Transformer2DModel,
 )
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from transformers import BitsAndBytesConfig, CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from vlv.checkpoints.identity import JsonObject
@@ -86,6 +86,13 @@ class ThreeTextEncodersConditioner(Conditioner):
         assert pooled_right is not None
         pooled = torch.cat([pooled_left, pooled_right], dim=-1)
         return Conditioning(join_rows(torch.cat([left, right], dim=-1), below, self.width), pooled)
+
+    def token_tables(self) -> dict[str, tuple[str, nn.Module]]:
+        tables = {
+            "clip_l": ("tokenizer", self.clip_l.text_encoder.get_input_embeddings()),
+            "clip_g": ("tokenizer_2", self.clip_g.text_encoder.get_input_embeddings()),
+        }
+        return tables if self.t5 is None else {**tables, "t5": ("tokenizer_3", self.t5.get_input_embeddings())}
 
     def num_prefix_tokens(self, queries: int) -> int:
         return queries if self.t5 is None else 2 * queries

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from vlv.checkpoints.identity import JsonObject
@@ -42,6 +42,12 @@ class TwoTextEncodersConditioner(Conditioner):
         left, _ = self.clip_l(embeddings["clip_l"])
         right, pooled = self.clip_g(embeddings["clip_g"], pooled_at)
         return Conditioning(torch.cat([left, right], dim=-1), pooled)
+
+    def token_tables(self) -> dict[str, tuple[str, nn.Module]]:
+        return {
+            "clip_l": ("tokenizer", self.clip_l.text_encoder.get_input_embeddings()),
+            "clip_g": ("tokenizer_2", self.clip_g.text_encoder.get_input_embeddings()),
+        }
 
     def to_dict(self) -> JsonObject:
         return {

@@ -10,7 +10,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Florence2Config, Florence2Model, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vlv.attention import without_masks
@@ -64,7 +63,8 @@ class VLVEncoderConfig(PreTrainedConfig):
     """
 
     model_type = ENCODER_TYPE
-    sub_configs_defaults = {"florence2_config": SubConfigSpec(config_class=Florence2Config)}  # noqa: RUF012
+    # By its name until transformers 5.19, and the one since then.
+    sub_configs = sub_configs_defaults = {"florence2_config": Florence2Config}  # noqa: RUF012  # pyright: ignore
 
     florence2_config: dict | PreTrainedConfig | None = None
     spaces: dict[str, int] | None = None
@@ -76,6 +76,13 @@ class VLVEncoderConfig(PreTrainedConfig):
     region_grid: int | None = None
     region_blocks: int | None = None
     region_alone: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Make the config of its dict."""
+        # By hand: transformers does it from 5.20 on.
+        if not isinstance(self.florence2_config, PreTrainedConfig):
+            self.florence2_config = Florence2Config(**(self.florence2_config or {}))
+        super().__post_init__(**kwargs)
 
 
 class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -7,18 +7,19 @@ places and hashes. Loading puts the two together; from then on the captioner is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from vlv.checkpoints.external_state_dict import open_state_dict
-from vlv.checkpoints.identity import CheckpointError, JsonObject
-from vlv.checkpoints.origin import BASE_OPTIONS
+from vlv.checkpoints.identity import CONFIG_NAME, CheckpointError, JsonObject, read_json
+from vlv.checkpoints.origin import BASE_OPTIONS, adapter_bases
 from vlv.checkpoints.pretrained import load_language_model, resolve_base, resolve_component
 from vlv.decoders import DecoderSettings, load_conditioner
 from vlv.encoders.florence2 import VLVEncoder, load_florence2
+from vlv.models.lora import is_lora
 
 # Stage 2 trains Florence-2's BART, the projector and the language model; these parts of a captioner it never does.
 NEVER_TRAINED = (*(f"encoder.{part}" for part in VLVEncoder.base_parts), "conditioner.")
@@ -40,6 +41,10 @@ def leave_to_bases(
         CheckpointError: a base that is not there or another one, or none that holds anything.
     """
     left, bases = dict(state), []
+    if any(is_lora(name) for name in left):
+        # LoRA has files of its own, and froze the rest, which may stand here in 4 bits.
+        left = {name: value for name, value in left.items() if not name.startswith("llm.")}
+        bases.append("language_model")
     for base in BASE_OPTIONS:
         if not origin.get(base) or (base == "language_model" and "llm" in origin["trained"]):
             continue
@@ -73,6 +78,20 @@ def with_bases(
         weights |= _base_weights(origin, base, moved.get(base), checkpoint)
     own = open_state_dict(checkpoint)
     return weights | {name: own[name] for name in own}
+
+
+def captioner_weights(
+    checkpoint: Path, origin: Origin, bases: Collection[str], moved: Mapping[str, str | None]
+) -> dict[str, Tensor]:
+    """The weights in a captioner's folder, whole or an adapter, and those that it left to any of `bases`.
+
+    Nothing of the folder is in memory before it is used: its pages are the file's.
+
+    Raises:
+        CheckpointError: as of `with_bases`.
+    """
+    needed = [base for base in adapter_bases(read_json(checkpoint / CONFIG_NAME)) if base in bases]
+    return with_bases(checkpoint, origin, needed, moved)
 
 
 def _base_weights(origin: Origin, base: str, moved: str | None, checkpoint: Path) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,15 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
             without = self.decoder.denoising_loss(latents, empty, sampled, crops)
         return torch.where(dropped, without, self.decoder.denoising_loss(latents, conditioning, sampled, crops))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder's weights lie."""
+        return next(self.encoder.parameters()).device
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The number format that inference computes in."""
+        return torch.autocast(self.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32)
+
     def set_dtypes(self, compute_dtype: torch.dtype, param_dtype: torch.dtype) -> VLVAutoEncoder:
         """Number formats of frozen and of trained weights; the VAE stays in fp32."""
         set_dtypes(self, compute_dtype, param_dtype)
@@ -146,11 +156,9 @@ class VLVAutoEncoder(HubUpload, FrozenStaysEval):
             guidance_scale, num_inference_steps, scheduler: as `reconstruct` takes them.
             generators: one CPU generator an image; the noise depends on it alone.
         """
-        device = next(self.encoder.parameters()).device
-        mixed = self.compute_dtype != torch.float32
-        with torch.autocast(device.type, self.compute_dtype, enabled=mixed):
+        with self.autocast():
             return self.decoder.generate_images(
-                self.embed(encoder_pixels.to(device)),
+                self.embed(encoder_pixels.to(self.device)),
                 guidance_scale=guidance_scale,
                 num_inference_steps=num_inference_steps,
                 generators=generators,

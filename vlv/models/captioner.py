@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     GenerationConfig,
+    GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.configuration_utils import SubConfigSpec
 
 from vlv.checkpoints.hub import HubUpload, refuse_upload
-from vlv.checkpoints.identity import CONFIG_NAME, ENCODER_TYPE, STAGE2_TYPE, JsonObject, read_json
+from vlv.checkpoints.identity import CONFIG_NAME, CheckpointError, JsonObject, read_json
 from vlv.checkpoints.origin import absolute_origin, adapter_bases
 from vlv.checkpoints.pretrained import load_tokenizer, load_whole, require_language_model, resolve_checkpoint
+from vlv.checkpoints.schema import GGUF_NAME, LORA_FOLDER
 from vlv.decoders import Conditioner, build_conditioner
 from vlv.decoders.interface import Conditioning
 from vlv.encoders import VisionEncoder, encoder_from_config
@@ -31,47 +31,27 @@ from vlv.frozen import (
     checkpoint_frozen_layers,
     checkpoint_trained_layers,
     freeze,
-    is_frozen,
     set_dtypes,
 )
 from vlv.models.adapter import leave_to_bases, with_bases
+from vlv.models.captioner_config import VLVCaptionerConfig
 from vlv.models.image_processor import ImageInput, VLVImageProcessor
+from vlv.models.image_text import ImageTextGeneration
+from vlv.models.image_token import image_token_id
 from vlv.models.language_head import caption_losses
+from vlv.models.lora import has_lora, is_lora, merged_lora, save_lora
 from vlv.models.projector import Projector
+from vlv.models.seeded import seeded_sampling
+from vlv.models.texts import caption_texts
 
 
-class VLVCaptionerConfig(PreTrainedConfig):
-    """Shape and origin of a captioner.
-
-    Args:
-        encoder_config, llm_config: configs of the encoder and of the language model.
-        conditioner: what `Conditioner.to_dict` gave.
-        max_caption_tokens: captions were cut here in training; the default length of generation.
-        eos_token_id, pad_token_id: of the language model's tokenizer.
-        origin: the stage-1 model that this one came from, the identities of its components, what
-            trained, and whether its own weights generate images.
-        adapter_bases: of an adapter (see `vlv.models.adapter`), the bases in `origin` that hold the rest of its
-            weights: any of florence2, decoder, language_model; None of a whole captioner, as each is once loaded.
-    """
-
-    model_type = STAGE2_TYPE
-    sub_configs_defaults = {  # noqa: RUF012
-        "encoder_config": SubConfigSpec(config_class=AutoConfig, model_type=ENCODER_TYPE),
-        "llm_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2"),
-    }
-
-    encoder_config: dict | PreTrainedConfig | None = None
-    llm_config: dict | PreTrainedConfig | None = None
-    conditioner: JsonObject | None = None
-    max_caption_tokens: int = 300
-    eos_token_id: int | None = None
-    pad_token_id: int | None = None
-    origin: JsonObject | None = None
-    adapter_bases: list[str] | None = None
-
-
-class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ignore[reportIncompatibleVariableOverride]
+class VLVForConditionalGeneration(  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
+    HubUpload, FrozenStaysEval, ImageTextGeneration, PreTrainedModel, GenerationMixin
+):
     """Stage 2's model: encoder, frozen text encoder, projector and language model (arXiv 2507.07104).
+
+    `caption` takes images and gives captions; `forward` and `generate` go by transformers' conventions for image-text
+    models. `vlv.VLVCaptioner` is this class by its short name.
 
     Shapes: B images, E encoder pixels, Q rows of conditioning, D and H widths, L caption tokens, V vocabulary.
     """
@@ -79,7 +59,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
     config_class = VLVCaptionerConfig
     config: VLVCaptionerConfig
     base_model_prefix = "captioner"
-    main_input_name = "encoder_pixels"
+    main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -125,11 +105,16 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
         return self.config.eos_token_id
 
     def set_trained(self, parts: list[str]) -> None:
-        """Choose what trains: any of `mlp`, `llm`, `encoder` (Florence's BART alone); the rest is frozen."""
+        """Choose what trains: any of `mlp`, `llm` (its LoRA, where it has one), `encoder` (Florence's BART alone).
+
+        The rest is frozen.
+        """
         self.requires_grad_(False)
         self.encoder.set_trained("bart" if "encoder" in parts else "none")
         self.mlp.requires_grad_("mlp" in parts)
-        self.llm.requires_grad_("llm" in parts)
+        all_of_it = not has_lora(self.llm)
+        for name, value in self.llm.named_parameters():
+            value.requires_grad_("llm" in parts and (all_of_it or is_lora(f"llm.{name}")))
         self.train(self.training)
 
     def set_dropout(self, dropout: float) -> None:
@@ -147,22 +132,13 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
         checkpoint_trained_layers(self)
         checkpoint_frozen_layers(self)
 
-    def set_dtypes(self, compute_dtype: torch.dtype, param_dtype: torch.dtype) -> VLVCaptioner:
+    def set_dtypes(self, compute_dtype: torch.dtype, param_dtype: torch.dtype) -> VLVForConditionalGeneration:
         """Number formats of frozen and of trained weights."""
         set_dtypes(self, compute_dtype, param_dtype)
         self.compute_dtype = compute_dtype
         return self
 
-    def embed(self, encoder_pixels: Tensor) -> Conditioning:
-        """Conditioning ([B, Q, D] states) of uint8 encoder pixels [B, 3, E, E], or of decoder pixels [B, 3, R, R]."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.encoder)):
-            return self.conditioner(self.encoder(self.image_processor.encoder_view(encoder_pixels)))
-
-    def prefix(self, conditioning: Conditioning) -> Tensor:
-        """What the language model reads before the caption, [B, Q, H], of states [B, Q, D]."""
-        return self.mlp(self.conditioner.prefix_states(conditioning.states))
-
-    def forward(self, conditioning: Conditioning, input_ids: Tensor, labels: Tensor) -> Tensor:
+    def caption_losses(self, conditioning: Conditioning, input_ids: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of each sample, summed over its caption tokens, fp32 [B].
 
         Args:
@@ -173,7 +149,6 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
         caption = self.llm.get_input_embeddings()(input_ids).to(prefix.dtype)  # [B, L, H]
         return caption_losses(self.llm, torch.cat([prefix, caption], dim=1), labels)  # of [B, Q + L, H]
 
-    @torch.no_grad()
     def generate_ids(
         self, encoder_pixels: Tensor, num_beams: int | None = None, max_new_tokens: int | None = None
     ) -> Tensor:
@@ -182,15 +157,8 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
         None takes the value of generation_config.json.
         """
         given = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
-        device = next(self.mlp.parameters()).device
-        mixed = self.compute_dtype != torch.float32
-        with torch.autocast(device.type, self.compute_dtype, enabled=mixed):
-            prefix = self.prefix(self.embed(encoder_pixels.to(device)))  # [B, Q, H]
-            return self.llm.generate(
-                inputs_embeds=prefix.to(self.llm.dtype),  # autocast may have made it another format
-                attention_mask=torch.ones(prefix.shape[:2], dtype=torch.long, device=device),
-                **{key: value for key, value in given.items() if value is not None},
-            )
+        asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        return self.generate(pixel_values=encoder_pixels, **asked)[:, self.num_image_tokens :]
 
     def generation_defaults(self) -> GenerationConfig:
         """How captions are generated where no argument is given: saved as generation_config.json."""
@@ -205,12 +173,50 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
             pad_token_id=self.config.pad_token_id,
         )
 
+    def sample_pixels(
+        self,
+        encoder_pixels: Tensor,
+        seeds: Sequence[Sequence[int]],
+        temperature: float,
+        max_new_tokens: int | None = None,
+        end_at_sentence: bool = False,
+    ) -> list[list[str]]:
+        """Sampled captions of uint8 encoder pixels [B, 3, E, E], as many of each as it has seeds.
+
+        Args:
+            seeds: n of each of B images; a caption depends on its image and its seed alone.
+            temperature: above 0; 1 samples from the model's own distribution.
+            max_new_tokens, end_at_sentence: as of `caption_pixels`.
+        """
+        count = len(seeds[0])
+        found = self._texts(self._sampled_ids(encoder_pixels, seeds, temperature, max_new_tokens), end_at_sentence)
+        return [found[start : start + count] for start in range(0, len(found), count)]
+
+    def _sampled_ids(
+        self, encoder_pixels: Tensor, seeds: Sequence[Sequence[int]], temperature: float, max_new_tokens: int | None
+    ) -> Tensor:
+        """Token ids [B n, L] of `sample_pixels`, those of an image one after the other."""
+        asked: dict[str, Any] = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+        ids = self.generate(pixel_values=encoder_pixels, **seeded_sampling(seeds, temperature), **asked)
+        return ids[:, self.num_image_tokens :]
+
+    def _texts(self, ids: Tensor, end_at_sentence: bool) -> list[str]:
+        """The captions of token ids [B, L]."""
+        return caption_texts(self.tokenizer, ids.tolist(), self.eos_token_id, end_at_sentence)
+
     def caption_pixels(
-        self, encoder_pixels: Tensor, num_beams: int | None = None, max_new_tokens: int | None = None
+        self,
+        encoder_pixels: Tensor,
+        num_beams: int | None = None,
+        max_new_tokens: int | None = None,
+        end_at_sentence: bool = False,
     ) -> list[str]:
-        """Captions of uint8 encoder pixels [B, 3, E, E]."""
-        ids = self.generate_ids(encoder_pixels, num_beams, max_new_tokens)
-        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        """Captions of uint8 encoder pixels [B, 3, E, E].
+
+        Args:
+            end_at_sentence: cut a caption that did not come to its end back to its last whole sentence.
+        """
+        return self._texts(self.generate_ids(encoder_pixels, num_beams, max_new_tokens), end_at_sentence)
 
     def caption(
         self,
@@ -243,22 +249,23 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
 
         Args:
             adapter: leave out the weights that its bases hold, which are then needed to load it. Without, the folder
-                needs no other one.
+                needs no other one. With LoRA that is not merged it always is, and the folder `lora` has PEFT's files.
 
         Raises:
             ValueError: an adapter of a captioner whose bases are not there, or are not known.
         """
         refuse_upload(kwargs)
-        if adapter:
+        if adapter or has_lora(self.llm):
             place = self.loaded_from or Path(self.name_or_path or "captioner")
             state = kwargs.get("state_dict") or self.state_dict()
+            if has_lora(self.llm) and kwargs.get("is_main_process", True):
+                save_lora(self.llm, state, Path(save_directory))
             kwargs["state_dict"], self.config.adapter_bases = leave_to_bases(state, self.origin, place)
         try:
             super().save_pretrained(save_directory, **kwargs)
         finally:
             self.config.adapter_bases = None  # the model in memory stays whole
         if kwargs.get("is_main_process", True):
-            self.llm.generation_config.save_pretrained(save_directory)
             self.tokenizer.save_pretrained(save_directory)
             self.image_processor.save_pretrained(save_directory)
             self.save_card(Path(save_directory))
@@ -267,7 +274,7 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
     def from_pretrained(  # type: ignore[override]
         cls, folder: str | Path, *, stable_diffusion: str | None = None, florence2: str | None = None,
         language_model: str | None = None, **kwargs: Any,
-    ) -> VLVCaptioner:  # fmt: skip
+    ) -> VLVForConditionalGeneration:  # fmt: skip
         """Load a captioner from a folder or a hub id; fp32 unless `dtype` is given.
 
         Args:
@@ -279,6 +286,8 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
                 another one; the message names it.
         """
         path = resolve_checkpoint(folder, "stage2", kwargs)
+        if (path / GGUF_NAME).is_file() and cls is VLVForConditionalGeneration:
+            raise CheckpointError(f"{path} is for llama.cpp: vlv caption reads it, and vlv.llamacpp.LlamaCppCaptioner")
         kwargs.setdefault("dtype", torch.float32)
         config = kwargs.get("config") or VLVCaptionerConfig.from_pretrained(path)  # AutoModel gives it
         if bases := adapter_bases(read_json(path / CONFIG_NAME)):
@@ -292,11 +301,17 @@ class VLVCaptioner(HubUpload, FrozenStaysEval, PreTrainedModel):  # pyright: ign
             model.name_or_path = str(path)
         else:
             model = load_whole(super().from_pretrained, path, **kwargs)
+        if (path / LORA_FOLDER).is_dir():
+            model.llm = merged_lora(model.llm, path)
         if (path / "generation_config.json").is_file():
             model.llm.generation_config = GenerationConfig.from_pretrained(path)
         model.loaded_from = path
         if model.config.origin is not None:
             model.config.origin = absolute_origin(model.config.origin, path)
         model.tokenizer = load_tokenizer(path, "ckpt_dir")
+        model.config.image_token_id = image_token_id(model.tokenizer)
         model.image_processor = VLVImageProcessor.from_pretrained(path)
         return model.eval()
+
+
+VLVCaptioner = VLVForConditionalGeneration  # the name that the package's own examples use

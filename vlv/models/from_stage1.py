@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,12 @@ from vlv.encoders import EncoderSettings, VisionEncoder, build_encoder
 from vlv.losses import LossOptions
 from vlv.models.adapter import NEVER_TRAINED
 from vlv.models.autoencoder import VLVAutoEncoder
-from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
+from vlv.models.captioner import VLVCaptioner
+from vlv.models.captioner_config import VLVCaptionerConfig
 from vlv.models.image_processor import VLVImageProcessor
+from vlv.models.image_token import image_token_id
+from vlv.models.loading import quantization
+from vlv.models.lora import LoraSettings, add_lora
 
 
 @dataclass(frozen=True)
@@ -45,12 +51,16 @@ class CaptionerSettings:
         max_caption_tokens: captions are cut here in training; the default length of generation.
         draws_with_own_weights: whether the denoising loss keeps its embeddings decodable.
         llm_dtype: number format in which the language model is loaded.
+        lora: trained beside the language model's weights in place of them.
+        quantize: int4, of those weights; None leaves them in llm_dtype.
     """
 
     trained: list[str]
     max_caption_tokens: int = 300
     draws_with_own_weights: bool = False
     llm_dtype: torch.dtype = torch.float32
+    lora: LoraSettings | None = None
+    quantize: str | None = None
 
 
 def captioner_from_stage1(
@@ -85,7 +95,7 @@ def captioner_from_stage1(
     )
     florence2_folder = resolve_component(florence2_source, "florence2_model_path")
     encoder = _encoder_of_stage1(folder, florence2_folder, conditioner, image_processor)
-    llm = load_language_model(llm_folder, settings.llm_dtype)
+    llm = load_language_model(llm_folder, settings.llm_dtype, **_quantized(settings))
     _check_language_model(llm, tokenizer, llm_folder)
     prefix = conditioner.num_prefix_tokens(config["num_queries"])
     _check_length(llm, prefix, settings.max_caption_tokens, llm_folder)
@@ -93,11 +103,12 @@ def captioner_from_stage1(
     captioner_config = VLVCaptionerConfig(
         # Copies: a config that holds a loaded model's own would reset its attention implementation.
         encoder_config=encoder.config.to_dict(),  # type: ignore[operator]  # a PreTrainedModel, see `VisionEncoder`
-        llm_config=llm.config.to_dict(),
+        llm_config={key: value for key, value in llm.config.to_dict().items() if key != "quantization_config"},
         conditioner=conditioner.to_dict(),
         max_caption_tokens=settings.max_caption_tokens,
         eos_token_id=eos_token_id,
         pad_token_id=pad_token_id,
+        image_token_id=image_token_id(tokenizer),
         tie_word_embeddings=llm.config.tie_word_embeddings,  # type: ignore[call-arg]
         origin={
             "stage1": {"source": str(folder.resolve()), "weights_sha256": file_hash(folder / WEIGHTS_NAME)},
@@ -109,13 +120,26 @@ def captioner_from_stage1(
             "draws_with_own_weights": settings.draws_with_own_weights,
             # Where a denoising loss trains beside the captions, it is weighted as stage 1's was.
             **{key: config[key] for key in ("loss_options",) if key in config},
+            **({} if settings.lora is None else {"lora": dataclasses.asdict(settings.lora)}),
+            **({} if settings.quantize is None else {"quantize": settings.quantize}),
         },
     )
     captioner = VLVCaptioner(captioner_config, encoder, conditioner, llm)
     captioner.tokenizer = tokenizer
     captioner.image_processor = image_processor
+    if settings.lora is not None:
+        add_lora(captioner.llm, settings.lora, language_model)
     captioner.set_trained(settings.trained)
     return captioner.eval()
+
+
+def _quantized(settings: CaptionerSettings) -> dict[str, Any]:
+    """How the language model is loaded in 4 bits: on the device that it stays on, its head as it is."""
+    if settings.quantize is None:
+        return {}
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    config = quantization(settings.quantize, torch.device(device).type, settings.llm_dtype, None)
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def _encoder_of_stage1(
@@ -182,11 +206,15 @@ def preview_autoencoder(
     stage1_path: str | None = None,
     stable_diffusion: str | None = None,
     florence2: str | None = None,
+    captioner: VLVCaptioner | None = None,
 ) -> VLVAutoEncoder:
     """The model that reconstructs a captioner's images.
 
     Trained on captions alone, an encoder leaves the decoder's space, so the weights of the stage-1 model are used that
     the captioner came from; one trained with the denoising loss beside them uses its own.
+
+    Args:
+        captioner: the one in `captioner_dir`, where it is loaded already: then its own weights are not loaded again.
 
     Raises:
         CheckpointError: the stage-1 model is not there, or is another one, or stands on other frozen bases.
@@ -195,7 +223,10 @@ def preview_autoencoder(
     stage1 = preview_stage1(captioner_dir, stage1_path)
     origin = read_json(captioner_dir / CONFIG_NAME)["origin"]
     if stage1 is None:
-        captioner = VLVCaptioner.from_pretrained(captioner_dir, stable_diffusion=stable_diffusion, florence2=florence2)
+        if captioner is None:
+            captioner = VLVCaptioner.from_pretrained(
+                captioner_dir, stable_diffusion=stable_diffusion, florence2=florence2
+            )
         decoder = decoder_of(captioner, stable_diffusion)
         bases = {"florence2": origin["florence2"], "decoder": origin["decoder"]}
         conditioning: str = origin["conditioning"]

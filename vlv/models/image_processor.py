@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from transformers.image_processing_base import ImageProcessingMixin
 
 from vlv.checkpoints.identity import CheckpointError, read_json
 from vlv.colour import to_rgb
@@ -36,7 +37,7 @@ class ImageProcessorSettings(TypedDict):
     encoder_view_from_original: bool
 
 
-class VLVImageProcessor:
+class VLVImageProcessor(ImageProcessingMixin):
     """Short side to `decoder_resolution`, centre crop; that crop, resized again, is the encoder's view.
 
     The first resize is bilinear with antialiasing, the second bicubic, both by Pillow on uint8, as in
@@ -52,6 +53,7 @@ class VLVImageProcessor:
             encoder_view_from_original: take the encoder's view from the original image instead of from the
                 decoder's small crop, where it has more to see. Not the published preprocessing.
         """
+        super().__init__()
         self.decoder_resolution = decoder_resolution
         self.encoder_resolution = encoder_resolution
         self.encoder_view_from_original = encoder_view_from_original
@@ -147,13 +149,13 @@ class VLVImageProcessor:
             resized = (max(size, int(size * width / height)), size)
         return image if resized == image.size else image.resize(resized, Image.Resampling.BILINEAR)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:  # type: ignore[override]
         """Write preprocessor_config.json into `folder`."""
         values = {"image_processor_type": type(self).__name__, **self.to_dict()}
         (Path(folder) / CONFIG_NAME).write_text(json.dumps(values, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> VLVImageProcessor:
+    def from_pretrained(cls, folder: str | Path) -> VLVImageProcessor:  # type: ignore[override]
         """Read preprocessor_config.json from `folder`.
 
         Raises:
@@ -168,7 +170,7 @@ class VLVImageProcessor:
                 raise CheckpointError(f"{path} gives no {key}: the checkpoint is not complete")
         return cls(**{key: values[key] for key in cls(1, 1).to_dict() if key in values})
 
-    def to_dict(self) -> ImageProcessorSettings:
+    def to_dict(self) -> ImageProcessorSettings:  # type: ignore[override]
         """Return the settings as they are saved."""
         return {
             "decoder_resolution": self.decoder_resolution,

@@ -147,7 +147,7 @@ class CaptionObjective(SourceTerms):
     def forward(self, batch: PairBatch) -> dict[str, Tensor]:
         """Sums of the losses over the batch, [] each."""
         conditioning = self.model.embed(batch["encoder_pixels"])
-        losses = self.model(conditioning, batch["input_ids"], batch["labels"])  # [B]
+        losses = self.model.caption_losses(conditioning, batch["input_ids"], batch["labels"])  # [B]
         caption = losses.sum()
         if self._counts_passes():
             caption = caption / _tokens(batch).sum().clamp(min=1)

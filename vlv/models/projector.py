@@ -26,6 +26,7 @@ class Projector(nn.Module):
 
     def __init__(self, in_width: int, out_width: int) -> None:
         super().__init__()
+        self.out_width = out_width
         self.layers = nn.Sequential(nn.Linear(in_width, out_width), nn.GELU(), nn.Linear(out_width, out_width))
 
     def forward(self, states: Tensor) -> Tensor:

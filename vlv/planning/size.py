@@ -33,13 +33,19 @@ def memory_estimate(
             if averaged:
                 sizes["average"] += size
         else:
-            sizes["frozen weights"] += size
+            sizes["frozen weights"] += size + _scales(parameter)
     shared = {"FSDP": sizes.keys(), "DEEPSPEED": {"gradients", "optimizer"}}.get(parallelism, ())
     for name in shared:
         sizes[name] /= num_processes
     # Not negligible: Stable Diffusion 3.5's table of positions alone has 0.8 GiB.
     sizes["buffers"] = sum(buffer.numel() * buffer.element_size() for buffer in objective.buffers())
     return sizes
+
+
+def _scales(parameter: nn.Parameter) -> int:
+    """Bytes of what a weight of 4 bits has beside it: a scale for each block (bitsandbytes)."""
+    state = getattr(parameter, "quant_state", None)
+    return 0 if state is None else state.absmax.numel() * state.absmax.element_size()
 
 
 def readable(size: float) -> str:

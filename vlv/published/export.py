@@ -15,9 +15,10 @@ from vlv.checkpoints.external_state_dict import ExternalStateDict, open_state_di
 from vlv.checkpoints.identity import CONFIG_NAME, STAGE1_TYPE, CheckpointError, read_json
 from vlv.checkpoints.origin import adapter_bases
 from vlv.checkpoints.pretrained import require_same_names
-from vlv.checkpoints.schema import require_checkpoint
+from vlv.checkpoints.schema import LORA_FOLDER, require_checkpoint
 from vlv.models.adapter import with_bases
-from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
+from vlv.models.captioner import VLVCaptioner
+from vlv.models.captioner_config import VLVCaptionerConfig
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.published.bases import FLORENCE2, Bases
 from vlv.published.import_checkpoint import Stage1Skeleton
@@ -62,6 +63,8 @@ def export_checkpoint(
     config = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).is_file() else {}
     stage: Stage = "stage1" if config.get("model_type") == STAGE1_TYPE else "stage2"
     require_checkpoint(folder, stage)
+    if (folder / LORA_FOLDER).is_dir():
+        raise CheckpointError(f"LoRA of {folder} is not merged: vlv export {folder} MERGED, and export that folder")
     encoder = config if stage == "stage1" else config["encoder_config"]
     if list(encoder["spaces"]) != ["clip"]:
         raise CheckpointError(

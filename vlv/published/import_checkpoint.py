@@ -29,9 +29,11 @@ from vlv.encoders import EncoderSettings, read_encoder_layout
 from vlv.encoders.florence2 import TASK_PROMPT, VLVEncoder, new_config, prompt_token_ids
 from vlv.encoders.florence2_layout import read_config
 from vlv.models.adapter import NEVER_TRAINED
-from vlv.models.captioner import VLVCaptioner, VLVCaptionerConfig
+from vlv.models.captioner import VLVCaptioner
+from vlv.models.captioner_config import VLVCaptionerConfig
 from vlv.models.from_stage1 import end_and_pad_ids
 from vlv.models.image_processor import VLVImageProcessor
+from vlv.models.image_token import image_token_id
 from vlv.published.bases import (
     DECODER_PARTS,
     FLORENCE2,
@@ -129,6 +131,7 @@ def import_stage2(
         conditioner=stage1.decoder.conditioner.to_dict(),
         eos_token_id=eos_token_id,
         pad_token_id=pad_token_id,
+        image_token_id=image_token_id(tokenizer),
         tie_word_embeddings=llm_config.tie_word_embeddings,  # type: ignore[call-arg]
     )
     with torch.device("meta"):
@@ -153,7 +156,7 @@ def import_stage2(
     assert isinstance(dtype, torch.dtype)
     write_shards(destination, shapes, dtype, lambda name: read_weight(plan, source, base, name))
     config.encoder_config.update(_vocab_rows(plan, source, skeleton))  # type: ignore[union-attr]
-    config.architectures = ["VLVCaptioner"]
+    config.architectures = [VLVCaptioner.__name__]
     config.save_pretrained(destination)
     captioner.generation_defaults().save_pretrained(destination)
     tokenizer.save_pretrained(destination)

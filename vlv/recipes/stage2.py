@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +58,7 @@ def train(config: Stage2Config) -> Path | None:
     from vlv.inference.validation import CaptionSamples
     from vlv.kept_results import KeptResults
     from vlv.models.from_stage1 import decoder_folder_of
+    from vlv.models.lora import save_lora_of_checkpoint
     from vlv.recipes.training_data import loader_processor, require_latents_of
     from vlv.recipes.training_run import StageParts, TrainingRun
     from vlv.training.state import TrainState
@@ -79,7 +81,10 @@ def train(config: Stage2Config) -> Path | None:
             decoder.kept_results = KeptResults(config.keep_results)
     samples = CaptionSamples(run.validation_samples, model)
     objective.report_sources(run.data.source_names)
-    weights = run.fit(objective, StageParts(prepare, model.origin, samples, check_data, part_lrs=part_lrs(config)))
+    parts = StageParts(prepare, model.origin, samples, check_data, part_lrs=part_lrs(config))
+    if config.lora_rank is not None:
+        parts = replace(parts, write_extras=partial(save_lora_of_checkpoint, model.llm))
+    weights = run.fit(objective, parts)
 
     def save(folder: Path) -> None:
         # Sharded weights cannot be written by one process: the captioner is built once more, whole.
@@ -100,10 +105,16 @@ def build_captioner(config: Stage2Config, compute_dtype: torch.dtype) -> VLVCapt
     """The captioner that training starts from."""
     from vlv.checkpoints.initial import load_initial
     from vlv.models.from_stage1 import CaptionerSettings, captioner_from_stage1
+    from vlv.models.lora import LoraSettings
     from vlv.models.projector import start_as_torch_does
     from vlv.training.processes import torch_dtype
 
     param_dtype = torch_dtype(config.param_dtype)
+    rank = config.lora_rank
+    lora = None
+    if rank is not None:
+        alpha = 2.0 * rank if config.lora_alpha is None else config.lora_alpha
+        lora = LoraSettings(rank, alpha, config.lora_dropout, config.lora_targets)
     model = captioner_from_stage1(
         config.diffusion_model_path,
         config.qwen_model,
@@ -112,7 +123,9 @@ def build_captioner(config: Stage2Config, compute_dtype: torch.dtype) -> VLVCapt
             max_caption_tokens=config.max_caption_tokens,
             draws_with_own_weights=config.diffusion_weight > 0,
             # Loaded straight in the format that it keeps: no process holds billions of weights in fp32 first.
-            llm_dtype=param_dtype if "llm" in config.train else compute_dtype,
+            llm_dtype=param_dtype if "llm" in config.train and lora is None else compute_dtype,
+            lora=lora,
+            quantize=config.quantize,
         ),
         config.stable_diffusion_model_path,
         config.florence2_model_path,

@@ -72,7 +72,7 @@ def test_loss_is_transformers_own(captioner):
     labels = torch.cat([torch.full(prefix.shape[:2], IGNORED), batch["labels"]], 1)
     mask = torch.cat([torch.ones(prefix.shape[:2], dtype=torch.long), (batch["labels"] != IGNORED).long()], 1)
     expected = captioner.llm(inputs_embeds=embeds, attention_mask=mask, labels=labels).loss
-    got = captioner(conditioning, batch["input_ids"], batch["labels"])
+    got = captioner.caption_losses(conditioning, batch["input_ids"], batch["labels"])
     count = (batch["labels"] != IGNORED).sum()
     assert torch.allclose(got.sum() / count, expected, atol=1e-5)
 
@@ -80,10 +80,10 @@ def test_loss_is_transformers_own(captioner):
 def test_padding_does_not_change_the_loss(captioner):
     batch = pair_batch(captioner, ["a red house"])
     conditioning = captioner.embed(batch["encoder_pixels"])
-    plain = captioner(conditioning, batch["input_ids"], batch["labels"])
+    plain = captioner.caption_losses(conditioning, batch["input_ids"], batch["labels"])
     pad = torch.nn.functional.pad
     ids, labels = pad(batch["input_ids"], (0, 5), value=1), pad(batch["labels"], (0, 5), value=IGNORED)
-    padded = captioner(conditioning, ids, labels)
+    padded = captioner.caption_losses(conditioning, ids, labels)
     assert torch.allclose(plain, padded, atol=1e-4)
 
 
@@ -326,3 +326,31 @@ def test_the_api_captions_any_number_of_images(captioner, sample_photos):
         captioner.caption(images[0])
     with pytest.raises(ValueError, match="batch_size=0 cannot be used"):
         captioner.caption(images, batch_size=0)
+
+
+def test_sampled_captions_depend_on_the_image_and_its_seeds(captioner):
+    images = [Image.new("RGB", (64, 64), colour) for colour in ("red", "green", "blue")]
+    pixels = captioner.image_processor.batch(images)["encoder_pixels"]
+    seeds = [[1, 2], [3, 4], [5, 6]]
+    together = captioner.sample_pixels(pixels, seeds, 1.0, max_new_tokens=6)
+    assert together == [captioner.sample_pixels(pixels[i : i + 1], [seeds[i]], 1.0, 6)[0] for i in range(3)]
+    assert len({text for own in together for text in own}) > 3
+    cold = captioner.sample_pixels(pixels, seeds, 1e-4, max_new_tokens=6)
+    greedy = captioner.caption_pixels(pixels, 1, 6)
+    assert cold == [[text, text] for text in greedy]
+
+
+def test_a_caption_that_was_cut_ends_at_its_last_sentence(captioner, monkeypatch):
+    pixels = captioner.image_processor.batch([Image.new("RGB", (64, 64), "red")] * 2)["encoder_pixels"]
+    told = captioner.tokenizer(["a red house. a lake. two", "a red house. a lake"])["input_ids"]
+    assert len(told[0]) > len(told[1])
+    ids = torch.full((2, len(told[0])), captioner.config.pad_token_id)  # the first was cut: it has no end
+    for row, known in enumerate(told):
+        ids[row, : len(known)] = torch.tensor(known)
+    ids[1, len(told[1])] = captioner.eos_token_id  # this one came to its end
+    monkeypatch.setattr(captioner, "generate_ids", lambda *_: ids)
+    whole = captioner.caption_pixels(pixels)
+    cut = captioner.caption_pixels(pixels, end_at_sentence=True)
+    assert whole[0].endswith("two")
+    assert cut[0] == whole[0].removesuffix("two").strip()
+    assert cut[1] == whole[1]
