@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Captions of an image, a folder of images or a glob, into one JSON file.
+# Captions of an image, a folder, a glob or other data (.tar, parquet, hub:, URLs), into one JSON file or what to= says.
 # Write a value behind `:-` here, or set it in the environment: IMAGE_PATH=photos bash Caption_inference.sh
 # What is set here wins over the recipe; any setting as key=value wins over both: bash Caption_inference.sh precision=fp32
 set -euo pipefail
 
 IMAGE_PATH=${IMAGE_PATH:-}                     # recipe: ./assets; an image, a folder or a glob
 CKPT_DIR=${CKPT_DIR:-}                         # recipe: ./pretrained_checkpoints/VLV-captioner; final/ of a stage 2
-OUTPUT_DIR=${OUTPUT_DIR:-}                     # recipe: ./captions.json; the file that is written
+OUTPUT_DIR=${OUTPUT_DIR:-}                     # recipe: null; ./captions.json, or what to= writes
 BATCH_SIZE=${BATCH_SIZE:-}                     # recipe: 8; images of one process
 NUM_BEAMS=${NUM_BEAMS:-}                       # recipe: 4
 

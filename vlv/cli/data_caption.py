@@ -9,11 +9,11 @@ Exit codes: 0 every image has an answer, 1 some have none, 2 a call that cannot 
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 from vlv.cli.entry import BAD_CALL, FAILED_RUN, INTERRUPTED, Call, parse, stop
 from vlv.config import CaptionApiConfig, ConfigError
+from vlv.extras import missing_packages
 
 BUDGET_SPENT = 3
 
@@ -46,8 +46,8 @@ def main(arguments: list[str]) -> None:
 
 def _check(config: CaptionApiConfig) -> None:
     """Check what can be known before anything is opened."""
-    if find_spec("openai") is None:
-        raise ConfigError("the package openai is missing: pip install 'vlv[caption-api]'")
+    if problem := missing_packages("vlv data caption", "caption-api", "openai"):
+        raise ConfigError(problem)
     if config.api_key() and config.base_url.startswith("http://"):
         host = config.base_url.removeprefix("http://").partition("/")[0].rpartition("@")[2].partition(":")[0]
         if host not in ("localhost", "127.0.0.1"):

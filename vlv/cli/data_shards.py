@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from vlv.cli.entry import BAD_CALL, FAILED_RUN, Call, parse, stop
 from vlv.config import ShardsConfig
+from vlv.extras import missing_packages
 from vlv.redaction import redact
 
 if TYPE_CHECKING:
@@ -31,14 +32,12 @@ def main(arguments: list[str]) -> None:
 
 
 def _pack(config: ShardsConfig) -> None:
-    from importlib.util import find_spec
-
     from vlv.cli.lock import place_lock
     from vlv.datatools.opening import open_dataset
     from vlv.datatools.packing import pack
 
-    if config.duplicates == "near" and find_spec("imagehash") is None:
-        raise ValueError("duplicates=near needs the package imagehash: pip install 'vlv[duplicates]'")
+    if config.duplicates == "near" and (problem := missing_packages("duplicates=near", "duplicates", "imagehash")):
+        raise ValueError(problem)
     opened = open_dataset(config.source, config, config.captions)
     if config.counts_words and not opened.captions:
         raise ValueError(f"{config.source} has no captions, whose words are to be counted: drop the limits of words")

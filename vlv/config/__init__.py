@@ -7,6 +7,7 @@ Flat on purpose: a key has one name, the same in the launcher, in the YAML and o
 from typing import TypeAlias
 
 from vlv.config.benchmark import (
+    BenchmarkAllConfig,
     BenchmarkDataConfig,
     BenchmarkGrowthConfig,
     BenchmarkIndexConfig,
@@ -16,9 +17,11 @@ from vlv.config.benchmark import (
 )
 from vlv.config.captioning import CaptionApiConfig
 from vlv.config.chaos import ChaosConfig
+from vlv.config.demo import DemoConfig
 from vlv.config.groups import DataConfig, FormatConfig, OptimConfig, ReadingConfig, RunConfig
 from vlv.config.inference import CaptionConfig, InferenceConfig, ReconstructConfig
 from vlv.config.latents import LatentsConfig
+from vlv.config.serve import ServeConfig
 from vlv.config.tools import InspectDataConfig, ShardsConfig
 from vlv.config.training import Stage1Config, Stage2Config, TrainingConfig
 from vlv.settings import ConfigError, describe, load_config, save_config
@@ -27,6 +30,7 @@ LaunchConfig: TypeAlias = Stage1Config | Stage2Config | CaptionConfig | Reconstr
 """The settings of a command that runs in processes of its own."""
 
 __all__ = [
+    "BenchmarkAllConfig",
     "BenchmarkDataConfig",
     "BenchmarkGrowthConfig",
     "BenchmarkIndexConfig",
@@ -38,6 +42,7 @@ __all__ = [
     "ChaosConfig",
     "ConfigError",
     "DataConfig",
+    "DemoConfig",
     "FormatConfig",
     "InferenceConfig",
     "InspectDataConfig",
@@ -47,6 +52,7 @@ __all__ = [
     "ReadingConfig",
     "ReconstructConfig",
     "RunConfig",
+    "ServeConfig",
     "ShardsConfig",
     "Stage1Config",
     "Stage2Config",

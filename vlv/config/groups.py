@@ -20,6 +20,9 @@ from vlv.data.formats import (
 from vlv.settings import option, require
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Quantize = Literal["int8", "int4"]
+QUANTIZE_DOC = "the language model's layers in 8 or 4 bits: less memory (needs 'vlv[quant]'); null is precision"
+Scheduler = Literal["auto", "ddpm", "ddim", "dpm++", "euler", "heun", "pndm"]
 
 # An option of each group that `--help` shows.
 data_option = partial(option, group="data")
@@ -33,7 +36,9 @@ logging_option = partial(option, group="logging")
 class ReadingConfig:
     """How images are read and decoded; every command reads images."""
 
-    num_workers: int = data_option(4, "loader workers a process; 0 reads in the main process")
+    num_workers: int = data_option(
+        4, "loader workers a process, on a CPU no more than its share of the cores; 0 reads in the main process"
+    )
     loader_timeout: float = data_option(
         LOADER_TIMEOUT, "seconds without a batch after which loader workers are taken to hang and started anew"
     )

@@ -172,15 +172,33 @@ def find_images(path: str) -> tuple[str, list[str]]:
             raise ValueError(f"{path} holds no image: {wanted}")
         return path, [os.fsdecode(name) for name in names.to_pylist()]
     if os.path.lexists(path):
-        return os.path.dirname(path) or ".", [os.path.basename(path)]
+        return image_root(path), [os.path.basename(path)]
     if not _MAGIC.search(path):
         raise ValueError(f"{path} does not exist: {wanted}")
     files = [name for part in _expand(path) for name in glob.glob(part, recursive=True)]
-    root = literal_folder(path) or "."
+    root = image_root(path)
     images = [os.path.relpath(name, root) for name in files if kind_of(name) == "folder" and not os.path.isdir(name)]
     if not images:
         raise ValueError(f"{path} matches no image: {wanted}")
     return root, sorted(set(images), key=os.fsencode)
+
+
+def image_root(path: str) -> str:
+    """The folder that the names of a local file's, folder's or glob's images are relative to."""
+    path = os.path.expanduser(path)
+    if os.path.isdir(path):
+        return path
+    return (os.path.dirname(path) if os.path.lexists(path) else literal_folder(path)) or "."
+
+
+def holds_images(path: str) -> bool:
+    """Whether a path is a local image, or a folder or glob with some; they are what is read of it then."""
+    try:
+        names = find_images(path)[1]
+    except ValueError:
+        return False
+    # A path to a single file is taken whatever it is; folders and globs have been searched for images.
+    return len(names) > 1 or kind_of(names[0]) == "folder"
 
 
 def literal_folder(pattern: str) -> str:

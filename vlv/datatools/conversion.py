@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vlv.config import ShardsConfig
 from vlv.data.caption_text import require_text
+from vlv.data.formats import DecodeSettings
 from vlv.data.sample import BadSample, Caption, RawSample, captions_of
 from vlv.data.transforms import DECODE_ERRORS, FORMATS, damage, decode_image, is_truncated, upright_size
 from vlv.datatools.pictures import encoded, extension_of, made_smaller, rgb
@@ -59,6 +60,17 @@ def convert(raw: RawSample, config: ShardsConfig) -> Converted:
     elif config.duplicates == "near":
         fingerprint = _perceptual_hash(rgb(image) if shown is None else shown)
     return Converted(_bytes(data), extension, raw.caption, is_truncated(image), fingerprint)
+
+
+def stored_image(image: bytes | np.ndarray) -> tuple[bytes, str]:
+    """An image's file as it is, or one without loss of raw pixels; with the extension that its content has.
+
+    Raises:
+        BadSample: it is none.
+    """
+    if not isinstance(image, np.ndarray) and not image.startswith(b"\x93NUMPY"):
+        return bytes(image), extension_of(_header(image))
+    return encoded(decode_image(image, DecodeSettings()), "png"), "png"
 
 
 def _is_decoded(image: bytes | np.ndarray, config: ShardsConfig) -> bool:

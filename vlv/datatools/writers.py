@@ -33,10 +33,15 @@ Writer = Callable[[Path, Iterable[Member], ShardsConfig, bool], int]
 
 def write_tar(path: Path, members: Iterable[Member], config: ShardsConfig, captions: bool) -> int:
     """Write a webdataset shard: KEY.jpg, KEY.txt and, where names are kept, KEY.json; returns the samples."""
+    return write_members(path, members, config.keep_names)
+
+
+def write_members(path: Path, members: Iterable[Member], keep_names: bool) -> int:
+    """Write samples as a webdataset shard; returns how many."""
     count = 0
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
         for count, member in enumerate(members, 1):  # noqa: B007
-            for extension, data in tar_files(member, config.keep_names):
+            for extension, data in tar_files(member, keep_names):
                 # A new TarInfo has time, owner and group 0 and mode 0644.
                 info = tarfile.TarInfo(f"{member.key}.{extension}")
                 info.size = len(data)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlv.checkpoints.identity import fingerprint
+from vlv.checkpoints.schema import LORA_FOLDER
+
+_FILES = ("*.json", "*.safetensors", "*.gguf", f"{LORA_FOLDER}/*.safetensors")
 
 
 def checkpoint_identity(folder: str | Path, precision: str, **options: object) -> dict[str, object]:
@@ -18,7 +21,7 @@ def checkpoint_identity(folder: str | Path, precision: str, **options: object) -
     return {
         "checkpoint": str(folder.resolve()),
         # Its weights too: a run that trains on leaves others at the same path.
-        "checkpoint_fingerprint": fingerprint(folder, [*folder.glob("*.json"), *folder.glob("*.safetensors")]),
+        "checkpoint_fingerprint": fingerprint(folder, [file for pattern in _FILES for file in folder.glob(pattern)]),
         "precision": precision,
         **{name: value for name, value in options.items() if value is not None},
     }

@@ -44,12 +44,14 @@ class ImageBatch(NamedTuple):
     names: [B], relative to the image path.
     encoder_pixels, decoder_pixels: uint8 [B, 3, E, E] and [B, 3, R, R].
     bad: reason by name.
+    indices: where each lies in the source, by name, readable or not.
     """
 
     names: list[str]
     encoder_pixels: Tensor
     decoder_pixels: Tensor
     bad: dict[str, str]
+    indices: dict[str, int]
 
 
 class ImageDataset(Dataset):
@@ -72,11 +74,13 @@ class InputImages(NamedTuple):
     source: reads them.
     names: relative to the root, sorted, always text that can be written as UTF-8.
     paths: the files.
+    root: the folder that they are relative to.
     """
 
     source: SampleSource
     names: list[str]
     paths: list[Path]
+    root: str
 
 
 def find_inputs(image_path: str, output_dir: Path | None, option: str) -> InputImages:
@@ -93,7 +97,7 @@ def find_inputs(image_path: str, output_dir: Path | None, option: str) -> InputI
             raise ValueError(f"image_path={image_path} lies in {option}={output_dir}: give another {option}")
     source = FolderSource(root, files)
     names = [source.name(index) for index in range(len(source))]
-    return InputImages(source, names, [Path(root) / file for file in files])
+    return InputImages(source, names, [Path(root) / file for file in files], root)
 
 
 def last_change(image_file: Path) -> int | None:
@@ -128,6 +132,7 @@ def load_images(
             encoder_pixels=batch["encoder_pixels"][readable],
             decoder_pixels=batch["decoder_pixels"][readable],
             bad={name: error for name, error in places if error is not None},
+            indices=dict(zip(batch["names"], batch["positions"], strict=True)),
         )
 
 

@@ -53,8 +53,9 @@ class Journal:
         Returns:
             Where a folder of another identity was moved to, or None.
         """
-        moved = None
-        if self.folder.exists() and read_json(self.folder / _IDENTITY_NAME) != _as_json(self._identity):
+        moved, before = None, read_json(self.folder / _IDENTITY_NAME)
+        # A folder without an identity has no record yet: it was made a moment ago, perhaps by a job beside this one.
+        if before is not None and before != _as_json(self._identity):
             moved = unused_path(self.folder)
             self.folder.rename(moved)
         self.folder.mkdir(parents=True, exist_ok=True)

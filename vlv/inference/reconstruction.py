@@ -121,7 +121,7 @@ def generate_image_set(
     Raises:
         ValueError: no images there, none of them readable, or an output that cannot be written.
     """
-    source, names, paths = find_inputs(image_path, output.path, output.option)
+    source, names, paths, _ = find_inputs(image_path, output.path, output.option)
     pictures = PictureFolder(output.path, names, sampling.seeds)
     settings = {**identity, "image_path": str(Path(image_path).absolute()), **asdict(sampling)}
     journal = Journal(output.path / ".partial", processes.index, settings)

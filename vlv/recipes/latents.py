@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vlv.atomic import whole_file, write_whole
+from vlv.atomic import remove_leftovers, whole_file, write_whole
 from vlv.checkpoints.identity import file_hash
 from vlv.checkpoints.pretrained import resolve_component
 from vlv.config import LatentsConfig
@@ -36,7 +36,7 @@ from vlv.decoders.latent import posterior_moments
 from vlv.models.image_processor import VLVImageProcessor, to_images
 from vlv.recipes.training_data import latent_facts
 from vlv.redaction import redact_values
-from vlv.training.processes import start_processes
+from vlv.training.processes import loader_workers, start_processes
 
 PLAN = "plan.json"
 
@@ -57,6 +57,7 @@ def run(config: LatentsConfig) -> Path:
     facts = latent_facts(decoder, config.decoder_resolution, shape, config.numbers)
     vae.to(accelerator.device)  # pyright: ignore[reportArgumentType]  (diffusers types `to` its own way)
     if accelerator.is_main_process:
+        remove_leftovers(folder)  # the launcher keeps every other call out
         _agree_on_plan(folder / PLAN, config, facts, len(source))
     accelerator.wait_for_everyone()
     log = BadSampleLog(folder / "bad_samples.jsonl", "latents", accelerator.num_processes, None)
@@ -144,7 +145,7 @@ class _Images(Dataset[dict[str, Any]]):
 def _load(config: LatentsConfig, source: SampleSource, indices: range) -> Iterable[Any]:
     dataset, size = _Images(source, config), config.batch_size
     batches = [list(indices[start : start + size]) for start in range(0, len(indices), size)]
-    return load_batches(dataset, batches, dataset.collate, config.num_workers, config.loader_timeout)
+    return load_batches(dataset, batches, dataset.collate, loader_workers(config.num_workers), config.loader_timeout)
 
 
 def _table(vae: Any, facts: LatentFacts, captions: bool, batches: Iterable[Any], device: torch.device) -> pa.Table:

@@ -21,11 +21,11 @@ def run(config: ReconstructConfig) -> ReconstructionReport:
     from vlv.decoders import DecoderSettings
     from vlv.evaluation.extractors import build_extractor, choose_extractor
     from vlv.inference.identity import checkpoint_identity
-    from vlv.inference.images import ReadSettings
     from vlv.inference.pictures import SamplingSettings
     from vlv.inference.processes import Processes, explain_out_of_memory
     from vlv.inference.reconstruction import reconstruct_images
     from vlv.models.autoencoder import VLVAutoEncoder
+    from vlv.recipes.reading import read_settings
     from vlv.training.processes import resolve_precision, start_processes, torch_dtype
 
     precision = resolve_precision(config.precision)
@@ -50,7 +50,7 @@ def run(config: ReconstructConfig) -> ReconstructionReport:
             config.image_path,
             Path(config.output_dir),
             SamplingSettings(config.seeds, config.guidance_scale, config.num_inference_steps, scheduler),
-            ReadSettings(config.batch_size, config.num_workers, config.decode_settings(), config.loader_timeout),
+            read_settings(config),
             checkpoint_identity(config.ckpt_dir, precision, **decoder_options, first_queries=config.first_queries),
             build_extractor(choice.name, autoencoder, config.inception_weights, accelerator.device),
             Processes(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +37,7 @@ from vlv.data.streaming import HeldStream, StreamedDataset, StreamSettings, buil
 from vlv.decoders import DiffusionDecoder
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.recipes.batch_sizes import BatchSizes, require_countable_epochs
+from vlv.training.processes import loader_workers, local_processes
 from vlv.training.state import TrainState
 
 BAD_SAMPLES = "bad_samples.jsonl"
@@ -85,7 +85,7 @@ def open_training_data(config: TrainingConfig, accelerator: Accelerator, sizes: 
     with accelerator.local_main_process_first():
         settings = _source_settings(config)
         settings = replace(settings, data_format=config.data_format, captions=config.reads_captions)
-        readers = max(1, config.num_workers) * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        readers = max(1, loader_workers(config.num_workers)) * local_processes()
         source = open_source(path, replace(settings, max_bad_share=config.max_bad_share, readers=readers))
     _require_agreement(path, source, accelerator)
     if config.epoch_limit is None:
@@ -157,16 +157,16 @@ def training_loader(
         sizes.global_batch_size, accelerator.num_processes, accelerator.process_index, sizes.micro_batch_size
     )
     positions = training_positions(plan, state.samples, data.num_steps - state.step)
-    pin_memory = accelerator.device.type == "cuda"
+    pin_memory, workers = accelerator.device.type == "cuda", loader_workers(config.num_workers)
     if data.source is None:
         window = config.shuffle_window or DEFAULT_WINDOW
         source = replace(_source_settings(config), captions=config.reads_captions, max_bad_share=config.max_bad_share)
-        settings = StreamSettings(config.seed, source, window, config.num_workers)
+        settings = StreamSettings(config.seed, source, window, workers)
         stream = StreamedDataset(data.path, positions, prepare, settings)
         return build_stream_loader(stream, pin_memory, config.loader_timeout)
     order = build_order(data.source, config.seed, config.shuffle_window)
     dataset = OrderedDataset(data.source, order, prepare, data.num_samples)
-    return build_loader(dataset, positions, config.num_workers, pin_memory, config.loader_timeout)
+    return build_loader(dataset, positions, workers, pin_memory, config.loader_timeout)
 
 
 def validation_batches(
@@ -202,7 +202,8 @@ def validation_batches(
             num_samples, accelerator.num_processes, accelerator.process_index, sizes.micro_batch_size
         )
         # Workers would be started anew at each save for a small set; a few are enough.
-        return log.watch(build_loader(dataset, positions, min(config.num_workers, 2), False, config.loader_timeout))
+        workers = min(loader_workers(config.num_workers), 2)
+        return log.watch(build_loader(dataset, positions, workers, False, config.loader_timeout))
 
     return batches
 

@@ -37,6 +37,20 @@ def fastest_precision() -> str:
     return "auto" if _on_gpu() else "bf16" if cpu_has_bf16() else "fp32"
 
 
+def loader_workers(wanted: int) -> int:
+    """Loader workers of this process: on the CPU no more than its share of the cores, where the model computes too."""
+    if _on_gpu():
+        return wanted
+    # Linux alone tells which cores this process may use.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(wanted, max(1, cores // local_processes()))
+
+
+def local_processes() -> int:
+    """Processes of this run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def _on_gpu() -> bool:
     return torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() != "true"
 

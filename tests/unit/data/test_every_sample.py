@@ -2,7 +2,6 @@
 
 import json
 import random
-import signal
 from pathlib import Path
 
 import pyarrow as pa
@@ -127,9 +126,6 @@ def path(paths, kind, request):
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("VLV_CACHE_DIR", str(tmp_path / "cache"))
-    signal.alarm(120)  # an end for a loader that hangs
-    yield
-    signal.alarm(0)
 
 
 def preparation():

@@ -3,7 +3,6 @@
 import gc
 import json
 import logging
-import signal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,12 +31,9 @@ WORDS = ["one two", "two", "one", "two one"] * 3
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
-    """Short pauses, a cache of the test's own, and an end for a loader that hangs."""
+    """Short pauses, and a cache of the test's own."""
     monkeypatch.setattr(remote, "_PATIENCE", Patience(timeout=20, retries=2, pause=0.01))
     monkeypatch.setenv("VLV_CACHE_DIR", str(tmp_path / "cache"))
-    signal.alarm(120)
-    yield
-    signal.alarm(0)
 
 
 @pytest.fixture

@@ -1,7 +1,11 @@
 """Data in a bucket of an S3 server on loopback (moto): the same samples as from a disk."""
 
+import sys
+
 import pytest
 
+from tests.servers import answers, served
+from vlv.data import remote
 from vlv.data.formats import SourceSettings
 from vlv.data.remote import MissingFileError, RemoteError
 from vlv.data.sources import check_source, open_source
@@ -13,23 +17,35 @@ BUCKET = "pictures"
 
 
 @pytest.fixture(scope="module")
-def bucket():
-    """A bucket, as its client and the way to it in the environment, where users have it too."""
-    server_module = pytest.importorskip("moto.server")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+def bucket(tmp_path_factory):
+    """A bucket, as its client and the way to it in the environment, where users have it too.
+
+    Its server is a process of its own: loader workers that were forked while one of its threads held a lock would wait
+    for that lock for good.
+    """
+    pytest.importorskip("moto.server")
+
+    def command(port):
+        return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+
+    def is_up(port, _):
+        return answers(f"http://127.0.0.1:{port}/moto-api/")
+
+    folder = tmp_path_factory.mktemp("server")
+    with (
+        served(folder, command, is_up, patience=120, ends_cleanly=False) as port,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
         patch.setenv("AWS_ACCESS_KEY_ID", "key")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         import boto3
 
+        patch.setattr(remote, "_systems", {})  # those of another module's server have its address
         client = boto3.client("s3")
         client.create_bucket(Bucket=BUCKET)
         yield client
-    server.stop()
 
 
 @pytest.fixture
@@ -72,8 +88,6 @@ def test_what_is_not_there(bucket, stored):
 
 
 def test_missing_credentials_are_named_at_once(stored, monkeypatch, tmp_path):
-    from vlv.data import remote
-
     monkeypatch.setattr(remote, "_systems", {})
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")

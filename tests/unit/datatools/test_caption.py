@@ -520,5 +520,5 @@ def test_images_that_are_not_there(call, tmp_path):
 
 def test_the_client_library_is_named_where_it_is_missing(call, tmp_path, monkeypatch):
     write_pictures(tmp_path / "in", 1)
-    monkeypatch.setattr("vlv.cli.data_caption.find_spec", lambda name: None)
-    assert "the package openai is missing: pip install 'vlv[caption-api]'" in call()[2]
+    monkeypatch.setattr("vlv.extras.find_spec", lambda name: None)
+    assert "vlv data caption needs the package openai: pip install 'vlv[caption-api]'" in call()[2]

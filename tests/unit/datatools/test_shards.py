@@ -351,9 +351,7 @@ def test_near_duplicates_are_the_same_picture_in_other_bytes(call, sample_photos
 
 
 def test_a_missing_imagehash_is_named_with_its_fix(call, photos, tmp_path, monkeypatch):
-    import importlib.util
-
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("vlv.extras.find_spec", lambda name: None)
     code, _, err = call("shards", photos, tmp_path / "out", "duplicates=near")
     assert code == 2
     assert "pip install 'vlv[duplicates]'" in err

@@ -19,11 +19,15 @@ class FakeCaptioner:
         self.captioned = 0
         self.stop_after = stop_after
 
-    def caption_pixels(self, encoder_pixels, num_beams, max_new_tokens):
+    def caption_pixels(self, encoder_pixels, num_beams, max_new_tokens, end_at_sentence):
         if self.stop_after is not None and self.captioned >= self.stop_after:
             raise KeyboardInterrupt
         self.captioned += len(encoder_pixels)
         return [f"colour {[round(float(c)) for c in image.float().mean((1, 2))]} é" for image in encoder_pixels]
+
+    def sample_pixels(self, encoder_pixels, seeds, temperature, max_new_tokens, end_at_sentence):
+        said = self.caption_pixels(encoder_pixels, 1, max_new_tokens, end_at_sentence)
+        return [[f"{text} {seed}" for seed in own] for text, own in zip(said, seeds, strict=True)]
 
 
 class FakeGenerator:

@@ -5,20 +5,32 @@ from threading import Barrier
 import pytest
 
 from vlv.data.formats import DecodeSettings
-from vlv.inference.captions import CaptionSearch, caption_images
+from vlv.inference.captions import CaptionSearch, caption_images, local_images
 from vlv.inference.images import ReadSettings
+from vlv.inference.outputs import JsonFile
 from vlv.inference.processes import Processes
 
 from .stand_ins import FakeCaptioner, break_images, write_image
 
 
-def run(captioner, images, output, **changes):
+def run(captioner, images, output, preview_dir=None, **changes):
     settings = {
         "search": CaptionSearch(num_beams=1),
         "reading": ReadSettings(batch_size=2, decoding=DecodeSettings(max_image_mib=12)),
         "identity": {"checkpoint": "c"},
     }
-    return caption_images(captioner, str(images), output, **{**settings, **changes})
+    inputs = local_images(str(images), preview_dir)
+    return caption_images(captioner, inputs, JsonFile(output), **{**settings, **changes})
+
+
+def unfinished_lines(partial):
+    """The journals of blocks that are not done."""
+    return sorted(partial.glob("block*.jsonl"))
+
+
+def captions_in(partial):
+    """How many captions a folder of an interrupted run holds."""
+    return sum(path.read_text().count('"captions"') for path in partial.rglob("*.jsonl"))
 
 
 def run_together(count, images, output, **changes):
@@ -71,13 +83,17 @@ def test_an_interrupted_run_resumes_and_recomputes_nothing(images, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(FakeCaptioner(stop_after=4), images, output)
     assert not output.exists()
-    lines = tmp_path / "captions.json.partial" / "process_0.jsonl"
-    lines.write_bytes(lines.read_bytes()[:-9])  # killed within the last line: that caption is made again
+    partial = tmp_path / "captions.json.partial"
+    assert captions_in(partial) == 4
+    last = max((partial / "done").iterdir())
+    torn = partial / "block00000003_0.jsonl"
+    torn.write_bytes(last.read_bytes().splitlines()[1][:-9])  # killed within the last line: it is captioned again
+    last.unlink()
     captioners = run_together(2, images, output)
     assert sum(captioner.captioned for captioner in captioners) == 4
     run(FakeCaptioner(), images, tmp_path / "whole.json")
     assert output.read_bytes() == (tmp_path / "whole.json").read_bytes()
-    assert not lines.exists()
+    assert not partial.exists()
 
 
 def test_records_of_another_run_are_passed_over(images, tmp_path):
@@ -87,8 +103,9 @@ def test_records_of_another_run_are_passed_over(images, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             run(FakeCaptioner(stop_after=stop), images, output, search=CaptionSearch(num_beams=beams))
     mine, other = tmp_path / "captions.json.partial", tmp_path / "captions.json.partial.1"
-    lines = (other / "process_0.jsonl").read_text().replace("colour", "of the other run")
-    (mine / "process_1.jsonl").write_text(lines)
+    strange = json.loads(max((other / "done").iterdir()).read_text().splitlines()[1])
+    lines = {**strange, "captions": ["of the other run"], "run": "0" * 16}
+    (mine / f"block{strange['index']:08}_1.jsonl").write_text(json.dumps(lines) + "\n")
     report = run(FakeCaptioner(), images, output, search=CaptionSearch(num_beams=2))
     assert report.num_reused == 2
     assert "other run" not in output.read_text()
@@ -110,12 +127,20 @@ def test_appending_to_a_torn_line_keeps_the_new_captions(images, tmp_path):
     output = tmp_path / "captions.json"
     with pytest.raises(KeyboardInterrupt):
         run(FakeCaptioner(stop_after=2), images, output)
-    lines = tmp_path / "captions.json.partial" / "process_0.jsonl"
+    partial = tmp_path / "captions.json.partial"
+    (partial / "blocks.json").write_text('{"size": 5}')  # as of a larger set, where a block outlives a batch
+    for path in (partial / "done").iterdir():
+        path.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        run(FakeCaptioner(stop_after=2), images, output)
+    (lines,) = unfinished_lines(partial)
+    assert captions_in(partial) == 2
     lines.write_bytes(lines.read_bytes()[:-9])
     with pytest.raises(KeyboardInterrupt):
         run(FakeCaptioner(stop_after=2), images, output)
+    assert b"\n\n" not in lines.read_bytes()
     last = FakeCaptioner()
-    run(last, images, output)
+    assert run(last, images, output).num_reused == 3
     assert last.captioned == 4
 
 
@@ -130,7 +155,7 @@ def test_captions_of_another_search_or_checkpoint_are_set_aside(images, tmp_path
     run(captioner, images, output, **change)
     assert captioner.captioned == 7
     assert "set aside" in capsys.readouterr().out
-    assert (tmp_path / "captions.json.partial.1" / "process_0.jsonl").exists()
+    assert captions_in(tmp_path / "captions.json.partial.1") == 4
 
 
 def test_unreadable_images_are_named_and_left_out(images, tmp_path, capsys):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vlv.training.processes import fastest_precision, resolve_precision, seed_step
+from vlv.training.processes import fastest_precision, loader_workers, resolve_precision, seed_step
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,14 @@ def test_dropout_can_be_seeded_by_any_seed_that_the_setting_takes():
         seed_step(seed, 7, 1)
         masks.append(torch.rand(4).tolist())
     assert len({tuple(mask) for mask in masks}) == 3
+
+
+@pytest.mark.parametrize(("wanted", "cores", "processes", "taken"), [(8, 2, 1, 2), (8, 8, 2, 4), (1, 8, 2, 1),
+                                                                     (4, 2, 4, 1), (0, 2, 1, 0)])  # fmt: skip
+def test_loader_workers_share_a_cpus_cores_with_the_model(monkeypatch, wanted, cores, processes, taken):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert loader_workers(wanted) == taken
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    assert loader_workers(wanted) == wanted, "beside a GPU the cores are theirs"
