@@ -1,6 +1,8 @@
-"""Write a checkpoint of this project back in the published layout, as one state dict.
+"""Write a checkpoint of this project back in the published layout, as one state dict, or a captioner as a whole.
 
-SOURCE is a stage-1 folder or a captioner's folder; DESTINATION a .safetensors, .bin or .pt file.
+SOURCE is a stage-1 folder or a captioner's folder; DESTINATION a .safetensors, .bin or .pt file. Where DESTINATION is a
+folder, a captioner is written into it that needs no other one: its LoRA merged, its bases' weights in it.
+vlv export gguf SOURCE DESTINATION writes a captioner for llama.cpp instead; vlv export gguf --help has its settings.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ class ExportConfig:
     """What is written, and where."""
 
     source: str = option("", "folder of a stage-1 model or of a captioner")
-    destination: str = option("", "the .safetensors, .bin or .pt file that is written")
+    destination: str = option("", "the .safetensors, .bin or .pt file that is written, or a new folder")
     stable_diffusion: str | None = option(None, "Stable Diffusion of a stage 1 or of an adapter, where it has moved")
     florence2: str | None = option(None, "Florence-2 of a stage 1 or of an adapter, where it has moved")
 
@@ -27,9 +29,17 @@ class ExportConfig:
 
 
 def main(arguments: list[str]) -> None:
-    """Read the call and write the file."""
+    """Read the call and write the file, or hand the call on."""
+    if arguments[:1] == ["gguf"]:
+        from vlv.cli import export_gguf
+
+        export_gguf.main(arguments[1:])
+        return
     config = parse(ExportConfig, Call("vlv export", __doc__ or "", ("source", "destination")), arguments)
     load_libraries()
+    if not Path(config.destination).suffix:
+        _write_whole(config)
+        return
     from vlv.published.export import export_checkpoint
 
     try:
@@ -42,3 +52,22 @@ def main(arguments: list[str]) -> None:
     print("lm_head of Florence-2 is a copy of its embedding, to which it is tied; final_logits_bias is zeros")
     for line in export.left_out:
         print(f"not in the layout: {line}")
+
+
+def _write_whole(config: ExportConfig) -> None:
+    """Write a captioner's folder anew, with all that it needs and its LoRA merged."""
+    from vlv.atomic import whole_folder
+    from vlv.models.captioner import VLVCaptioner
+
+    target = Path(config.destination)
+    try:
+        if target.exists():
+            raise ConfigError(f"{target} is there already: give a new folder")
+        captioner = VLVCaptioner.from_pretrained(
+            config.source, stable_diffusion=config.stable_diffusion, florence2=config.florence2
+        )
+        with whole_folder(target) as folder:
+            captioner.save_pretrained(folder)
+    except (OSError, ValueError) as error:
+        stop(str(error), BAD_CALL)
+    print(f"written: {target} (a captioner that needs no other folder)")

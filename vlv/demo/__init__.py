@@ -1,0 +1,1 @@
+"""A captioner and its frozen decoder on a web page: what `vlv demo` shows."""

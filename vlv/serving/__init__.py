@@ -1,0 +1,1 @@
+"""A captioner behind an OpenAI-compatible HTTP server."""
