@@ -54,3 +54,36 @@ ensure_environment() {
   PATH=$(cd "$VENV_DIR" && pwd)/bin:$PATH
   export PATH
 }
+
+# `run_tests ARGUMENTS` runs pytest, to which they go. Two workers of one thread each take half as long as one of two: most
+# of a launcher's test is starting Python. A file's tests stay in one worker, which trains what they share once. A failure
+# is printed when it comes; after a worker that was ended from outside the others would wait for good, so the run ends.
+run_tests() {
+  step "pytest"
+  OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} pytest -n 2 --dist loadfile --max-worker-restart 0 --instafail "$@"
+}
+
+# `ensure_versions lowest|newest EXTRA [TORCH]` does the same with the versions at one end of pyproject.toml's ranges, none
+# of them the machine's own. "newest" is made anew once a day.
+ensure_versions() {
+  local which=$1 extra=$2 torch=${3:+torch==$3} constraints=$VENV_DIR/constraints.txt python stamp
+  stamp="$extra $torch $(cat pyproject.toml setup.py configs/lowest_versions.txt | sha256sum | cut -d' ' -f1)"
+  [[ $which == lowest ]] || stamp+=" $(date +%F)"
+  if [[ ! -f $VENV_DIR/installed || $(cat "$VENV_DIR/installed") != "$stamp" ]]; then
+    python=$(find_python)
+    step "environment in $VENV_DIR"
+    "$python" -m venv --clear "$VENV_DIR"
+    "$VENV_DIR/bin/pip" install -q packaging
+    if [[ $which == lowest ]]; then
+      "$VENV_DIR/bin/python" -m scripts.versions lowest ${torch:+"$torch"} > "$constraints"
+    else
+      echo "$torch" > "$constraints"
+    fi
+    step "dependencies [$extra], $which"
+    # By the environment too: pip builds this and others' packages in places of their own.
+    PIP_CONSTRAINT=$(realpath "$constraints") "$VENV_DIR/bin/pip" install -q -e ".[$extra]"
+    echo "$stamp" > "$VENV_DIR/installed"
+  fi
+  PATH=$(cd "$VENV_DIR" && pwd)/bin:$PATH
+  export PATH
+}

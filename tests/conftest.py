@@ -17,6 +17,13 @@ CAPTIONS = {
 }
 
 
+def pytest_collection_modifyitems(items):
+    """Give slow tests an hour; pyproject.toml's bound is for those of the default run."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(3600))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def private_index_cache(tmp_path_factory):
     """Keep the tests' tar indexes out of the user's cache."""
