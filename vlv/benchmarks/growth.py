@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,8 +25,9 @@ from vlv.data.formats import SourceSettings
 from vlv.data.mixture import build_order
 from vlv.data.preparation import SamplePreparation
 from vlv.data.sources import open_source
-from vlv.inference.captions import CaptionSearch, caption_images
+from vlv.inference.captions import CaptionSearch, caption_images, local_images
 from vlv.inference.images import ReadSettings
+from vlv.inference.outputs import JsonFile
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.orphans import end_with_parent
 
@@ -77,7 +78,8 @@ def caption_all(path: str, count: int) -> Cost:
     """The whole work of `vlv caption` around its model."""
     watch = _Watch(count)
     output = Path(f"{path}.json")
-    caption_images(_Captioner(watch), path, output, CaptionSearch(), ReadSettings(batch_size=_BATCH), {})
+    reading = ReadSettings(batch_size=_BATCH)
+    caption_images(_Captioner(watch), local_images(path), JsonFile(output), CaptionSearch(), reading, {})
     return watch.cost()
 
 
@@ -117,10 +119,23 @@ class _Captioner:
         self.image_processor = _processor()
         self._watch = watch
 
-    def caption_pixels(self, encoder_pixels: Tensor, num_beams: int, max_new_tokens: int | None) -> list[str]:
+    def caption_pixels(
+        self, encoder_pixels: Tensor, num_beams: int, max_new_tokens: int | None, end_at_sentence: bool
+    ) -> list[str]:
         """One sentence for each image [B, 3, E, E]."""
         self._watch.count(len(encoder_pixels))
         return [CAPTION] * len(encoder_pixels)
+
+    def sample_pixels(
+        self,
+        encoder_pixels: Tensor,
+        seeds: Sequence[Sequence[int]],
+        temperature: float,
+        max_new_tokens: int | None,
+        end_at_sentence: bool,
+    ) -> list[list[str]]:
+        """The same, as a list for each."""
+        return [[text] for text in self.caption_pixels(encoder_pixels, 1, max_new_tokens, end_at_sentence)]
 
 
 def _processor() -> VLVImageProcessor:

@@ -8,6 +8,8 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -18,7 +20,11 @@ _REPETITIONS = 6
 
 @dataclass(frozen=True)
 class Machine:
-    """What was measured on. matmul: TFLOP/s of a product of large matrices, by number format."""
+    """What was measured on.
+
+    matmul: TFLOP/s of a product of large matrices, by number format. date: YYYY-MM-DD, in UTC; empty in a file that was
+    written before it was kept, as the versions of transformers and diffusers are.
+    """
 
     processor: str
     cores: int
@@ -29,6 +35,9 @@ class Machine:
     python: str
     commit: str
     matmul: dict[str, float]
+    transformers: str = ""
+    diffusers: str = ""
+    date: str = ""
 
     @property
     def title(self) -> str:
@@ -36,7 +45,10 @@ class Machine:
         name = self.processor if self.device == "cpu" else self.device
         rates = ", ".join(f"{rate:.3f} TFLOP/s in {number}" for number, rate in self.matmul.items())
         product = f"; a matrix product does {rates}" if rates else ""
-        return f"{name}, {self.cores} cores, {self.threads} threads, torch {self.torch}{product}"
+        versions = [("torch", self.torch), ("transformers", self.transformers), ("diffusers", self.diffusers)]
+        of = ", ".join(f"{package} {number}" for package, number in versions if number)
+        when = f", {self.date}" if self.date else ""
+        return f"{name}, {self.cores} cores, {self.threads} threads, {of}{when}{product}"
 
 
 def describe_machine(precisions: Sequence[str]) -> Machine:
@@ -51,6 +63,9 @@ def describe_machine(precisions: Sequence[str]) -> Machine:
         python=platform.python_version(),
         commit=_commit(),
         matmul={precision: _matmul(precision) for precision in precisions},
+        transformers=version("transformers"),
+        diffusers=version("diffusers"),
+        date=datetime.now(UTC).date().isoformat(),
     )
 
 

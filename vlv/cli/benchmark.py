@@ -10,6 +10,7 @@ def _speed(summary: str) -> Command:
 
 
 SUITES = {
+    "all": Command("vlv.cli.benchmark_all", "everything that docs/performance.md has for a machine, in one call"),
     "stage1": _speed("images per second of stage 1, beside the published recipe"),
     "stage2": _speed("samples per second of stage 2, beside the published recipe"),
     "caption": _speed("images captioned per second, beside the published recipe"),

@@ -55,12 +55,14 @@ def table(kind: Kind, config: BenchmarkSpeedConfig, results: list[Result], flops
     """What was measured, as Markdown."""
     ours, published = results[0].speed(config.batch_size), results[1].speed(config.batch_size)
     unit = _UNITS[kind]
+    head = [f"{kind}, {config.size}, {config.batch_size} at once", f"{unit}s/s"]
+    head += ["tokens/s"] if kind == "caption" else []
+    head += ["spread", "beside the recipe", "beside ours", "utilisation", "memory, MiB", "GPU, MiB", "first step, s"]
     lines = [
         f"{machine.title}; {flops / 1e12:.4g} TFLOP for each {unit}",
         "",
-        f"| {kind}, {config.size}, {config.batch_size} at once | {unit}s/s | spread | beside the recipe | "
-        "beside ours | utilisation | memory, MiB | GPU, MiB | first step, s |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| {' | '.join(head)} |",
+        f"| {' | '.join(['---'] * len(head))} |",
     ]
     for result in results:
         speed = result.speed(config.batch_size)
@@ -75,6 +77,7 @@ def table(kind: Kind, config: BenchmarkSpeedConfig, results: list[Result], flops
         cells = [
             result.arm.name,
             f"{speed:.4g}",
+            *([f"{speed * config.new_tokens:.4g}"] if kind == "caption" else []),
             f"{result.spread:.0%}" if len(result.runs) > 1 else "",
             f"{speed / published:.2f}x",
             f"{speed / ours:.2f}x",

@@ -11,8 +11,6 @@ from vlv.config import BenchmarkStartupConfig
 
 def main(arguments: list[str]) -> None:
     """Read the call, measure, and print the table."""
-    from statistics import median
-
     config = parse(BenchmarkStartupConfig, Call("vlv benchmark startup", __doc__ or ""), arguments)
     load_libraries()
     from vlv.benchmarks.calls import BenchmarkError
@@ -32,9 +30,16 @@ def main(arguments: list[str]) -> None:
         stop(str(error), FAILED_RUN)
     progress.close()
     machine = describe_machine([])
-    print(f"{machine.title}\n\n| call | seconds | fastest |\n| --- | --- | --- |")
-    for name, found in seconds.items():
-        print(f"| {name} | {median(found):.2f} | {min(found):.2f} |")
+    print(f"{machine.title}\n\n{table(seconds)}")
     if config.json is not None:
         content = {"rounds": config.rounds, "machine": asdict(machine), "seconds": seconds}
         write_json(Path(config.json), content)
+
+
+def table(seconds: dict[str, list[float]]) -> str:
+    """What was measured, as Markdown: the medians, and the fastest of each."""
+    from statistics import median
+
+    lines = ["| call | seconds | fastest |", "| --- | --- | --- |"]
+    lines += [f"| {name} | {median(found):.2f} | {min(found):.2f} |" for name, found in seconds.items()]
+    return "\n".join(lines)

@@ -10,6 +10,15 @@ from vlv.settings import ConfigError, option, require
 
 
 @dataclass(frozen=True)
+class BenchmarkAllConfig:
+    """Where everything goes."""
+
+    output_dir: str = option("./outputs/performance", "folder of the suites' JSON files", path="local")
+    folder: str = option("./outputs/benchmark", "folder of the components, which are written once", path="local")
+    print_config: bool = option(False, "print the resolved config, each value with who gave it, and stop")
+
+
+@dataclass(frozen=True)
 class BenchmarkDataConfig:
     """How much is read, and how often."""
 

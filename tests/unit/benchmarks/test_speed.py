@@ -4,17 +4,26 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from accelerate.state import AcceleratorState
 
 from tests.models import new_captioner, new_stage1
 from vlv.benchmarks.arm import WARM, measure
 from vlv.benchmarks.speed import OURS, PUBLISHED, Suite, arms, read_facts
 from vlv.benchmarks.worlds import World
 from vlv.cli.benchmark import main
-from vlv.config import BenchmarkSpeedConfig
+from vlv.config import BenchmarkSpeedConfig, Stage1Config, Stage2Config
 from vlv.planning.decoders import SizeConfig, build
 from vlv.planning.meta_step import count_flops
+from vlv.resources import find_recipe
+from vlv.settings import resolve_config
 
 CONFIG = BenchmarkSpeedConfig(batch_size=2, steps=2, num_workers=0, precision="fp32", new_tokens=4, denoising_steps=2)
+
+
+def as_published_precision(stage):
+    kind = {"stage1": Stage1Config, "stage2": Stage2Config}[stage]
+    return resolve_config(kind, find_recipe(f"{stage}_as_published"), []).config.precision
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +35,22 @@ def world(tiny_components, tmp_path_factory):
     return World(*map(str, (*components, folder / "stage1", folder / "captioner")))
 
 
+@pytest.fixture(autouse=True)
+def any_number_format():
+    AcceleratorState._reset_state(reset_partial_state=True)  # it keeps a process's first one
+
+
 @pytest.fixture
 def suite(world, tmp_path):
     return lambda kind: Suite.prepare(kind, CONFIG, world, tmp_path / "images")
 
 
-@pytest.mark.parametrize("kind", ["stage1", "stage2"])
-def test_ours_and_the_published_recipe_have_the_same_losses(suite, kind, tmp_path):
+@pytest.mark.parametrize(("kind", "numbers"), [("stage1", "fp32"), ("stage2", "fp32"), ("stage2", "bf16")])
+def test_ours_and_the_published_recipe_have_the_same_losses(suite, kind, numbers, tmp_path):
     suite, runs = suite(kind), []
     for arm in arms(kind, CONFIG):
+        formats = dict.fromkeys(("precision", "param_dtype"), numbers)
+        arm = dataclasses.replace(arm, settings={**arm.settings, **formats})  # the choices, not the number format
         place = tmp_path / arm.name
         place.mkdir()
         runs.append(measure(suite.spec(arm, place)))
@@ -42,7 +58,7 @@ def test_ours_and_the_published_recipe_have_the_same_losses(suite, kind, tmp_pat
     assert len(ours.seconds) == len(published.seconds) == CONFIG.steps
     assert len(ours.losses) == WARM + CONFIG.steps - 1  # the last is not logged any more
     # Dropout draws other numbers where activations are computed again or captions are longer: none is on.
-    assert ours.losses == pytest.approx(published.losses, rel=1e-5)
+    assert ours.losses == pytest.approx(published.losses, rel={"fp32": 1e-5, "bf16": 1e-3}[numbers])
     assert min(ours.memory_mib, ours.first_step, *ours.seconds) > 0
     assert sorted(path.name for path in (tmp_path / PUBLISHED).iterdir() if path.suffix) == [
         "config.yaml",
@@ -95,6 +111,17 @@ def test_each_lever_is_one_change(kind):
         changed = [key for key in {**ours.settings, **arm.settings} if ours.settings.get(key) != arm.settings.get(key)]
         assert len(changed) + (arm.published != ours.published) == 1
     assert len({arm.name for arm in others}) == len(others) >= 5
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_the_recipes_number_formats(has_bf16, monkeypatch):
+    monkeypatch.setattr("vlv.benchmarks.speed.cpu_has_bf16", lambda: has_bf16)
+    formats = {kind: arms(kind, CONFIG)[1].settings for kind in ("stage1", "stage2", "caption")}
+    assert formats["stage1"]["precision"] == formats["caption"]["precision"] == "fp32"
+    stage2 = (formats["stage2"]["precision"], formats["stage2"].get("param_dtype"))
+    assert stage2 == (("bf16", "bf16") if has_bf16 or torch.cuda.is_available() else ("fp32", None))
+    assert as_published_precision("stage2") == "bf16"
+    assert as_published_precision("stage1") == "fp32"
 
 
 @pytest.mark.distributed

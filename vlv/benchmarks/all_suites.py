@@ -1,0 +1,60 @@
+"""The calls that measure a machine as docs/performance.md has it: on a CPU what it can hold, on a GPU everything."""
+
+from __future__ import annotations
+
+Call = tuple[str, ...]  # of `vlv benchmark`: the suite, then its settings
+
+_TINY = ("batch_size=32", "rounds=3", "steps=3", "levers=true")
+_TINY_CALLS: dict[str, Call] = {
+    "stage1": ("stage1", *_TINY),
+    "stage2": ("stage2", *_TINY),
+    "caption": ("caption", *_TINY),
+    "reconstruct": ("reconstruct", *_TINY),
+    "startup": ("startup", "rounds=3"),
+}
+
+
+def calls_of_cpu(has_bf16: bool) -> dict[str, Call]:
+    """By the name of its JSON file: full size one image at once, in 24 GB, and tiny components.
+
+    Args:
+        has_bf16: whether the processor has instructions for it; without them bf16 is not measured.
+    """
+    one = ("size=full", "batch_size=1", "steps=2", "rounds=1")
+    small = ("language_model=Qwen2.5-0.5B",)
+    numbers = ("bf16", "fp32") if has_bf16 else ("fp32",)
+    fastest = f"precision={numbers[0]}"
+    calls = {
+        f"stage1_full_{number}": ("stage1", *one, f"precision={number}", f"levers={str(number == numbers[0]).lower()}")
+        for number in numbers
+    }
+    calls |= {
+        f"{suite}_full_{numbers[0]}": (suite, *one, *small, fastest, *more)
+        for suite, more in {"stage2": ("levers=true",), "caption": ()}.items()
+    }
+    two = ("batch_size=16", "rounds=3", "steps=3", "processes=2", "num_workers=0")
+    return calls | _TINY_CALLS | {"stage1_two": ("stage1", *two)}
+
+
+def calls_of_gpu(gpus: int) -> dict[str, Call]:
+    """By the name of its JSON file: full size at the recipes' micro-batches and captions' length, and tiny components.
+
+    Args:
+        gpus: with several, stage 1 is measured on all of them too, beside one.
+    """
+    full = ("size=full", "rounds=3", "levers=true")
+    calls: dict[str, Call] = {
+        "stage1_full": ("stage1", *full, "batch_size=16", "steps=10", "num_workers=8"),
+        "stage2_full": ("stage2", *full, "batch_size=8", "steps=10", "num_workers=8"),
+        "caption_full": ("caption", *full, "batch_size=32", "steps=3", "new_tokens=230", "num_workers=8"),
+        "caption_full_beams": (
+            "caption", "size=full", "rounds=3", "batch_size=32", "steps=2", "new_tokens=230", "num_beams=4",
+            "num_workers=8",
+        ),
+        "reconstruct_full": ("reconstruct", *full, "batch_size=16", "steps=3", "denoising_steps=50", "num_workers=8"),
+    }  # fmt: skip
+    if gpus > 1:
+        calls["stage1_full_all"] = (
+            "stage1", "size=full", "rounds=3", "batch_size=16", "steps=10", "num_workers=8", f"processes={gpus}",
+        )  # fmt: skip
+    return calls | _TINY_CALLS
