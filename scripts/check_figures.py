@@ -13,6 +13,7 @@ like 0.123 that no text of the list covers. What the braces take:
     results.ROW.KEY, quickstart.KEY   docs/embedded_world/results.json and quickstart.json; a list's item by its number,
                                       as quickstart.intervals.caption_f1.0
     in_one_go.ROW.KEY                 in_one_go.json, of a later run of the whole
+    lora.arms.ARM.KEY                 lora.json, of LoRA beside full fine-tuning
     logs.RUN.METRIC                   the last value in RUN.metrics.jsonl or RUN.log
     logs.RUN.METRIC@STEP              the value at a step
     file.NAME                         the whole text of a kept file, as file.table.md
@@ -122,7 +123,7 @@ def lookup(root: Path, key: str) -> float | str:
         wanted = int(step) if step else max(points, default=0)
         if wanted in points:
             return points[wanted]
-    if source in ("results", "in_one_go", "quickstart"):
+    if source in ("results", "in_one_go", "quickstart", "lora"):
         value = _find(_read_json(root / KEPT / f"{source}.json"), rest)
         if isinstance(value, (int, float, str)):
             return value

@@ -12,12 +12,15 @@ from pathlib import Path
 
 import yaml
 
+from vlv.cli.doctor import DoctorConfig
 from vlv.cli.download import DownloadConfig
 from vlv.cli.export_checkpoint import ExportConfig
+from vlv.cli.export_gguf import ExportGGUFConfig
 from vlv.cli.import_checkpoint import ImportConfig
 from vlv.cli.inspect_checkpoint import InspectConfig
 from vlv.cli.quickstart import QuickstartConfig
 from vlv.config import (
+    BenchmarkAllConfig,
     BenchmarkDataConfig,
     BenchmarkGrowthConfig,
     BenchmarkIndexConfig,
@@ -27,9 +30,11 @@ from vlv.config import (
     CaptionApiConfig,
     CaptionConfig,
     ChaosConfig,
+    DemoConfig,
     InspectDataConfig,
     LatentsConfig,
     ReconstructConfig,
+    ServeConfig,
     ShardsConfig,
     Stage1Config,
     Stage2Config,
@@ -76,11 +81,16 @@ COMMANDS = (
     Command("reconstruct", ReconstructConfig, "Image_inference.sh"),
     Command("import", ImportConfig),
     Command("export", ExportConfig),
+    Command("export gguf", ExportGGUFConfig),
     Command("inspect", InspectConfig),
     Command("data caption", CaptionApiConfig),
     Command("data inspect", InspectDataConfig),
     Command("data latents", LatentsConfig),
     Command("data shards", ShardsConfig),
+    Command("serve", ServeConfig),
+    Command("demo", DemoConfig),
+    Command("doctor", DoctorConfig),
+    Command("benchmark all", BenchmarkAllConfig),
     Command("benchmark data", BenchmarkDataConfig),
     Command("benchmark growth", BenchmarkGrowthConfig),
     Command("benchmark index", BenchmarkIndexConfig),

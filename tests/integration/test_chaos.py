@@ -30,7 +30,7 @@ def chaos(folder, *call):
     "call",
     [
         ("stage1", "kills=3", "steps=12"),
-        ("caption", "kills=2", "images=24"),
+        pytest.param(("caption", "kills=2", "images=24"), marks=pytest.mark.slow),
         pytest.param(("stage2", "kills=4", "steps=20"), marks=pytest.mark.slow),
         pytest.param(("stage1", "kills=4", "steps=20", "processes=2"), marks=pytest.mark.slow),
         pytest.param(("stage1", "kills=4", "steps=20", "processes=[1,2]"), marks=pytest.mark.slow),

@@ -110,8 +110,8 @@ def test_a_row_goes_from_data_to_table_and_kept_files(monkeypatch, tmp_path):
     whole, loaded = VLVCaptioner.from_pretrained(captioner), VLVCaptioner.from_pretrained(kept)
     assert (kept / "model.safetensors").stat().st_size < 0.5 * (captioner / "model.safetensors").stat().st_size
     weights = loaded.state_dict()
-    # The run kept its frozen weights in bf16, the bases are in fp16.
-    assert all(torch.allclose(value, weights[name], atol=1e-2) for name, value in whole.state_dict().items())
+    # The run may keep its frozen weights in bf16, and the bases and what is kept are in fp16: whitening has large ones.
+    assert all(torch.allclose(value, weights[name], rtol=2e-3, atol=1e-2) for name, value in whole.state_dict().items())
     assert AutoModel.from_pretrained(kept).config.adapter_bases is None
     loaded.save_pretrained(tmp_path / "again")  # whole, wherever it is written
     assert VLVCaptioner.from_pretrained(tmp_path / "again").origin == loaded.origin

@@ -35,7 +35,7 @@ def train_stage1(launch, other, sample_photos):
 
 
 # The others are overfitted without a launcher, in tests/unit/models.
-@pytest.mark.parametrize("other", ["xl", "3.5-medium"], indirect=True)
+@pytest.mark.parametrize("other", [pytest.param("xl", marks=pytest.mark.slow), "3.5-medium"], indirect=True)
 def test_stage1_lowers_its_fixed_noise_loss_on_a_few_pictures(train_stage1, tmp_path):
     train_stage1(tmp_path / "untrained", "val_pictures=0", num_steps=1, save_step=1, lr=1e-9)
     train_stage1(tmp_path / "trained", "val_pictures=0", num_steps=60, save_step=60, lr=1e-3)
@@ -47,10 +47,12 @@ def test_stage1_lowers_its_fixed_noise_loss_on_a_few_pictures(train_stage1, tmp_
 @pytest.mark.parametrize(
     ("other", "conditioning"),
     [
-        *((member, "text_encoder") for member in MEMBERS),
-        ("xl", "direct"),
-        ("3.5-medium", "direct"),
-        ("3.5-medium", "clip"),
+        # One of each kind of denoiser and text encoders by default: each takes a minute.
+        *((member, "text_encoder") for member in ("1.5", "xl", "3.5-medium")),
+        *(pytest.param(member, "text_encoder", marks=pytest.mark.slow) for member in ("2.1-v", "3.5-large")),
+        pytest.param("xl", "direct", marks=pytest.mark.slow),
+        pytest.param("3.5-medium", "direct", marks=pytest.mark.slow),
+        pytest.param("3.5-medium", "clip", marks=pytest.mark.slow),
     ],
     indirect=["other"],
 )

@@ -183,7 +183,9 @@ def stop_tiny(components, sample_photos):
     return run
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_the_run_after_its_step_and_it_resumes_bit_exact(stop_tiny, tiny, tmp_path, number):
     code, said = stop_tiny(tmp_path / "cut", number)
     assert code == 75, said

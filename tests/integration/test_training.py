@@ -9,6 +9,7 @@ from tests.integration.conftest import ROOT, metrics
 from vlv import VLVAutoEncoder, VLVCaptioner
 from vlv.decoders import DecoderSettings
 from vlv.encoders import EncoderSettings
+from vlv.training.processes import cpu_has_bf16
 
 TINY1, TINY2 = ROOT / "configs/stage1_tiny.yaml", ROOT / "configs/stage2_tiny.yaml"
 
@@ -199,6 +200,7 @@ def test_dry_run_prints_and_writes_nothing(launch, components, sample_photos, tm
     assert "trained, " in done.stdout
     assert "micro-batch 16 x accumulation 1 x 4 processes" in done.stdout
     assert "frozen weights 5.4 MiB" in done.stdout  # in the unit that fits
+    assert ("which is faster at full size: precision=bf16" in done.stdout) == cpu_has_bf16()
     assert not (tmp_path / "run").exists()
 
 

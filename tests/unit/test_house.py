@@ -57,12 +57,13 @@ def test_no_function_takes_more_than_eight_parameters():
 
 
 def test_any_is_an_exception():
-    """Where a library's own types say nothing, and nowhere else."""
+    """Where a library's own types say nothing, and nowhere else: one in 250 lines."""
     uses = {
         str(path.relative_to(ROOT)): sum(isinstance(node, ast.Name) and node.id == "Any" for node in ast.walk(tree))
         for path, tree in TREES.items()
     }
-    assert sum(uses.values()) < 100, sorted(((n, p) for p, n in uses.items() if n), reverse=True)[:20]
+    total = sum(len(path.read_text().splitlines()) for path in FILES)
+    assert sum(uses.values()) < total / 250, sorted(((n, p) for p, n in uses.items() if n), reverse=True)[:20]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -16,9 +16,10 @@ HEAVY = ("torch", "transformers", "diffusers", "accelerate", "wandb", "datasets"
 # Any socket that is opened ends the process; heavy modules are looked for when it ends.
 GUARD = f"""
 import atexit, os, socket, sys
-def refuse(*_):
-    os.write(2, b"a socket was opened"); os._exit(3)
-socket.socket = refuse
+class Refused(socket.socket):
+    def __init__(self, *_, **__):
+        os.write(2, b"a socket was opened"); os._exit(3)
+socket.socket = Refused
 def look():
     found = [name for name in {HEAVY!r} if name in sys.modules]
     if found:
@@ -49,6 +50,15 @@ def test_import_is_light():
 
 def test_the_checks_of_a_call_are_light_to_import():
     assert best_of_three("import vlv.cli.checks, vlv.checkpoints.identity, vlv.config, vlv.evaluation.extractors") < 0.5
+
+
+def test_what_starts_one_process_loads_nothing_that_the_process_loads(tmp_path):
+    """A whole call up to where its process starts."""
+    (tmp_path / "photo.png").write_bytes(b"")
+    captioner = ROOT / "assets" / "tiny" / "trained" / "captioner"
+    call = ["caption", str(tmp_path), f"ckpt_dir={captioner}", f"output_path={tmp_path / 'captions.json'}"]
+    code = "from vlv.cli import launch\nlaunch._run_one = lambda call: print(call[0]) or 0\n"
+    assert "caption" in run(f"{code}launch.main({call!r})")[1]
 
 
 def test_names_are_loaded_on_use():

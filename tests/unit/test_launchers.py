@@ -31,7 +31,7 @@ RECIPES = sorted(CONFIGS.glob("*.yaml"))
 PINNED = re.compile("paper|published|shapes")
 VARIABLE = re.compile(r"^(\w+)=\$\{\1:-\}\s+# (?:recipe: ([^;,\n]+)|empty)", re.MULTILINE)
 # What a test sets where the type alone does not tell: values that are in no recipe.
-OTHER = {"train": "decoder_only", "seeds": "5 6", "betas": "0.5,0.6", "raw_image_size": "7,8"}
+OTHER = {"train": "decoder_only", "seeds": "5 6", "betas": "0.5,0.6", "raw_image_size": "7,8", "part": "1/3"}
 
 
 def call(launcher, *arguments, cwd=ROOT, **variables):
@@ -123,7 +123,8 @@ def test_each_variable_wins_over_the_recipe_and_each_key_over_both(command):
     skipped = {"print_config", "projector_lr"}  # stage 2's has its own test: the MLP must train
     every = {key: other(key, 2) for key in settings if key not in skipped}
     if command == "stage2":
-        every["train"] = "encoder,mlp"
+        every["train"] = "encoder,mlp,llm"  # LoRA, which is among the keys, is of the language model
+        del every["initial_checkpoint"]  # and starts from none
     by_call = resolved(launcher, *(f"{key}={text}" for key, text in every.items()), **given)
     for key, text in every.items():
         assert by_call[key] == meaning(key, text), key

@@ -221,13 +221,13 @@ class Inference:
     def mark(self, folder: Path) -> Hashable:
         """What is finished so far."""
         if self.kind == "caption":
-            return tuple(path.stat().st_size for path in sorted(folder.glob("*.partial/process_*.jsonl")))
+            return tuple(path.stat().st_size for path in sorted(folder.glob("*.partial/**/*.jsonl")))
         return sum(1 for _ in folder.glob("reconstructions/**/*.png"))
 
     def look(self, folder: Path, before: Hashable) -> Hit:
         """Where a kill has hit."""
         torn = sum(1 for path in folder.rglob(".*.tmp"))
-        for path in folder.glob("*.partial/process_*.jsonl"):
+        for path in folder.glob("*.partial/**/*.jsonl"):
             torn += not path.read_bytes().endswith(b"\n")
         return Hit("start" if self.mark(folder) == before else "work", torn)
 

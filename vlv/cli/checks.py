@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from vlv.checkpoints.identity import CONFIG_NAME, CheckpointError, is_hub_id, read_json, recorded_place
 from vlv.checkpoints.origin import BASE_OPTIONS, adapter_bases, preview_stage1
 from vlv.checkpoints.schema import require_checkpoint, require_initial
-from vlv.cli.missing import check_present
+from vlv.cli.engine_checks import check_engine
+from vlv.cli.missing import check_packages, check_present
 from vlv.cli.resume_check import check_resume
 from vlv.config import (
     CaptionConfig,
@@ -123,6 +124,11 @@ def _check_stage2(config: Stage2Config) -> None:
     language_model = _component(config, "qwen_model")
     if language_model is not None and not (language_model / CONFIG_NAME).is_file():
         raise CheckpointError(f"qwen_model={language_model} holds no {CONFIG_NAME}: it is no language model")
+    for key in ("lora_rank", "quantize"):
+        check_packages(config, key)
+    parallelism = read_accelerate_config(config.accelerate_config).get("distributed_type")
+    if config.lora_rank is not None and parallelism == "FSDP":
+        raise ConfigError(f"lora_rank={config.lora_rank} does not go with FSDP: leave out accelerate_config (DDP)")
     require_countable_epochs(config)
     _check_training(config, "dataset_path")
 
@@ -141,18 +147,30 @@ def _check_captioning(config: CaptionConfig) -> None:
     captioner = require_checkpoint(config.ckpt_dir, "stage2")
     for base in adapter_bases(read_json(captioner / CONFIG_NAME)):
         _check_base(captioner, base, BASE_OPTIONS[base], config)
-    _check_images(config.image_path)
-    output = Path(config.output_path)
-    if output.is_dir() or config.output_path.endswith("/"):
-        raise ConfigError(
-            f"output_path={config.output_path} is a folder: give the JSON file, say {output / 'captions.json'}"
-        )
-    if output.exists() and not output.is_file():
-        raise ConfigError(f"output_path={config.output_path} is a device or a pipe: give a file, which is replaced")
-    check_writable("output_path", output.parent)
+    check_engine(config)
+    _check_captioned(config)
+    check_packages(config, "quantize")
+    output, given = config.output, config.output_path or config.output
+    if config.to in ("json", "jsonl"):
+        if output.is_dir() or str(given).endswith("/"):
+            raise ConfigError(
+                f"output_path={given} is a folder: give the file, say {Path(given) / f'captions.{config.to}'}"
+            )
+        if output.exists() and not output.is_file():
+            raise ConfigError(f"output_path={given} is a device or a pipe: give a file, which is replaced")
+        check_writable("output_path", output.parent)
+    else:
+        if output.exists() and not output.is_dir():
+            raise ConfigError(f"output_path={given} is no folder, which to={config.to} writes into: give another")
+        check_writable("output_path", output)
     if config.preview_dir:
+        if config.to != "json" or config.part is not None:
+            raise ConfigError("preview_dir: previews are of to=json and of a whole run alone: leave out to and part")
         check_writable("preview_dir", Path(config.preview_dir))
-        stage1 = preview_stage1(captioner, config.stage1_path)
+        try:
+            stage1 = preview_stage1(captioner, config.stage1_path)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}, or leave preview_dir empty") from None
         if stage1 is not None:
             _check_base(stage1, "florence2", "florence2_model_path", config)
         _check_sampler(stage1 or captioner, config)
@@ -243,6 +261,39 @@ def _check_source(option: str, path: str, settings: SourceSettings) -> None:
         check_source(path, settings)
     except ValueError as error:
         raise ConfigError(f"{option}: {error}") from None
+
+
+def _check_captioned(config: CaptionConfig) -> None:
+    """Whether there are images, or other data; texts and previews are of images alone."""
+    from vlv.data.files import holds_images
+
+    path = config.image_path
+    if config.data_format in ("auto", "folder") and (
+        holds_images(path) or config.preview_dir or _is_nothing_else(path)
+    ):
+        _check_images(path)
+        return
+    if config.to == "txt" and config.output_path is None:
+        raise ConfigError(
+            f"to=txt: {path} is no folder of images, beside which texts could lie: give output_path=FOLDER"
+        )
+    _check_source("image_path", path, _data_settings(config, False, config.data_format))
+
+
+def _is_nothing_else(path: str) -> bool:
+    """Whether a path is a local one with no data in it that could be read by another format."""
+    from vlv.data.arrow import is_hub
+    from vlv.data.files import is_remote, is_stream
+    from vlv.data.mixture import is_mixture
+    from vlv.data.sources import check_source
+
+    if is_hub(path) or is_mixture(path) or is_remote(path) or is_stream(path) or path.endswith(".list"):
+        return False
+    try:
+        check_source(path)
+    except ValueError:
+        return True
+    return False
 
 
 def _check_images(path: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import logging
 import re
 import signal
 import sys
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+from vlv.extras import missing_packages
 from vlv.memory import is_out_of_memory
 from vlv.redaction import printable, redact
 from vlv.resources import find_recipe
@@ -147,6 +149,11 @@ def error_line(error: BaseException) -> str:
             f"out of memory before the first batch ({text.partition('. ')[0].strip() or type(error).__name__}): set "
             "precision=bf16 or param_dtype=bf16, or take fewer num_workers"
         )
+    if (reason := _broken_torchvision(error)) is not None:
+        return (
+            f"torchvision is installed but does not work here ({reason}): install the one that fits torch, or "
+            "pip uninstall torchvision"
+        )
     if isinstance(error, ModuleNotFoundError) and (explanation := explain_missing_package(error)) is not None:
         return explanation
     if _LOST_PEER.search(text):
@@ -161,6 +168,21 @@ def error_line(error: BaseException) -> str:
     return text if meant else f"{type(error).__name__}: {text}"
 
 
+def _broken_torchvision(error: BaseException | None) -> str | None:
+    """What a torchvision of another torch says of itself, behind the errors of whatever imported it."""
+    while error is not None:
+        if isinstance(error, RuntimeError) and "torchvision::" in str(error):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def require_packages(command: str, extra: str, *names: str) -> None:
+    """Stop with one line where packages of an optional extra are missing."""
+    if problem := missing_packages(command, extra, *names):
+        stop(problem, BAD_CALL)
+
+
 def load_libraries() -> None:
     """Import the models and their libraries, whose progress bars of loading and saving are off: a run has its own.
 
@@ -168,6 +190,9 @@ def load_libraries() -> None:
     a fifth of the start's time. Frozen, they cost nothing later either, nor at the interpreter's end.
     """
     gc.disable()
+    for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao"):
+        # Where torchao is installed transformers imports it, and it warns of each kernel for GPUs that is not here.
+        logging.getLogger(name).setLevel(logging.ERROR)
     from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
     from huggingface_hub.utils import disable_progress_bars as quiet_hub
     from transformers.utils.logging import disable_progress_bar as quiet_transformers

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from vlv.cli.checks import check_call
-from vlv.cli.devices import check_devices, require_deepspeed
+from vlv.cli.devices import check_devices, require_deepspeed, runs_alone
 from vlv.cli.entry import BAD_CALL, FAILED_RUN, INTERRUPTED, Call, parse, stop
 from vlv.cli.lock import output_locks
 from vlv.cli.machines import Machines, read_machines
@@ -182,7 +182,7 @@ def _take_signals(finish: bool) -> None:
 
 def _start(call: list[str], config: LaunchConfig, on_cpu: bool, machines: Machines) -> Ended:
     """Run this machine's processes to their end."""
-    if config.num_gpus == 1 and not read_accelerate_config(config.accelerate_config):
+    if runs_alone(config.num_gpus, config.accelerate_config):
         return Ended(_run_one(call))
     if on_cpu:
         return _run_on_cpu(call, config.num_gpus, machines)
@@ -261,7 +261,7 @@ def _run_elastic(start: Callable[[], object]) -> Ended:
 def _trace_path(config: LaunchConfig) -> Path:
     """Where the trace of a failure is kept: in the run's folder, or beside the caption file."""
     if isinstance(config, CaptionConfig):
-        return Path(config.output_path).with_suffix(".error.log")
+        return config.output.with_suffix(".error.log")
     return Path(config.output_dir) / "error.log"
 
 

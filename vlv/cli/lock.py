@@ -43,8 +43,10 @@ def _places(
     if not isinstance(config, CaptionConfig):
         yield f"output_dir={config.output_dir}", Path(config.output_dir) / ".lock"
         return
-    output = Path(config.output_path)
-    yield f"output_path={output}", output.with_name(f".{output.name}.lock")
+    output = config.output
+    # Jobs that share the images run side by side; the same job twice would caption its share twice.
+    own = "" if config.share is None else f".part{config.share[0]}"
+    yield f"output_path={output}", output.with_name(f".{output.name}{own}.lock")
     if config.preview_dir:
         yield f"preview_dir={config.preview_dir}", Path(config.preview_dir) / ".lock"
 

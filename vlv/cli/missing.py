@@ -1,4 +1,4 @@
-"""The message for a path setting that names what is not there: which setting, and how to get the thing."""
+"""Messages for what a setting names and is not there: a path or a package, and how to get it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from pathlib import Path
 from vlv.checkpoints.identity import is_hub_id
 from vlv.cli.download import COMPONENTS
 from vlv.config import ConfigError, InferenceConfig, LaunchConfig
+from vlv.extras import missing_packages
 from vlv.settings.declare import settings_of
 from vlv.settings.paths import is_stream
 
 _PATTERN = set("*?[]{},")  # names of several files; what reads them says which are missing
+# Settings that need packages of an extra: the extra, and their names.
+_PACKAGES = {"quantize": ("quant", ("torchao", "bitsandbytes")), "lora_rank": ("peft", ("peft",))}
 
 
 def check_present(config: LaunchConfig, *keys: str) -> None:
@@ -30,6 +33,18 @@ def check_present(config: LaunchConfig, *keys: str) -> None:
         raise ConfigError(
             f"{key}={value} does not exist: set {key}{variable} to {setting.doc}{f'; {source}' if source else ''}", key
         )
+
+
+def check_packages(config: object, key: str) -> None:
+    """Check that the packages are there that a setting needs, where it is set.
+
+    Raises:
+        ConfigError: one is not; names the extra.
+    """
+    extra, names = _PACKAGES[key]
+    value = getattr(config, key)
+    if value is not None and (problem := missing_packages(f"{key}={value}", extra, *names)):
+        raise ConfigError(problem)
 
 
 def _download_of(path: str) -> str:

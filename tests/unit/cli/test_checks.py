@@ -245,6 +245,21 @@ def test_extractors_that_are_not_installed(calls, monkeypatch, tmp_path):
     check_call(dataclasses.replace(calls["reconstruct"], extractor="auto"))
 
 
+def test_the_engine_of_vllm(calls, monkeypatch):
+    vllm = {"engine": "vllm", "num_beams": 1}
+    monkeypatch.setattr("vlv.cli.engine_checks.find_spec", lambda name: None)
+    refuse(
+        calls["caption"], "engine=vllm needs vLLM in an environment of its own: bash scripts/install_vllm.sh", **vllm
+    )
+    monkeypatch.setattr("vlv.cli.engine_checks.find_spec", lambda name: name)
+    check_call(dataclasses.replace(calls["caption"], **vllm))
+    refuse(calls["caption"], "engine=vllm is one process: .*CUDA_VISIBLE_DEVICES=I and part=I/N", num_gpus=2, **vllm)
+    for wrong, key in (({"num_beams": 4}, "num_beams"), ({"vllm_cache_gib": 0.0}, "vllm_cache_gib")):
+        with pytest.raises(ValueError, match=key):
+            dataclasses.replace(calls["caption"], **{**vllm, **wrong})
+    dataclasses.replace(calls["caption"], engine="vllm", num_beams=4, temperature=0.7)  # the beams have no effect
+
+
 def test_more_steps_than_the_scheduler_has(calls, tmp_path):
     refuse(calls["reconstruct"], "num_inference_steps=2000 is more than the 1000", num_inference_steps=2000)
     check_call(dataclasses.replace(calls["caption"], num_inference_steps=2000))
@@ -299,7 +314,7 @@ def test_bases_that_have_moved(calls, checkpoints, command):
 @pytest.mark.parametrize("output", ["new/", "pairs"])
 def test_captions_go_into_a_file(calls, tmp_path, output):
     path = f"{tmp_path}/{output}"
-    refuse(calls["caption"], f"is a folder: give the JSON file, say {path.rstrip('/')}/captions.json", output_path=path)
+    refuse(calls["caption"], f"is a folder: give the file, say {path.rstrip('/')}/captions.json", output_path=path)
 
 
 def test_captions_replace_no_device(calls, tmp_path):

@@ -169,6 +169,21 @@ def test_a_dry_run_needs_no_download(tmp_path, capsys):
     assert launch._with_published_configs(own) == own
 
 
+def test_a_torchvision_of_another_torch_is_named_behind_what_imported_it():
+    def transformers_imports_it():
+        try:
+            raise RuntimeError("operator torchvision::nms does not exist")
+        except RuntimeError as error:
+            raise ModuleNotFoundError("Could not import module 'AutoProcessor'.") from error
+
+    with pytest.raises(ModuleNotFoundError) as failure:
+        transformers_imports_it()
+    assert entry.error_line(failure.value) == (
+        "torchvision is installed but does not work here (operator torchvision::nms does not exist): install the one "
+        "that fits torch, or pip uninstall torchvision"
+    )
+
+
 def test_unwritable_folders(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is not a folder"):
