@@ -53,12 +53,22 @@ def bf16_activations_again(model):
         yield
 
 
+@contextmanager
+def bf16_plain_attention(model):
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # as processes of a CPU set it
+    try:
+        with bf16(model), plain_attention(model):
+            yield
+    finally:
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(False)
+
+
 def distance(got, expected):
     """Length of the difference as a share of the expected length."""
     return ((got - expected).norm() / expected.norm()).item()
 
 
-STAGE1 = [nullcontext, plain_attention, activations_again, bf16, bf16_activations_again]
+STAGE1 = [nullcontext, plain_attention, activations_again, bf16, bf16_plain_attention, bf16_activations_again]
 
 
 @pytest.mark.parametrize("setting", STAGE1, ids=lambda setting: setting.__name__)
@@ -80,7 +90,7 @@ def test_stage1(imported_stage1, values1, setting):
         assert distance(got, values1[name]) < (BF16_GRADIENTS if rounded else GRADIENTS)
 
 
-STAGE2 = [nullcontext, plain_attention, activations_again, chunked_logits, bf16, bf16_activations_again]
+STAGE2 = [nullcontext, plain_attention, activations_again, chunked_logits, bf16, bf16_plain_attention, bf16_activations_again]
 
 
 @pytest.mark.parametrize("setting", STAGE2, ids=lambda setting: setting.__name__)

@@ -98,9 +98,8 @@ def arms(kind: Kind, config: BenchmarkSpeedConfig) -> list[Arm]:
     off: list[tuple[str, JsonObject, Published]] = [
         (f"in {other}", {"precision": other}, Published()),
         ("without loader workers", {"num_workers": 0}, Published()),
+        ("without fused attention", {}, Published(plain_attention=True)),
     ]
-    if torch.cuda.is_available() or precision == "fp32":  # a CPU's attention in bf16 is the plain one anyway
-        off.append(("without fused attention", {}, Published(plain_attention=True)))
     if training:
         off.append(("with activations computed again", {"gradient_checkpointing": True}, Published()))
         off.append(("with AdamW operation by operation", {}, Published(plain_optimizer=True)))
