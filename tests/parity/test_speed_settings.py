@@ -90,7 +90,15 @@ def test_stage1(imported_stage1, values1, setting):
         assert distance(got, values1[name]) < (BF16_GRADIENTS if rounded else GRADIENTS)
 
 
-STAGE2 = [nullcontext, plain_attention, activations_again, chunked_logits, bf16, bf16_plain_attention, bf16_activations_again]
+STAGE2 = [
+    nullcontext,
+    plain_attention,
+    activations_again,
+    chunked_logits,
+    bf16,
+    bf16_plain_attention,
+    bf16_activations_again,
+]
 
 
 @pytest.mark.parametrize("setting", STAGE2, ids=lambda setting: setting.__name__)
