@@ -84,6 +84,7 @@ RULES = {
     "recipes": (
         {
             "recipes",
+            "attention",
             "config",
             "settings",
             "redaction",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from transformers import Florence2Config, Florence2Model, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vlv.attention import without_masks
+from vlv.attention import forward_alone, without_masks
 from vlv.checkpoints.hub import HubUpload, refuse_upload
 from vlv.checkpoints.identity import ENCODER_TYPE, CheckpointError, JsonObject
 from vlv.checkpoints.pretrained import load_tokenizer, load_whole, resolve_checkpoint
@@ -162,7 +163,9 @@ class VLVEncoder(HubUpload, VisionEncoder, PreTrainedModel):  # pyright: ignore[
 
     def _image_features(self, encoder_pixels: Tensor) -> Tensor:
         frozen = is_frozen(self.florence2.vision_tower) and is_frozen(self.florence2.multi_modal_projector)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+        trains = torch.is_grad_enabled() and not frozen
+        quick = nullcontext() if trains else forward_alone(encoder_pixels.device)
+        with torch.set_grad_enabled(trains), quick:
             pixel_values = self.normalize(encoder_pixels).to(next(self.florence2.vision_tower.parameters()).dtype)
             features = self.florence2.get_image_features(pixel_values)
             assert isinstance(features, BaseModelOutputWithPooling)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +47,7 @@ def train(config: Stage1Config) -> Path | None:
 
         return print_dry_run(config, objective, precision)
 
+    from vlv.attention import choose_for_training
     from vlv.checkpoints.pretrained import resolve_component
     from vlv.data.preparation import SamplePreparation
     from vlv.inference.validation import ReconstructionSamples
@@ -54,6 +56,7 @@ def train(config: Stage1Config) -> Path | None:
     from vlv.training.state import TrainState
 
     run = TrainingRun.start(config, precision)
+    choose_for_training(run.accelerator.device, precision, math.prod(model.decoder.latent_shape[1:]))
     find_decoder = partial(resolve_component, config.stable_diffusion_model_path, "stable_diffusion_model_path")
     check_data = partial(
         require_latents_of, processor=model.image_processor, decoder=model.decoder, find_decoder=find_decoder

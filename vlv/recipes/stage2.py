@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -53,6 +54,7 @@ def train(config: Stage2Config) -> Path | None:
 
         return print_dry_run(config, objective, precision)
 
+    from vlv.attention import choose_for_training
     from vlv.data.captions import CaptionTokenizer
     from vlv.data.preparation import SamplePreparation
     from vlv.inference.validation import CaptionSamples
@@ -64,6 +66,10 @@ def train(config: Stage2Config) -> Path | None:
     from vlv.training.state import TrainState
 
     run = TrainingRun.start(config, precision)
+    latents = 0 if decoder is None else math.prod(decoder.latent_shape[1:])
+    choose_for_training(
+        run.accelerator.device, precision, max(latents, model.num_image_tokens + config.max_caption_tokens)
+    )
     tokenizer = CaptionTokenizer(model.tokenizer, config.max_caption_tokens, config.supervise_eos, model.eos_token_id)
     find_decoder = partial(decoder_folder_of, model, config.stable_diffusion_model_path)
     check_data = partial(
