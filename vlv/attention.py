@@ -37,8 +37,9 @@ def without_masks(model: PreTrainedModel) -> Iterator[None]:
 def choose_for_training(device: torch.device, precision: str, positions: int) -> None:
     """Let a training on the CPU in bf16 do without the fused kernel where sequences are short; for the process.
 
-    With backward the kernel takes up to twice as long as plain attention over 600 positions and less, and half as long
-    over 2,300; in fp32 it is the faster one at any length. A GPU's training keeps torch's own choice.
+    With backward the kernel takes up to three times as long as plain attention over some hundred positions and less,
+    and half as long over 2,300 (`scripts/measure_attention.py`); in fp32 it is the faster one at any length. A GPU's
+    training keeps torch's own choice.
 
     Args:
         precision: resolved.

@@ -190,8 +190,8 @@ def load_libraries() -> None:
     a fifth of the start's time. Frozen, they cost nothing later either, nor at the interpreter's end.
     """
     gc.disable()
-    for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao"):
-        # Where torchao is installed transformers imports it, and it warns of each kernel for GPUs that is not here.
+    for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao", "bitsandbytes.backends.cpu.ops"):
+        # Where torchao and bitsandbytes are installed they are imported, and warn of each kernel that is not here.
         logging.getLogger(name).setLevel(logging.ERROR)
     from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
     from huggingface_hub.utils import disable_progress_bars as quiet_hub

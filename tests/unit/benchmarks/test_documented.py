@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from scripts import measure_formats, measure_ray, measure_serving, measure_vllm
+from scripts import measure_attention, measure_formats, measure_ray, measure_serving, measure_vllm
 from vlv.benchmarks.loading import Run
 from vlv.benchmarks.speed import read_facts
 from vlv.cli import benchmark_data, benchmark_growth, benchmark_speed, benchmark_startup
@@ -23,6 +23,8 @@ def table(name, facts):
     if kind == "data":
         runs = {way: [Run(**run) for run in runs] for way, runs in facts["runs"].items()}
         return benchmark_data.table(runs)
+    if kind == "attention":
+        return measure_attention.table(facts["rows"])
     if kind == "serving":
         return measure_serving.table(facts["rows"])
     if kind == "vllm":
