@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from torch.backends import cuda
 
 from tests.models import new_captioner, new_stage1
 from vlv.benchmarks.arm import WARM, measure
@@ -38,6 +39,9 @@ def world(tiny_components, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def any_number_format():
     AcceleratorState._reset_state(reset_partial_state=True)  # it keeps a process's first one
+    yield
+    cuda.enable_flash_sdp(True)  # what a training in bf16 sets for its process
+    cuda.allow_fp16_bf16_reduction_math_sdp(False)
 
 
 @pytest.fixture
@@ -64,6 +68,16 @@ def test_ours_and_the_published_recipe_have_the_same_losses(suite, kind, numbers
         "config.yaml",
         "metrics.jsonl",
     ]
+
+
+@pytest.mark.parametrize("kind", ["stage1", "stage2"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_training_chooses_its_attention_by_its_length(suite, kind, precision, tmp_path):
+    suite = suite(kind)
+    arm = arms(kind, CONFIG)[0]
+    measure(suite.spec(dataclasses.replace(arm, settings={**arm.settings, "precision": precision}), tmp_path))
+    assert cuda.flash_sdp_enabled() == (precision == "fp32"), "the tiny models' sequences are short"
+    assert cuda.fp16_bf16_reduction_math_sdp_allowed() == (precision == "bf16")
 
 
 def test_latents_from_a_cache_spare_the_vae(world, tmp_path):
