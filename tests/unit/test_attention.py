@@ -13,6 +13,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 @pytest.fixture(autouse=True)
 def as_before():
     enabled = cuda.flash_sdp_enabled()
+    cuda.enable_flash_sdp(True)  # a training that another test ran in this process may have switched it off
     yield
     cuda.enable_flash_sdp(enabled)
 

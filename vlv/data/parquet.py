@@ -134,10 +134,11 @@ class ParquetSource:
             raise BadSample(self._broken[group])
         if group not in self._groups:
             self._groups[group] = self._read_group(group)
-            # By bytes, not by count: row groups of one dataset differ in size by tens.
-            held = sum(table.nbytes for table in self._groups.values())
+            # By bytes, not by count: row groups of one dataset differ in size by tens. Of the buffers, as pyarrow
+            # below 22 knows no `nbytes` of views.
+            held = sum(table.get_total_buffer_size() for table in self._groups.values())
             while held > self._cache_bytes and len(self._groups) > 1:
-                held -= self._groups.popitem(last=False)[1].nbytes
+                held -= self._groups.popitem(last=False)[1].get_total_buffer_size()
         self._groups.move_to_end(group)
         return self._groups[group]
 
