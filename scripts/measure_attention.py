@@ -115,11 +115,12 @@ def _passes(given: list[torch.Tensor], fused: bool, reduced: bool) -> tuple[Call
     from torch.nn.functional import scaled_dot_product_attention
 
     kernel = SDPBackend.FLASH_ATTENTION if fused else SDPBackend.MATH
+    queries, keys, values = given
 
     def attend() -> torch.Tensor:
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(reduced)
         with sdpa_kernel(kernel):
-            return scaled_dot_product_attention(*given)
+            return scaled_dot_product_attention(queries, keys, values)
 
     def both() -> None:
         states = attend()
