@@ -30,7 +30,7 @@ def encoder():
         prompt_ids=[0, 47066, 21700, 19, 10, 17818, 99, 16, 2343, 11, 5, 2274, 4, 2],
     )
     with torch.device("meta"):
-        return VLVEncoder(config)
+        return VLVEncoder(config).eval()  # training, transformers 5.6 asks BART's dropout of layers for a value
 
 
 def trained(module):
