@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from vlv.cli.entry import BAD_CALL, stop
+from vlv.cli.entry import BAD_CALL, print_out, stop
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,7 @@ def call_command(
     """
     name, *rest = arguments or ["--help"]
     if name in ("-h", "--help", "help"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it as it ends any other command
-        print(usage())
+        print_out(usage())
         raise SystemExit(0 if arguments else BAD_CALL)
     if name not in commands:
         near = difflib.get_close_matches(name, commands, n=1)

@@ -60,10 +60,18 @@ def parse(kind: type[Config], call: Call, arguments: list[str]) -> Config:
     except ConfigError as error:
         stop(str(error), BAD_CALL)
     if getattr(resolved.config, "print_config", False):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it as it ends any other command
-        print(resolved.as_yaml())
+        print_out(resolved.as_yaml())
         raise SystemExit(0)
     return resolved.config
+
+
+def print_out(text: str) -> None:
+    """Print what may be long: a reader that has enough, as in `| head`, ends this command as it ends any other."""
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL) or signal.SIG_IGN  # what Python sets, where none is known
+    try:
+        print(text, flush=True)
+    finally:  # in a process that goes on, a socket that is closed must not end it
+        signal.signal(signal.SIGPIPE, before)
 
 
 def _print_help(kind: type, call: Call, arguments: list[str]) -> NoReturn:
@@ -71,7 +79,6 @@ def _print_help(kind: type, call: Call, arguments: list[str]) -> NoReturn:
     from vlv.settings import ConfigError, describe
     from vlv.settings.paths import short
 
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         path, _ = _split(kind, call, [item for item in arguments if item not in ("-h", "--help")])
         settings = describe(kind, path)
@@ -79,8 +86,8 @@ def _print_help(kind: type, call: Call, arguments: list[str]) -> NoReturn:
         stop(str(error), BAD_CALL)
     places = "".join(f" [{name.upper()}]" for name in call.positional)
     defaults = f" (defaults of {short(path)})" if path is not None else ""
-    print(f"usage: {call.program}{places} [--config FILE] [key=value ...]\n\n{call.doc.strip()}\n")
-    print(f"settings{defaults}:\n{settings}")
+    usage = f"usage: {call.program}{places} [--config FILE] [key=value ...]\n\n{call.doc.strip()}"
+    print_out(f"{usage}\n\nsettings{defaults}:\n{settings}")
     raise SystemExit(0)
 
 

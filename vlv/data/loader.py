@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from vlv.data.transforms import silence_pillow
 from vlv.orphans import end_with_parent
@@ -200,6 +201,8 @@ def _start(loader: DataLoader[Any]) -> tuple[Iterator[Any], list[BaseProcess]]:
     before = set(active_children())
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL  # None where Python did not set it
+    if getattr(handler, "__module__", None) == signal_handling.__name__:
+        handler = signal.SIG_DFL  # torch's own, which stays where another loader was started before
     loaded = iter(loader)
     if in_main_thread:
         signal.signal(signal.SIGCHLD, handler)

@@ -1,5 +1,6 @@
 """The command itself: its table, its help, and an environment that lacks something."""
 
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -24,6 +25,12 @@ def ended(capsys, *arguments):
         command.main(list(arguments))
     printed = capsys.readouterr()
     return stopped.value.code, printed.out, printed.err
+
+
+def test_a_process_that_prints_help_can_still_write_into_a_closed_socket(capsys):
+    for call in (["--help"], ["stage1", "--help"], ["stage1", "print_config=true"]):
+        assert ended(capsys, *call)[0] == 0
+        assert signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN, "as Python starts: else the write would end it"
 
 
 def test_help_and_version(capsys):

@@ -78,6 +78,17 @@ def test_a_worker_that_dies_before_it_is_listed_loses_no_batch(tmp_path, monkeyp
         assert list(load_batches(dataset, BATCHES, list, workers, timeout=60)) == BATCHES
 
 
+def test_a_worker_that_dies_after_torchs_own_loader_was_used_loses_no_batch(tmp_path, monkeypatch):
+    """Torch's handler stays in the process once any of its loaders had workers."""
+    assert list(torch.utils.data.DataLoader([1, 2], num_workers=1)) == [1, 2]
+    monkeypatch.setattr("torch.utils.data._utils.signal_handling._SIGCHLD_handler_set", False)
+    assert list(torch.utils.data.DataLoader([1, 2], num_workers=1)) == [1, 2]
+    assert signal.getsignal(signal.SIGCHLD).__module__.startswith("torch.")
+    dataset = Numbers(tmp_path, 9, die, times=2)
+    slowly = (time.sleep(0.2) or batch for batch in load_batches(dataset, BATCHES, list, 2, timeout=60))
+    assert [batch for batch in slowly if time.sleep(0.1) is None] == BATCHES
+
+
 @pytest.mark.parametrize("fault", [stop, lambda: time.sleep(1000)])
 def test_workers_that_hang_are_replaced(fault, tmp_path, caplog):
     dataset = Numbers(tmp_path, 9, fault, times=1)
