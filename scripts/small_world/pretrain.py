@@ -110,14 +110,17 @@ def fit(folder: Path, config: PretrainConfig, part: Part) -> None:
     from vlv.training.metrics import MetricLogger
     from vlv.training.optim import build_optimizer, lr_at
     from vlv.training.parts import TrainerSettings, TrainingParts
-    from vlv.training.processes import fastest_precision, resolve_precision, start_processes
+    from vlv.training.precision import check_precision, choose_precision, fastest_precision
+    from vlv.training.processes import start_processes
     from vlv.training.state import TrainState
     from vlv.training.trainer import Trainer
 
     recipe = RECIPES[config.part]
     steps = config.steps or recipe.steps
     precision = fastest_precision() if config.precision == "auto" else config.precision
-    accelerator = start_processes(resolve_precision(precision))
+    # Of a GPU's `auto`: on a CPU nothing is left to choose.
+    precision = choose_precision(0).precision if precision == "auto" else check_precision(precision)
+    accelerator = start_processes(precision)
     optimizer = build_optimizer(part.objective, recipe.lr, kind="muon")
     objective, optimizer = accelerator.prepare(part.objective, optimizer)
     identity = {"part": config.part, "steps": steps}

@@ -142,7 +142,7 @@ def test_each_decoder_has_a_recipe_of_both_stages_with_its_cost(member):
     table = (CONFIGS.parent / "docs" / "decoders.md").read_text()
     row = re.search(rf"^\| {decoder} \| {first.decoder_resolution} \| text_encoder \|(.*)\|$", table, re.MULTILINE)
     frozen, trained, forward, backward, fixed, whole, again, *_ = (cell.strip() for cell in row[1].split("|"))
-    size = again if first.gradient_checkpointing else whole
+    size = again if first.gradient_checkpointing == "on" else whole
     text = stage1.read_text()
     assert f"{frozen} B frozen, {trained} M trained" in text
     assert f"{forward} + {backward} TFLOP an image" in text
@@ -245,6 +245,15 @@ def test_values_as_a_shell_gives_them(kind, override, value):
     found = getattr(load_config(kind, None, [override]), override.partition("=")[0])
     assert found == value
     assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(("given", "read"), [("true", "on"), ("on", "on"), ("no", "off"), ("False", "off")])
+def test_what_is_on_or_off_can_be_true_or_false(tmp_path, given, read):
+    (tmp_path / "mine.yaml").write_text(f"gradient_checkpointing: {given}\n")
+    assert load_config(Stage1Config, tmp_path / "mine.yaml", []).gradient_checkpointing == read
+    assert load_config(Stage1Config, None, [f"gradient_checkpointing={given}"]).gradient_checkpointing == read
+    with pytest.raises(ConfigError, match="give one of auto, on, off"):
+        load_config(Stage1Config, None, ["gradient_checkpointing=2"])
 
 
 def test_yaml_reads_off_as_a_truth_value_but_the_setting_does_not(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,8 +13,9 @@ from pathlib import Path
 
 import torch
 
+from vlv.training.precision import product_rate, torch_dtype
+
 _SIDE = 2048  # of the square matrices whose product measures a processor; a GPU's have four times as much
-_REPETITIONS = 6
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def describe_machine(precisions: Sequence[str]) -> Machine:
         torch=torch.__version__,
         python=platform.python_version(),
         commit=_commit(),
-        matmul={precision: _matmul(precision) for precision in precisions},
+        matmul={precision: _rate(precision) for precision in precisions},
         transformers=version("transformers"),
         diffusers=version("diffusers"),
         date=datetime.now(UTC).date().isoformat(),
@@ -85,18 +85,7 @@ def _commit() -> str:
         return ""
 
 
-def _matmul(precision: str) -> float:
-    """TFLOP/s of a product of two large square matrices: the best of some, as the machine may do something else."""
+def _rate(precision: str) -> float:
+    """TFLOP/s of a product of two large square matrices."""
     on_gpu = torch.cuda.is_available()
-    device = torch.device("cuda" if on_gpu else "cpu")
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    side = 4 * _SIDE if on_gpu else _SIDE
-    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    best = float("inf")  # the first one also reserves memory and chooses a kernel
-    for _ in range(_REPETITIONS):
-        started = time.perf_counter()
-        torch.matmul(left, right)
-        if on_gpu:
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    return 2 * side**3 / best / 1e12
+    return product_rate(torch_dtype(precision), 4 * _SIDE if on_gpu else _SIDE, "cuda" if on_gpu else "cpu")

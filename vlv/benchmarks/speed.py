@@ -22,7 +22,7 @@ from vlv.benchmarks.pictures import jpegs
 from vlv.benchmarks.worlds import SIDES, World
 from vlv.checkpoints.identity import JsonObject
 from vlv.config import BenchmarkSpeedConfig
-from vlv.training.processes import cpu_has_bf16, resolve_precision
+from vlv.training.precision import cpu_has_bf16
 
 OURS, PUBLISHED = "ours", "published recipe"
 LATENTS = "LATENTS"  # in an arm's settings: the folder of the same images' latents
@@ -73,16 +73,19 @@ def arms(kind: Kind, config: BenchmarkSpeedConfig) -> list[Arm]:
     The published recipe is our own code with its choices: fp32 (stage 2: bf16, its weights too), plain attention,
     activations computed again in backward, images prepared by the main process, a flush and a barrier after each step,
     captions padded to 300.
+
+    Args:
+        config: with the number format of ours settled.
     """
     training = kind in ("stage1", "stage2")
-    precision = resolve_precision(config.precision)
+    precision = config.precision
     has_bf16 = torch.cuda.is_available() or cpu_has_bf16()
     ours: JsonObject = {"precision": precision, "num_workers": config.num_workers}
     theirs: JsonObject = {"precision": "fp32", "num_workers": 0}
     if kind == "stage2" and has_bf16:  # without it bf16 is many times slower, which nobody would choose
         theirs |= {"precision": "bf16", "param_dtype": "bf16"}
     if training:
-        theirs |= {"gradient_checkpointing": True, "encoder_view": "loader"}
+        theirs |= {"gradient_checkpointing": "on", "encoder_view": "loader"}
     # The published collator pads to the longest caption that it allows; the loss leaves that out, the GPU does not.
     pad_to = 300 if kind == "stage2" else 0
     count = config.processes
@@ -101,7 +104,7 @@ def arms(kind: Kind, config: BenchmarkSpeedConfig) -> list[Arm]:
         ("without fused attention", {}, Published(plain_attention=True)),
     ]
     if training:
-        off.append(("with activations computed again", {"gradient_checkpointing": True}, Published()))
+        off.append(("with activations computed again", {"gradient_checkpointing": "on"}, Published()))
         off.append(("with AdamW operation by operation", {}, Published(plain_optimizer=True)))
     if torch.cuda.is_available():  # neither means anything on a CPU
         off.append(("with a flush after each step", {}, Published(flush=True)))

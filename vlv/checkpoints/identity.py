@@ -84,12 +84,12 @@ def indexed_parts(folder: Path) -> list[str] | None:
 
 def component_hashes(folder: Path) -> dict[str, str]:
     """A hash over the configs of a component's folder, and a fingerprint of its weights."""
-    weights = _weights(folder)
+    weights = weight_files(folder)
     hashes = {"config_sha256": config_hash(folder)}
     return {**hashes, "weights_fingerprint": fingerprint(folder, weights)} if weights else hashes
 
 
-def _weights(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The files that a component's weights are read from, as far as one kind of them is there."""
     parts = indexed_parts(folder)
     files = list(folder.rglob("*")) if parts is None else [path for part in parts for path in (folder / part).glob("*")]

@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     import torch
 
     from vlv.benchmarks.all_suites import calls_of_cpu, calls_of_gpu
-    from vlv.training.processes import cpu_has_bf16
+    from vlv.training.precision import cpu_has_bf16
 
     on_gpu = torch.cuda.is_available()
     calls = calls_of_gpu(torch.cuda.device_count()) if on_gpu else calls_of_cpu(cpu_has_bf16())

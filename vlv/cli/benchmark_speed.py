@@ -9,6 +9,7 @@ same number format.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from vlv.benchmarks.arm import Kind
     from vlv.benchmarks.machine import Machine
     from vlv.benchmarks.speed import Result
+    from vlv.benchmarks.worlds import World
 
 _UNITS = {"stage1": "image", "stage2": "sample", "caption": "image", "reconstruct": "image"}
 
@@ -39,6 +41,7 @@ def main(arguments: list[str]) -> None:
         with_captioner = kind in ("stage2", "caption")
         folder = Path(config.folder).resolve() / config.size
         world = make_world(folder, config.size, config.language_model, with_captioner)
+        config = replace(config, precision=_precision(kind, config, world))
         progress = Progress("measuring", config.rounds * len(arms(kind, config)), "run")
         results, flops, machine = measure(kind, config, world, progress.advance)
     except OSError as error:
@@ -49,6 +52,14 @@ def main(arguments: list[str]) -> None:
     print(table(kind, config, results, flops, machine))
     if config.json is not None:
         write_json(Path(config.json), facts(config, results, flops, machine))
+
+
+def _precision(kind: Kind, config: BenchmarkSpeedConfig, world: World) -> str:
+    """The number format that the measured command takes on these models."""
+    from vlv.recipes.precision import settle_precision
+
+    weights = {"stage1": world.florence2, "stage2": world.language_model, "caption": world.captioner}
+    return settle_precision(config.precision, weights.get(kind, world.stage1), "folder").precision
 
 
 def table(kind: Kind, config: BenchmarkSpeedConfig, results: list[Result], flops: float, machine: Machine) -> str:

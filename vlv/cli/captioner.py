@@ -14,7 +14,7 @@ def load_captioner(folder: str, precision: str, quantize: str | None = None, **b
     """The captioner of a folder, on the GPU if there is one; a folder that cannot be used ends the command in one line.
 
     Args:
-        precision: number format of the computation (see `resolve_precision`).
+        precision: number format of the computation (see `settle_precision`).
         quantize, bases: as of `vlv.models.load_captioner`.
     """
     # JSON alone: a wrong folder shows before the libraries are loaded.
@@ -26,9 +26,11 @@ def load_captioner(folder: str, precision: str, quantize: str | None = None, **b
         import torch
 
         from vlv.models import loading
-        from vlv.training.processes import resolve_precision, torch_dtype
+        from vlv.recipes.precision import settle_precision
+        from vlv.training.precision import torch_dtype
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return loading.load_captioner(folder, torch_dtype(resolve_precision(precision)), device, quantize, **bases)
+        dtype = torch_dtype(settle_precision(precision, folder, "ckpt_dir").precision)
+        return loading.load_captioner(folder, dtype, device, quantize, **bases)
     except (ValueError, OSError) as error:
         stop(str(error), BAD_CALL)

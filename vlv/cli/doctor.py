@@ -93,7 +93,7 @@ def _devices() -> Iterator[Finding]:
     try:
         import torch
 
-        from vlv.training.processes import cpu_has_bf16
+        from vlv.training.precision import cpu_has_bf16
     except ImportError:  # said above
         return
     bf16 = ", bf16" if cpu_has_bf16() else ""

@@ -73,6 +73,7 @@ def changed_settings(saved: Path, config: Stage1Config | Stage2Config) -> list[s
         f"{key} was {shown(old)} and is {shown(_written(new))}"
         for key, (old, new) in pairs.items()
         if _comparable(old) != _comparable(_written(new))
+        and (key, new) != ("precision", "auto")  # it goes on with what the run has
     ]
 
 

@@ -23,7 +23,10 @@ class DemoConfig:
     examples: str | None = option(None, "folder or glob of example pictures; null is the shipped ones", path="local")
     host: str = option("127.0.0.1", "address that is listened on; 0.0.0.0 is every one of this machine")
     port: int = option(7860, "TCP port")
-    precision: Precision = option("auto", "number format of the computation; auto is bf16 on a GPU, fp32 on the CPU")
+    precision: Precision = option(
+        "auto",
+        "number format of the computation; auto is bf16 on a GPU, and on a CPU where it is measured to pay",
+    )
     guidance_scale: float = option(2.0, "classifier-free guidance that the page starts with; 1 switches it off")
     # Half of what `vlv reconstruct` takes: in the small world pictures are as good, and somebody waits for them.
     num_inference_steps: int = option(25, "denoising steps that the page starts with")

@@ -161,13 +161,16 @@ class OptimConfig:
     )
     warmup_steps: int = optim_option(0, "optimizer steps over which lr rises linearly from 0")
     precision: Precision = optim_option(
-        "auto", "number format of the computation; auto is bf16 on a GPU, fp32 on the CPU"
+        "auto",
+        "number format of the computation; auto is bf16 on a GPU, and on a CPU where it is measured to pay",
     )
     param_dtype: Literal["fp32", "bf16"] = optim_option("fp32", "number format of the weights that train")
     max_micro_batch: int = optim_option(
         64, "most samples a process takes at once; the rest is gradient accumulation", frequent=True
     )
-    gradient_checkpointing: bool = optim_option(False, "recompute activations in backward: less memory, slower")
+    gradient_checkpointing: Literal["auto", "on", "off"] = optim_option(
+        "auto", "recompute activations in backward: less memory, slower; auto is on where the plan exceeds the GPU"
+    )
     ema_decay: float = optim_option(
         0.0, "moving average of the trained weights, which the finished model gets; 0 is off"
     )

@@ -45,7 +45,8 @@ class InferenceConfig(ReadingConfig):
         None, "Accelerate YAML; null is one process a GPU, or one on the CPU", path="shipped"
     )
     precision: Precision = run_option(
-        "auto", "number format of the computation; auto is bf16 on a GPU, fp32 on the CPU"
+        "auto",
+        "number format of the computation; auto is bf16 on a GPU, and on a CPU where it is measured to pay",
     )
     stable_diffusion_model_path: str | None = model_option(
         None, "the diffusion decoder, where it has moved since training", path="source"

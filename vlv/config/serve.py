@@ -21,7 +21,10 @@ class ServeConfig:
     token: str | None = option(
         None, "bearer token that requests must bring; null is $VLV_API_TOKEN, else none is asked"
     )
-    precision: Precision = option("auto", "number format of the computation; auto is bf16 on a GPU, fp32 on the CPU")
+    precision: Precision = option(
+        "auto",
+        "number format of the computation; auto is bf16 on a GPU, and on a CPU where it is measured to pay",
+    )
     quantize: Quantize | None = option(None, QUANTIZE_DOC)
     batch_size: int = option(8, "images that are captioned at once, at most")
     batch_wait_ms: float = option(5.0, "milliseconds that a request waits for others to be captioned with it")

@@ -12,7 +12,7 @@ from typing import IO, Any, TypeAlias
 
 from vlv.atomic import write_whole
 
-_IDENTITY_NAME = "identity.json"
+IDENTITY_NAME = "identity.json"
 
 JsonObject: TypeAlias = dict[str, Any]  # a JSON object; its values are what JSON can hold
 
@@ -38,7 +38,7 @@ class Journal:
 
     def changes(self) -> list[str]:
         """What this identity has else than the folder's, by its keys and in words; none where there is no folder."""
-        before, now = read_json(self.folder / _IDENTITY_NAME), _as_json(self._identity)
+        before, now = read_json(self.folder / IDENTITY_NAME), _as_json(self._identity)
         if not isinstance(before, dict) or not isinstance(now, dict):
             return []
         return [
@@ -53,13 +53,13 @@ class Journal:
         Returns:
             Where a folder of another identity was moved to, or None.
         """
-        moved, before = None, read_json(self.folder / _IDENTITY_NAME)
+        moved, before = None, read_json(self.folder / IDENTITY_NAME)
         # A folder without an identity has no record yet: it was made a moment ago, perhaps by a job beside this one.
         if before is not None and before != _as_json(self._identity):
             moved = unused_path(self.folder)
             self.folder.rename(moved)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / _IDENTITY_NAME, self._identity)
+        write_json(self.folder / IDENTITY_NAME, self._identity)
         return moved
 
     def append(self, kind: str, records: Iterable[JsonObject]) -> None:

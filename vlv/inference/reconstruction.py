@@ -16,7 +16,7 @@ from vlv.inference.processes import ALONE, Processes
 
 # What a run writes; of a run with other settings it is set aside.
 _OURS = (*PICTURE_FOLDERS, "index.html", "metrics.json", "bad_samples.jsonl")
-_SETTINGS = "settings.json"
+SETTINGS = "settings.json"
 _ALWAYS_KEPT = {"image_path", *(field.name for field in fields(SamplingSettings))}
 
 
@@ -158,11 +158,11 @@ def _prepare(output: OutputFolder, settings: JsonObject, journal: Journal) -> No
         remove_leftovers(output.path)
         for name in PICTURE_FOLDERS:
             remove_leftovers(output.path / name, recursive=True)
-        found = read_json(output.path / _SETTINGS)
+        found = read_json(output.path / SETTINGS)
         if found != settings:
             # Not all of the keys: which ones the checkpoint's identity has depends on the options in use.
             _set_aside(output, isinstance(found, dict) and found.keys() >= _ALWAYS_KEPT)
-            write_json(output.path / _SETTINGS, settings)
+            write_json(output.path / SETTINGS, settings)
         # Bad images of an interrupted run are tried again: a file may have been repaired.
         if journal.folder.exists():
             journal.remove()
@@ -174,7 +174,7 @@ def _prepare(output: OutputFolder, settings: JsonObject, journal: Journal) -> No
 
 
 def _set_aside(output: OutputFolder, is_ours: bool) -> None:
-    old = [output.path / name for name in (*_OURS, _SETTINGS) if (output.path / name).exists()]
+    old = [output.path / name for name in (*_OURS, SETTINGS) if (output.path / name).exists()]
     if not old:
         return
     if not is_ours:

@@ -83,6 +83,10 @@ class DenoisingObjective(SourceTerms):
         """How many samples the batch's sum is over, []; padded and unreadable ones do not count."""
         return self._diffusion_counts(batch)
 
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations in backward."""
+        self.model.enable_gradient_checkpointing()
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Sum of the loss over the batch's real samples, []; the noise of each depends on its position alone."""
         generators = sample_generators(self.seed, batch["positions"])
@@ -143,6 +147,12 @@ class CaptionObjective(SourceTerms):
 
     def _counts_passes(self) -> bool:
         return self.token_mean == "per_process" and self.training
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations in backward, in the diffusion decoder too."""
+        self.model.enable_gradient_checkpointing()
+        if self.decoder is not None:
+            self.decoder.enable_gradient_checkpointing()
 
     def forward(self, batch: PairBatch) -> dict[str, Tensor]:
         """Sums of the losses over the batch, [] each."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -193,7 +194,8 @@ def fixed_gib(model: VLVAutoEncoder) -> float:
 
 def gib_an_image(model: VLVAutoEncoder) -> float:
     """GiB that one more image takes, of a model that `fixed_gib` has cast, in batches that keep a card busy."""
-    from vlv.planning.meta_step import peak_gib
+    from vlv.planning.meta_step import loss_of, peak_gib
 
     # A difference, so that what lives whatever the batch cancels.
-    return (peak_gib(model, 16) - peak_gib(model, 8)) / 8
+    more, fewer = (peak_gib(model, partial(loss_of, model, batch)) for batch in (16, 8))
+    return (more - fewer) / 8

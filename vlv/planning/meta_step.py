@@ -114,8 +114,8 @@ def count_flops(model: VLVAutoEncoder) -> tuple[float, float]:
     return forward / 1e12, (counter.get_total_flops() - forward) / 1e12
 
 
-def peak_gib(model: VLVAutoEncoder, batch: int) -> float:
-    """The most GiB that live at once in forward and backward of a batch, weights, buffers and gradients left out.
+def peak_gib(model: torch.nn.Module, loss: Callable[[], Tensor], autocast: bool = True) -> float:
+    """The most GiB that live at once in forward and backward of a loss, weights, buffers and gradients left out.
 
     Attention keeps what a card's fused kernel keeps, not the matrix that the meta device's plain one would.
     """
@@ -125,8 +125,8 @@ def peak_gib(model: VLVAutoEncoder, batch: int) -> float:
     with ExitStack() as stack:
         stack.enter_context(patch("torch.nn.functional.scaled_dot_product_attention", fused_attention()))
         live = stack.enter_context(LiveBytes(model))
-        stack.enter_context(Autocast())
-        backward(loss_of(model, batch))
+        stack.enter_context(Autocast() if autocast else nullcontext())
+        backward(loss())
     model.zero_grad(set_to_none=True)
     return live.peak / 2**30
 

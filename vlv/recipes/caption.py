@@ -28,11 +28,14 @@ def run(config: CaptionConfig) -> CaptionReport:
     Raises:
         ValueError: no image can be read, or more cannot than `max_bad_share`, once everything is written.
     """
+    from vlv.inference.blocks import partial_folder
     from vlv.inference.captions import CaptionSearch
     from vlv.inference.identity import checkpoint_identity
-    from vlv.training.processes import resolve_precision
+    from vlv.inference.journal import IDENTITY_NAME
+    from vlv.recipes.precision import recorded_precision, settle_precision
 
-    precision = resolve_precision(config.precision)
+    recorded = recorded_precision(partial_folder(config.output) / IDENTITY_NAME, config.ckpt_dir)
+    precision = settle_precision(config.precision, config.ckpt_dir, "ckpt_dir", recorded).precision
     search = CaptionSearch(
         config.num_beams, config.max_new_tokens, config.temperature, config.captions_per_image, config.seed,
         config.end_at_sentence, config.prefix, config.suffix,
@@ -169,7 +172,7 @@ def _generate(config: CaptionConfig, precision: str, accelerator: Accelerator, p
     from vlv.inference.processes import explain_out_of_memory
     from vlv.models import preview_autoencoder
     from vlv.recipes.reading import read_settings
-    from vlv.training.processes import torch_dtype
+    from vlv.training.precision import torch_dtype
 
     dtype = torch_dtype(precision)
     autoencoder = preview_autoencoder(

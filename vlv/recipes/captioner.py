@@ -12,7 +12,7 @@ from vlv.config import CaptionConfig
 from vlv.models.captioner import VLVCaptioner
 from vlv.models.image_rows import ImageRows
 from vlv.models.loading import load_captioner
-from vlv.training.processes import torch_dtype
+from vlv.training.precision import torch_dtype
 
 if TYPE_CHECKING:
     from vlv.vllm.engine import VllmCaptioner

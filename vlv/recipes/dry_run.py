@@ -9,17 +9,18 @@ from vlv.config import TrainingConfig
 from vlv.planning.size import memory_estimate, parameter_counts, readable
 from vlv.recipes.accelerate_config import read_accelerate_config
 from vlv.recipes.batch_sizes import BatchSizes
-from vlv.training.processes import cpu_has_bf16
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from vlv.training.precision import Choice
 
-def print_dry_run(config: TrainingConfig, objective: nn.Module, precision: str) -> None:
+
+def print_dry_run(config: TrainingConfig, objective: nn.Module, choice: Choice) -> None:
     """Print what a run would be.
 
     Args:
-        precision: what the config's `precision` is on this machine.
+        choice: what `precision` is on this machine.
     """
     import yaml
 
@@ -32,10 +33,7 @@ def print_dry_run(config: TrainingConfig, objective: nn.Module, precision: str) 
     print(f"\nparameters: {trained:,} trained, {frozen:,} frozen")
     print(f"global batch {sizes}")
     parts = ", ".join(f"{name} {readable(size)}" for name, size in memory.items())
-    # Not taken by itself: what is computed would hang on the CPU's make.
-    faster = config.precision == "auto" and precision == "fp32" and cpu_has_bf16()
-    hint = "; this CPU has bf16, which is faster at full size: precision=bf16" if faster else ""
     print(
         f"memory of a process, without activations: {readable(sum(memory.values()))} ({parts}); weights that train in "
-        f"{config.param_dtype}, frozen ones in {precision} (precision={config.precision}, as on this machine{hint})"
+        f"{config.param_dtype}, frozen ones in {choice.precision} ({choice.reason})"
     )

@@ -23,12 +23,15 @@ def run(config: ReconstructConfig) -> ReconstructionReport:
     from vlv.inference.identity import checkpoint_identity
     from vlv.inference.pictures import SamplingSettings
     from vlv.inference.processes import Processes, explain_out_of_memory
-    from vlv.inference.reconstruction import reconstruct_images
+    from vlv.inference.reconstruction import SETTINGS, reconstruct_images
     from vlv.models.autoencoder import VLVAutoEncoder
+    from vlv.recipes.precision import recorded_precision, settle_precision
     from vlv.recipes.reading import read_settings
-    from vlv.training.processes import resolve_precision, start_processes, torch_dtype
+    from vlv.training.precision import torch_dtype
+    from vlv.training.processes import start_processes
 
-    precision = resolve_precision(config.precision)
+    recorded = recorded_precision(Path(config.output_dir) / SETTINGS, config.ckpt_dir)
+    precision = settle_precision(config.precision, config.ckpt_dir, "ckpt_dir", recorded).precision
     accelerator = start_processes(precision, patience=timedelta(days=1))  # shares may end hours apart
     choice = choose_extractor(config.extractor, config.inception_weights)
     accelerator.print(choice.message)

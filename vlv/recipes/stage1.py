@@ -35,17 +35,20 @@ def train(config: Stage1Config) -> Path | None:
     import torch
 
     from vlv.models.objectives import DenoisingObjective
-    from vlv.training.processes import resolve_precision
+    from vlv.recipes.checkpointing import recompute_where_needed
+    from vlv.recipes.precision import settle_training
 
-    precision = resolve_precision(config.precision)
+    config, choice = settle_training(config, config.florence2_model_path, "florence2_model_path")
+    precision = choice.precision
     # Every process must build the same weights: FSDP shards each one's own and broadcasts none.
     torch.manual_seed(config.seed)
     model = (build_without_weights if config.dry_run else build_autoencoder)(config, precision)
     objective = DenoisingObjective(model, config.seed, config.conditioning_dropout, config.noise_draws)
+    recompute_where_needed(config, objective, precision)
     if config.dry_run:
         from vlv.recipes.dry_run import print_dry_run
 
-        return print_dry_run(config, objective, precision)
+        return print_dry_run(config, objective, choice)
 
     from vlv.attention import choose_for_training
     from vlv.checkpoints.pretrained import resolve_component
@@ -130,7 +133,7 @@ def build_autoencoder(config: Stage1Config, precision: str) -> VLVAutoEncoder:
     from vlv.losses import LossOptions
     from vlv.models.autoencoder import VLVAutoEncoder
     from vlv.models.projector import start_as_torch_does
-    from vlv.training.processes import torch_dtype
+    from vlv.training.precision import torch_dtype
 
     model = VLVAutoEncoder.from_components(
         config.stable_diffusion_model_path,
@@ -146,8 +149,6 @@ def build_autoencoder(config: Stage1Config, precision: str) -> VLVAutoEncoder:
     if config.dropout is not None:
         model.encoder.set_dropout(config.dropout)
     model.encoder.nested_dropout = config.nested_dropout
-    if config.gradient_checkpointing:
-        model.enable_gradient_checkpointing()
     if config.keep_results:
         model.encoder.kept_results = KeptResults(config.keep_results)
         model.decoder.kept_results = KeptResults(config.keep_results)
@@ -165,7 +166,7 @@ def build_without_weights(config: Stage1Config, precision: str) -> VLVAutoEncode
     from vlv.frozen import keep_dtype
     from vlv.losses import LossOptions
     from vlv.planning.decoders import SizeConfig, build
-    from vlv.training.processes import torch_dtype
+    from vlv.training.precision import torch_dtype
 
     folder = resolve_component(config.stable_diffusion_model_path, "stable_diffusion_model_path")
     florence2 = resolve_component(config.florence2_model_path, "florence2_model_path")

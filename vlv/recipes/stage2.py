@@ -36,23 +36,26 @@ def train(config: Stage2Config) -> Path | None:
     import torch
 
     from vlv.models.objectives import CaptionObjective
-    from vlv.training.processes import is_sharded, resolve_precision, torch_dtype
+    from vlv.recipes.checkpointing import recompute_where_needed
+    from vlv.recipes.precision import settle_training
+    from vlv.training.precision import torch_dtype
+    from vlv.training.processes import is_sharded
 
-    precision = resolve_precision(config.precision)
+    config, choice = settle_training(config, config.qwen_model, "qwen_model")
+    precision = choice.precision
     compute_dtype = torch_dtype(precision)
     torch.manual_seed(config.seed)
     model = build_captioner(config, compute_dtype)
     if config.dropout is not None:
         model.set_dropout(config.dropout)
     model.encoder.nested_dropout = config.nested_dropout
-    if config.gradient_checkpointing:
-        model.enable_gradient_checkpointing()
     decoder = build_decoder(config, model, precision) if config.diffusion_weight > 0 else None
     objective = CaptionObjective(model, config.seed, decoder, config.diffusion_weight, config.token_mean)
+    recompute_where_needed(config, objective, precision)
     if config.dry_run:
         from vlv.recipes.dry_run import print_dry_run
 
-        return print_dry_run(config, objective, precision)
+        return print_dry_run(config, objective, choice)
 
     from vlv.attention import choose_for_training
     from vlv.data.captions import CaptionTokenizer
@@ -113,7 +116,7 @@ def build_captioner(config: Stage2Config, compute_dtype: torch.dtype) -> VLVCapt
     from vlv.models.from_stage1 import CaptionerSettings, captioner_from_stage1
     from vlv.models.lora import LoraSettings
     from vlv.models.projector import start_as_torch_does
-    from vlv.training.processes import torch_dtype
+    from vlv.training.precision import torch_dtype
 
     param_dtype = torch_dtype(config.param_dtype)
     rank = config.lora_rank
@@ -147,12 +150,10 @@ def build_captioner(config: Stage2Config, compute_dtype: torch.dtype) -> VLVCapt
 def build_decoder(config: Stage2Config, model: VLVCaptioner, precision: str) -> DiffusionDecoder:
     """The frozen decoder whose denoising loss trains beside the caption loss."""
     from vlv.models.from_stage1 import decoder_of
-    from vlv.training.processes import torch_dtype
+    from vlv.training.precision import torch_dtype
 
     decoder = decoder_of(model, config.stable_diffusion_model_path, dtype=precision)
     decoder.set_dtypes(torch_dtype(precision))
-    if config.gradient_checkpointing:
-        decoder.enable_gradient_checkpointing()
     return decoder
 
 

@@ -58,9 +58,13 @@ def _split(value: object) -> list[object]:
 
 
 def _word(choices: tuple[str, ...], value: object) -> str:
-    # YAML 1.1 reads the words off and on as truth values.
-    word = {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-    return word if word in choices else _refuse()
+    word = str(value)
+    if word in choices:
+        return word
+    # YAML 1.1 reads the words off and on as truth values; and what can be on or off can be true or false.
+    truth = _TRUTH.get(word.strip().lower())
+    switch = "" if truth is None else "on" if truth else "off"
+    return switch if switch in choices else _refuse()
 
 
 def _number(hint: object, value: object) -> int | float:

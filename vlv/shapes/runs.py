@@ -141,7 +141,7 @@ def own_model(stage1: Path, captioner: Path, folder: Path) -> Path:
 
 
 def _train(command: str, recipe: str, output_dir: Path, settings: Settings) -> Path:
-    from vlv.training.processes import fastest_precision
+    from vlv.training.precision import fastest_precision
 
     final = output_dir / "final"
     values: Settings = {"output_dir": output_dir, "resume": "latest", "precision": fastest_precision(), **settings}

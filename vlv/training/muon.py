@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from vlv.training.processes import cpu_has_bf16
+from vlv.training.precision import cpu_has_bf16
 
 MOMENTUM = 0.95
 # Of an odd polynomial of degree 5 that brings singular values from (0, 1] near to 1 in five rounds. Steep at 0 rather

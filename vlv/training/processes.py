@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import warnings
 from datetime import timedelta
@@ -10,36 +9,14 @@ from typing import cast
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-from accelerate.utils import DeepSpeedPlugin, DistributedType
+from accelerate.utils import DeepSpeedPlugin, DistributedType, gather_object
 
-_log = logging.getLogger(__name__)
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def resolve_precision(precision: str) -> str:
-    """Turn `auto` into bf16 on a GPU that has it, fp16 on an older one, fp32 on the CPU.
-
-    Raises:
-        ValueError: fp16 without a GPU.
-    """
-    on_gpu = _on_gpu()
-    if precision == "bf16" and not on_gpu and not cpu_has_bf16():
-        _log.warning("this CPU has no bf16 of its own and is many times slower in it than in fp32: set precision=fp32")
-    if precision == "auto":
-        return ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if on_gpu else "fp32"
-    if precision == "fp16" and not on_gpu:
-        raise ValueError("precision=fp16 needs a GPU: set precision=bf16 or fp32")
-    return precision
-
-
-def fastest_precision() -> str:
-    """The setting of `precision` that trains fastest here: auto on a GPU, bf16 on a CPU that has it, fp32 on others."""
-    return "auto" if _on_gpu() else "bf16" if cpu_has_bf16() else "fp32"
+from vlv.training.precision import on_gpu
 
 
 def loader_workers(wanted: int) -> int:
     """Loader workers of this process: on the CPU no more than its share of the cores, where the model computes too."""
-    if _on_gpu():
+    if on_gpu():
         return wanted
     # Linux alone tells which cores this process may use.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -49,20 +26,6 @@ def loader_workers(wanted: int) -> int:
 def local_processes() -> int:
     """Processes of this run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def _on_gpu() -> bool:
-    return torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() != "true"
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this CPU has instructions for bf16: avx512_bf16, amx_bf16, or an ARM's."""
-    return any(has for name, has in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
-
-
-def torch_dtype(precision: str) -> torch.dtype:
-    """The dtype of a resolved precision."""
-    return _DTYPES[precision]
 
 
 def start_processes(
@@ -82,7 +45,7 @@ def start_processes(
         patience: how long processes wait for each other before one is taken for dead.
 
     Raises:
-        RuntimeError: the processes have not found each other.
+        RuntimeError: the processes have not found each other, or compute in different number formats.
     """
     mixed = {"fp32": "no"}.get(precision, precision)
     # The warning itself says to keep it as long as nothing else leaves buffers alone from the start.
@@ -107,6 +70,10 @@ def start_processes(
         raise RuntimeError(
             f"{world_size} processes were started but Accelerate sees {accelerator.num_processes}: start them with "
             "the launchers, or with torchrun and ACCELERATE_USE_CPU=true on the CPU"
+        )
+    if accelerator.num_processes > 1 and len(found := set(gather_object([precision]))) > 1:
+        raise RuntimeError(
+            f"the machines of this run chose different number formats ({', '.join(sorted(found))}): set precision"
         )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         plugin = cast("DeepSpeedPlugin", accelerator.state.deepspeed_plugin)

@@ -20,7 +20,7 @@ from vlv.checkpoints.pretrained import load_language_model
 from vlv.decoders import DecoderSettings, build_decoder
 from vlv.shapes.render import RESOLUTION
 from vlv.shapes.scene import GRID
-from vlv.training.processes import fastest_precision
+from vlv.training.precision import fastest_precision
 
 
 @dataclass(frozen=True)

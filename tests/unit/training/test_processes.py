@@ -1,35 +1,13 @@
-"""Number formats by machine."""
+"""Loader workers of a process, and the seed of its dropout."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from vlv.training.processes import fastest_precision, loader_workers, resolve_precision, seed_step
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "fastest"),
-    [
-        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, "fp32"),
-        ({"avx2": True, "avx512_bf16": True, "amx_bf16": False}, "bf16"),
-        ({"neon": True, "bf16": True}, "bf16"),
-        ({}, "fp32"),
-    ],
-)
-def test_a_cpu_trains_in_bf16_only_where_it_has_it(monkeypatch, caplog, capabilities, fastest):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert fastest_precision() == fastest
-    assert resolve_precision("auto") == "fp32", "what is computed does not hang on the CPU's make unless asked for"
-    assert resolve_precision("bf16") == "bf16"
-    assert ("set precision=fp32" in caplog.text) == (fastest == "fp32")
-
-
-def test_a_gpu_decides_by_itself(monkeypatch):
-    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    assert fastest_precision() == "auto"
-    assert resolve_precision("auto") == "fp16"
+from vlv.training.processes import loader_workers, seed_step
 
 
 def test_dropout_can_be_seeded_by_any_seed_that_the_setting_takes():
@@ -49,3 +27,17 @@ def test_loader_workers_share_a_cpus_cores_with_the_model(monkeypatch, wanted, c
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     assert loader_workers(wanted) == wanted, "beside a GPU the cores are theirs"
+
+
+@pytest.mark.distributed
+def test_processes_in_different_number_formats_are_refused(tmp_path):
+    script = tmp_path / "join.py"
+    script.write_text(
+        "import os\n"
+        "from vlv.training.processes import start_processes\n"
+        "start_processes('bf16' if os.environ['RANK'] == '1' else 'fp32')\n"
+    )
+    call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run(call, env={**os.environ, "ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True)
+    assert done.returncode
+    assert "chose different number formats (bf16, fp32): set precision" in done.stderr

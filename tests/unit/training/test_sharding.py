@@ -111,7 +111,7 @@ def test_a_sharded_decoder_gives_the_losses_of_ddp(tiny_components, sample_photo
                 "decoder_resolution": 64,
                 "encoder_resolution": 128,
                 "dropout": 0.0,
-                "gradient_checkpointing": True,
+                "gradient_checkpointing": "on",
                 "val_pictures": 0,
                 "log_every": 1,
                 "precision": precision,  # bf16: the frozen weights are kept in it, the trained ones are not

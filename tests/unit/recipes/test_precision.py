@@ -1,0 +1,56 @@
+"""The number format of a run: chosen once, and kept by what continues it."""
+
+import json
+
+import pytest
+
+from vlv.recipes.precision import recorded_precision, settle_precision
+from vlv.training.precision import LARGE, Choice
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+    """What a CPU with bf16 is asked: the bytes of weights of each choice."""
+    asked = []
+
+    def choose(size):
+        asked.append(size)
+        return Choice("bf16" if size >= LARGE else "fp32", "measured so")
+
+    monkeypatch.setattr("vlv.recipes.precision.on_gpu", lambda: False)
+    monkeypatch.setattr("vlv.recipes.precision.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("vlv.recipes.precision.choose_precision", choose)
+    return asked
+
+
+def test_auto_says_what_it_chose_for_large_weights(sizes, tmp_path, capsys):
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(LARGE)
+    assert settle_precision("auto", str(tmp_path), "ckpt_dir").precision == "bf16"
+    assert sizes == [LARGE]
+    assert capsys.readouterr().err == "precision=auto is bf16: measured so\n"
+
+
+def test_auto_is_silent_for_small_ones(sizes, tmp_path, capsys):
+    (tmp_path / "model.safetensors").write_bytes(b"123")
+    assert settle_precision("auto", str(tmp_path), "ckpt_dir").precision == "fp32"
+    assert (sizes, capsys.readouterr().err) == ([3], "")
+
+
+def test_configs_without_weights_are_those_of_published_models(sizes, tmp_path):
+    assert settle_precision("auto", str(tmp_path), "ckpt_dir").precision == "bf16"
+
+
+def test_what_is_set_or_recorded_is_not_chosen(sizes, tmp_path):
+    assert settle_precision("fp32", "", "ckpt_dir").precision == "fp32"
+    assert settle_precision("auto", "", "ckpt_dir", recorded="bf16").precision == "bf16"
+    assert settle_precision("auto", str(tmp_path), "ckpt_dir", recorded="fp16").reason == "measured so"
+    assert len(sizes) == 1, "fp16 cannot go on without a GPU"
+
+
+def test_an_inference_run_goes_on_as_it_began_with_its_checkpoint_alone(tmp_path):
+    path = tmp_path / "identity.json"
+    assert recorded_precision(path, "here") is None
+    path.write_text(json.dumps({"checkpoint": str(tmp_path / "model"), "precision": "bf16"}))
+    assert recorded_precision(path, str(tmp_path / "model")) == "bf16"
+    assert recorded_precision(path, str(tmp_path / "other")) is None

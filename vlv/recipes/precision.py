@@ -1,0 +1,72 @@
+"""The number format of a run, settled before anything is loaded."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from vlv.checkpoints.identity import weight_files
+from vlv.checkpoints.pretrained import resolve_component
+from vlv.checkpoints.resume import find_checkpoint
+from vlv.config import Stage1Config, Stage2Config
+from vlv.inference.journal import read_json
+from vlv.training.precision import LARGE, Choice, check_precision, choose_precision, cpu_has_bf16, on_gpu
+
+AnyTraining = TypeVar("AnyTraining", Stage1Config, Stage2Config)
+
+
+def settle_precision(precision: str, weights: str, option: str, recorded: object = None) -> Choice:
+    """What `precision` means for a run; where `auto` measured this CPU, it is printed which and why.
+
+    Args:
+        weights: folder or hub id of the largest part that is computed with; its size counts. option: its setting.
+        recorded: what the run that is continued had chosen: `auto` goes on with it, on whatever machine.
+
+    Raises:
+        ValueError: fp16 without a GPU, or no such folder.
+    """
+    if precision != "auto":
+        return Choice(check_precision(precision), "as set")
+    if recorded in ("fp32", "bf16") or (recorded == "fp16" and on_gpu()):
+        return Choice(check_precision(str(recorded)), "as the run that it continues")
+    asks = not on_gpu() and cpu_has_bf16()  # else nothing hangs on the size, and no hub is asked for it
+    # Configs alone, as a dry run may have, are those of published models.
+    size = (_size(resolve_component(weights, option)) or LARGE) if asks else 0
+    choice = choose_precision(size)
+    if size >= LARGE and os.environ.get("RANK", "0") == "0":
+        print(f"precision=auto is {choice.precision}: {choice.reason}", file=sys.stderr)
+    return choice
+
+
+def settle_training(config: AnyTraining, weights: str, option: str) -> tuple[AnyTraining, Choice]:
+    """The config of a training with the number format that it computes in, which its checkpoints then record.
+
+    Args:
+        weights, option: as of `settle_precision`.
+
+    Raises:
+        ValueError: as of `settle_precision`, or `resume` is no checkpoint.
+    """
+    import yaml
+
+    found = find_checkpoint(config.resume, Path(config.output_dir) / "checkpoints")
+    recorded = None if found is None else yaml.safe_load((found / "config.yaml").read_text()).get("precision")
+    choice = settle_precision(config.precision, weights, option, recorded)
+    return replace(config, precision=choice.precision), choice
+
+
+def recorded_precision(path: Path, checkpoint: str) -> object:
+    """The number format in an inference run's JSON file of what decides its results; None where it is of another
+    checkpoint, or not there.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("checkpoint") != str(Path(checkpoint).resolve()):
+        return None
+    return found.get("precision")
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in weight_files(folder))
