@@ -15,13 +15,13 @@ _TINY_CALLS: dict[str, Call] = {
 
 
 def calls_of_cpu(has_bf16: bool) -> dict[str, Call]:
-    """By the name of its JSON file: full size one image at once, in 24 GB, and tiny components.
+    """By the name of its JSON file: full size, in 24 GB, and tiny components.
 
     Args:
         has_bf16: whether the processor has instructions for it; without them bf16 is not measured.
     """
-    one = ("size=full", "batch_size=1", "steps=2", "rounds=1")
-    small = ("language_model=Qwen2.5-0.5B",)
+    full = ("size=full", "steps=2", "rounds=1")
+    one, small = (*full, "batch_size=1"), (*full, "language_model=Qwen2.5-0.5B")
     numbers = ("bf16", "fp32") if has_bf16 else ("fp32",)
     fastest = f"precision={numbers[0]}"
     calls = {
@@ -29,8 +29,8 @@ def calls_of_cpu(has_bf16: bool) -> dict[str, Call]:
         for number in numbers
     }
     calls |= {
-        f"{suite}_full_{numbers[0]}": (suite, *one, *small, fastest, *more)
-        for suite, more in {"stage2": ("levers=true",), "caption": ()}.items()
+        f"{suite}_full_{numbers[0]}": (suite, *small, fastest, f"batch_size={batch}", "levers=true")
+        for suite, batch in {"stage2": 1, "caption": 4}.items()
     }
     two = ("batch_size=16", "rounds=3", "steps=3", "processes=2", "num_workers=0")
     return calls | _TINY_CALLS | {"stage1_two": ("stage1", *two)}
