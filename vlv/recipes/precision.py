@@ -53,7 +53,8 @@ def settle_training(config: AnyTraining, weights: str, option: str) -> tuple[Any
     import yaml
 
     found = find_checkpoint(config.resume, Path(config.output_dir) / "checkpoints")
-    recorded = None if found is None else yaml.safe_load((found / "config.yaml").read_text()).get("precision")
+    saved = None if found is None else found / "config.yaml"
+    recorded = yaml.safe_load(saved.read_text()).get("precision") if saved is not None and saved.is_file() else None
     choice = settle_precision(config.precision, weights, option, recorded)
     return replace(config, precision=choice.precision), choice
 

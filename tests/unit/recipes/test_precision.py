@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from vlv.recipes.precision import recorded_precision, settle_precision
+from vlv.config import Stage1Config
+from vlv.recipes.precision import recorded_precision, settle_precision, settle_training
 from vlv.training.precision import LARGE, Choice
 
 
@@ -46,6 +47,16 @@ def test_what_is_set_or_recorded_is_not_chosen(sizes, tmp_path):
     assert settle_precision("auto", "", "ckpt_dir", recorded="bf16").precision == "bf16"
     assert settle_precision("auto", str(tmp_path), "ckpt_dir", recorded="fp16").reason == "measured so"
     assert len(sizes) == 1, "fp16 cannot go on without a GPU"
+
+
+@pytest.mark.parametrize(("saved", "taken"), [("precision: bf16\n", "bf16"), ("lr: 1e-3\n", "fp32"), (None, "fp32")])
+def test_a_training_goes_on_in_the_format_of_its_checkpoint(sizes, monkeypatch, tmp_path, saved, taken):
+    monkeypatch.setattr("vlv.recipes.precision.find_checkpoint", lambda resume, folder: tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"123")
+    if saved is not None:
+        (tmp_path / "config.yaml").write_text(saved)
+    config, choice = settle_training(Stage1Config(resume="latest"), str(tmp_path), "florence2_model_path")
+    assert config.precision == choice.precision == taken
 
 
 def test_an_inference_run_goes_on_as_it_began_with_its_checkpoint_alone(tmp_path):
