@@ -53,6 +53,12 @@ def test_another_call_is_told_what_there_is(capsys):
     assert "scripts.versions lowest" in capsys.readouterr().err
 
 
+def test_a_machines_own_torch_is_used_from_the_lowest_on():
+    script = (ROOT / "scripts" / "environment.sh").read_text()
+    used = re.search(r"torch.__version__.split.*>= \((\d+), (\d+)\)", script)
+    assert ".".join(used.groups()) == str(versions.lower_bounds()["torch"])
+
+
 def test_requirements_state_the_bounds_of_pyproject():
     for line in (ROOT / "requirements.txt").read_text().splitlines():
         if not line.startswith(("#", "torch==")):
