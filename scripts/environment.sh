@@ -29,7 +29,7 @@ ensure_environment() {
     step "environment in $VENV_DIR"
     # A torch that the machine already has is used as it is: it may be a build for its GPU.
     "$python" -m venv --clear --system-site-packages "$VENV_DIR"
-    if "$VENV_DIR/bin/python" -c 'import torch; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 10)' \
+    if "$VENV_DIR/bin/python" -c 'import torch; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)' \
       2>/dev/null; then
       step "the machine's own torch is used"
       grep -v '^torch==' requirements.txt > "$requirements"

@@ -123,7 +123,7 @@ def peak_gib(model: torch.nn.Module, loss: Callable[[], Tensor], autocast: bool 
     for value in model.parameters():
         value.grad = torch.zeros_like(value) if value.requires_grad else None
     with ExitStack() as stack:
-        stack.enter_context(patch("torch.nn.functional.scaled_dot_product_attention", fused_attention()))
+        stack.enter_context(patch("torch.nn.functional.scaled_dot_product_attention", fused_attention(autocast)))
         live = stack.enter_context(LiveBytes(model))
         stack.enter_context(Autocast() if autocast else nullcontext())
         backward(loss())
@@ -131,7 +131,7 @@ def peak_gib(model: torch.nn.Module, loss: Callable[[], Tensor], autocast: bool 
     return live.peak / 2**30
 
 
-def fused_attention() -> Callable[..., Tensor]:
+def fused_attention(autocast: bool) -> Callable[..., Tensor]:
     """Attention on the meta device [B, H, N, D] that keeps for backward what fused kernels do: no [N, N] matrix."""
 
     class Fused(torch.autograd.Function):
@@ -148,6 +148,7 @@ def fused_attention() -> Callable[..., Tensor]:
             return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
     def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> Any:
-        return Fused.apply(*(_cast(torch.bfloat16, part) for part in (query, key, value)))
+        parts = query, key, value
+        return Fused.apply(*(_cast(torch.bfloat16, part) for part in parts) if autocast else parts)
 
     return attention

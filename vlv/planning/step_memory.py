@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from vlv.decoders.interface import DiffusionDecoder
+from vlv.encoders.interface import VisionEncoder
 from vlv.models.image_processor import VLVImageProcessor
 from vlv.models.objectives import CaptionObjective, DenoisingObjective
 from vlv.planning.meta_step import peak_gib
@@ -20,15 +22,21 @@ def activations_gib(objective: DenoisingObjective | CaptionObjective, samples: i
         length: tokens of the longest caption, in stage 2.
         half: bf16 or fp16 under autocast.
     """
-    planned = on_meta(objective)
-    planned.train()
+    planned = on_meta(objective).train()
+    for module in planned.modules():
+        if isinstance(module, VisionEncoder):
+            module.nested_dropout = 0.0  # it may draw a prefix, and the whole is what has to fit
+        if isinstance(module, (VisionEncoder, DiffusionDecoder)):
+            module.kept_results = None  # of images by their values, which there are none of
     weights = objective.loss_weights
 
     def loss() -> Tensor:
         sums = planned(_batch(objective.model.image_processor, samples, length))  # made here, as it counts too
         return torch.stack([sums[name] for name, weight in weights.items() if weight]).sum()
 
-    return peak_gib(planned, loss, half)
+    # Layers draw their dropout, and the run must not go on with other numbers than without a plan.
+    with torch.random.fork_rng(devices=[]):
+        return peak_gib(planned, loss, half)
 
 
 def on_meta(module: nn.Module) -> nn.Module:

@@ -28,20 +28,24 @@ def run(config: CaptionConfig) -> CaptionReport:
     Raises:
         ValueError: no image can be read, or more cannot than `max_bad_share`, once everything is written.
     """
+    import os
+
     from vlv.inference.blocks import partial_folder
     from vlv.inference.captions import CaptionSearch
-    from vlv.inference.identity import checkpoint_identity
     from vlv.inference.journal import IDENTITY_NAME
-    from vlv.recipes.precision import recorded_precision, settle_precision
+    from vlv.recipes.precision import settle_inference
 
-    recorded = recorded_precision(partial_folder(config.output) / IDENTITY_NAME, config.ckpt_dir)
-    precision = settle_precision(config.precision, config.ckpt_dir, "ckpt_dir", recorded).precision
     search = CaptionSearch(
         config.num_beams, config.max_new_tokens, config.temperature, config.captions_per_image, config.seed,
         config.end_at_sentence, config.prefix, config.suffix,
     )  # fmt: skip
-    identity = checkpoint_identity(
-        config.ckpt_dir, precision, first_queries=config.first_queries, quantize=config.quantize
+    precision, identity = settle_inference(
+        config.precision,
+        config.ckpt_dir,
+        partial_folder(config.output) / IDENTITY_NAME,
+        config.engine == "ray" and "RAY_ADDRESS" in os.environ,
+        first_queries=config.first_queries,
+        quantize=config.quantize,
     )
     identity |= {"to": config.to}
     if config.engine == "vllm":

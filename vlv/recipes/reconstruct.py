@@ -20,23 +20,27 @@ def run(config: ReconstructConfig) -> ReconstructionReport:
 
     from vlv.decoders import DecoderSettings
     from vlv.evaluation.extractors import build_extractor, choose_extractor
-    from vlv.inference.identity import checkpoint_identity
     from vlv.inference.pictures import SamplingSettings
     from vlv.inference.processes import Processes, explain_out_of_memory
     from vlv.inference.reconstruction import SETTINGS, reconstruct_images
     from vlv.models.autoencoder import VLVAutoEncoder
-    from vlv.recipes.precision import recorded_precision, settle_precision
+    from vlv.recipes.precision import settle_inference
     from vlv.recipes.reading import read_settings
     from vlv.training.precision import torch_dtype
     from vlv.training.processes import start_processes
 
-    recorded = recorded_precision(Path(config.output_dir) / SETTINGS, config.ckpt_dir)
-    precision = settle_precision(config.precision, config.ckpt_dir, "ckpt_dir", recorded).precision
+    decoder_options = DecoderSettings.options_of(config)
+    precision, identity = settle_inference(
+        config.precision,
+        config.ckpt_dir,
+        Path(config.output_dir) / SETTINGS,
+        **decoder_options,
+        first_queries=config.first_queries,
+    )
     accelerator = start_processes(precision, patience=timedelta(days=1))  # shares may end hours apart
     choice = choose_extractor(config.extractor, config.inception_weights)
     accelerator.print(choice.message)
     dtype = torch_dtype(precision)
-    decoder_options = DecoderSettings.options_of(config)
     autoencoder = VLVAutoEncoder.from_pretrained(
         config.ckpt_dir,
         config.stable_diffusion_model_path,
@@ -54,7 +58,7 @@ def run(config: ReconstructConfig) -> ReconstructionReport:
             Path(config.output_dir),
             SamplingSettings(config.seeds, config.guidance_scale, config.num_inference_steps, scheduler),
             read_settings(config),
-            checkpoint_identity(config.ckpt_dir, precision, **decoder_options, first_queries=config.first_queries),
+            identity,
             build_extractor(choice.name, autoencoder, config.inception_weights, accelerator.device),
             Processes(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone),
         )

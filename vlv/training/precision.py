@@ -34,7 +34,8 @@ def choose_precision(weights: int) -> Choice:
         weights: bytes of the weights that are computed with.
     """
     if on_gpu():
-        return Choice("bf16", "the GPU has it") if torch.cuda.is_bf16_supported() else Choice("fp16", "an older GPU")
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Choice("bf16", "the GPU has it") if has_bf16 else Choice("fp16", "this GPU has no bf16")
     if not cpu_has_bf16():
         return Choice("fp32", "this CPU has no instructions for bf16")
     if weights < LARGE:

@@ -7,6 +7,7 @@ from tests.models import new_stage1
 from tests.unit.models.test_captioner import build
 from vlv.config import Stage1Config, Stage2Config
 from vlv.frozen import is_frozen
+from vlv.kept_results import KeptResults
 from vlv.models.autoencoder import VLVAutoEncoder
 from vlv.models.objectives import CaptionObjective, DenoisingObjective
 from vlv.planning.decoders import gib_an_image
@@ -57,6 +58,32 @@ def test_several_draws_and_captions_count(objective, captions):
     assert long > short
 
 
+def test_a_plan_reads_no_kept_results_and_draws_no_numbers_of_the_run(tiny_components):
+    objective = DenoisingObjective(new_stage1(tiny_components), 0)
+    objective.model.encoder.kept_results = KeptResults(4)
+    objective.model.encoder.nested_dropout = 0.5
+    state = torch.get_rng_state()
+    assert len({activations_gib(objective, 4, 0, half=True) for _ in range(4)}) == 1, "no prefix is drawn"
+    assert torch.equal(torch.get_rng_state(), state)
+    assert objective.model.encoder.kept_results is not None
+
+
+def test_fp32_takes_more_than_bf16(tiny_components):
+    objective = DenoisingObjective(new_stage1(tiny_components), 0)
+    fp32, bf16 = (activations_gib(objective, 64, 0, half) for half in (False, True))
+    assert fp32 > 1.2 * bf16
+
+
+def test_a_model_that_asks_for_values_ends_no_run(objective, captions, monkeypatch, capsys):
+    def asks(*_):
+        raise RuntimeError("Tensor.item() cannot be called on meta tensors\nmore of it")
+
+    monkeypatch.setattr("vlv.planning.step_memory._batch", asks)
+    assert not checkpointing.exceeds(Stage1Config(), objective, "bf16", 1)
+    said = "gradient_checkpointing=auto is off: its memory cannot be planned (Tensor.item() cannot be called"
+    assert capsys.readouterr().err.startswith(said)
+
+
 @pytest.mark.parametrize("stage", [1, 2])
 def test_auto_is_on_where_the_plan_exceeds_the_gpu(stage, objective, captions, capsys):
     objective = objective if stage == 1 else captions
@@ -88,13 +115,16 @@ def test_a_cpu_computes_again_only_where_it_is_set(tiny_components, monkeypatch,
     assert recomputes(objective) == on
 
 
-@pytest.mark.parametrize(("memories", "on"), [([80 * GIB, 1], True), ([80 * GIB, 80 * GIB], False)])
+@pytest.mark.parametrize(
+    ("memories", "on"), [([80 * GIB, 1], True), ([80 * GIB, 80 * GIB], False), ([80 * GIB, 80 * GIB, 1], False)]
+)
 def test_the_smallest_gpu_decides(tiny_components, monkeypatch, memories, on):
     class Card:
         def __init__(self, memory):
             self.total_memory = memory
 
     monkeypatch.setattr(checkpointing, "on_gpu", lambda: True)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(memories))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: Card(memories[number]))
     objective = DenoisingObjective(new_stage1(tiny_components), 0)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from vlv.config import Stage1Config
-from vlv.recipes.precision import recorded_precision, settle_precision, settle_training
+from vlv.recipes.precision import settle_inference, settle_precision, settle_training
 from vlv.training.precision import LARGE, Choice
 
 
@@ -49,7 +49,10 @@ def test_what_is_set_or_recorded_is_not_chosen(sizes, tmp_path):
     assert len(sizes) == 1, "fp16 cannot go on without a GPU"
 
 
-@pytest.mark.parametrize(("saved", "taken"), [("precision: bf16\n", "bf16"), ("lr: 1e-3\n", "fp32"), (None, "fp32")])
+@pytest.mark.parametrize(
+    ("saved", "taken"),
+    [("precision: bf16\n", "bf16"), ("precision: auto\n", "fp32"), ("lr: 1e-3\n", "fp32"), (None, "fp32")],
+)
 def test_a_training_goes_on_in_the_format_of_its_checkpoint(sizes, monkeypatch, tmp_path, saved, taken):
     monkeypatch.setattr("vlv.recipes.precision.find_checkpoint", lambda resume, folder: tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"123")
@@ -59,9 +62,20 @@ def test_a_training_goes_on_in_the_format_of_its_checkpoint(sizes, monkeypatch, 
     assert config.precision == choice.precision == taken
 
 
-def test_an_inference_run_goes_on_as_it_began_with_its_checkpoint_alone(tmp_path):
-    path = tmp_path / "identity.json"
-    assert recorded_precision(path, "here") is None
-    path.write_text(json.dumps({"checkpoint": str(tmp_path / "model"), "precision": "bf16"}))
-    assert recorded_precision(path, str(tmp_path / "model")) == "bf16"
-    assert recorded_precision(path, str(tmp_path / "other")) is None
+def test_an_inference_run_goes_on_as_it_began_with_the_same_model_alone(sizes, tmp_path):
+    path, checkpoint = tmp_path / "identity.json", tmp_path / "model"
+    checkpoint.mkdir()
+    (checkpoint / "model.safetensors").write_bytes(b"123")
+    precision, identity = settle_inference("auto", str(checkpoint), path, quantize="int8")
+    assert precision == identity["precision"] == "fp32"
+    path.write_text(json.dumps({**identity, "precision": "bf16", "num_beams": 1}))
+    assert settle_inference("auto", str(checkpoint), path, quantize="int8")[0] == "bf16"
+    assert settle_inference("fp32", str(checkpoint), path, quantize="int8")[0] == "fp32"
+    assert settle_inference("auto", str(checkpoint), path, quantize="int4")[0] == "fp32"
+    (checkpoint / "model.safetensors").write_bytes(b"456")  # trained on meanwhile
+    assert settle_inference("auto", str(checkpoint), path, quantize="int8")[0] == "fp32"
+
+
+def test_on_machines_that_are_not_known_it_is_fp32(sizes, capsys):
+    assert settle_precision("auto", "", "ckpt_dir", elsewhere=True).precision == "fp32"
+    assert "set precision=bf16 where they have GPUs" in capsys.readouterr().err

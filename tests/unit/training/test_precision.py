@@ -54,7 +54,7 @@ def test_small_models_compute_the_same_on_every_cpu(cpu):
 def test_a_gpu_decides_by_itself(monkeypatch):
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert fastest_precision() == "auto"
     assert choose_precision(LARGE).precision == "fp16"
 
