@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KEPT = {"lowest": ROOT / "configs" / "lowest_versions.txt", "newest": ROOT / "configs" / "tested_versions.txt"}
 _HEADS = {
     "lowest": """\
-# The lower bounds of pyproject.toml and what they bring along, on Python 3.11; of torch a newer one than its lowest.
+# The lower bounds of pyproject.toml and what they bring along, on Python 3.11.
 # `bash scripts/test_versions.sh lowest` installs these; docs/install.md says what was tested with them.
 """,
     "newest": """\

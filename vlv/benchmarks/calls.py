@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 
@@ -16,5 +17,7 @@ def require_done(what: str, code: int, log: Path) -> None:
         BenchmarkError: it is not 0; with the last line of the call's output.
     """
     if code:
+        if code == -signal.SIGKILL:
+            raise BenchmarkError(f"{what} was killed, most likely for memory")
         lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
         raise BenchmarkError(f"{what} ended with exit code {code}: {lines[-1]}")

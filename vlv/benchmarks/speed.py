@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from vlv.benchmarks.arm import WARM, Kind, Published, Run, Spec, read_run, write_spec
-from vlv.benchmarks.calls import require_done
+from vlv.benchmarks.calls import BenchmarkError, require_done
 from vlv.benchmarks.machine import Machine, describe_machine
 from vlv.benchmarks.pictures import jpegs
 from vlv.benchmarks.worlds import SIDES, World
@@ -41,10 +41,11 @@ class Arm:
 
 @dataclass
 class Result:
-    """Of an arm: its runs, in order."""
+    """Of an arm: its runs, in order; or why it cannot run here."""
 
     arm: Arm
     runs: list[Run] = field(default_factory=list)
+    failure: str = ""
 
     @property
     def seconds(self) -> float:
@@ -199,7 +200,7 @@ def measure(
         A result for each arm; FLOPs of an image (forward, and backward in training) by ours; the machine.
 
     Raises:
-        BenchmarkError: a run failed.
+        BenchmarkError: a run of ours or of the published recipe failed; another arm that does only lacks figures.
     """
     results = [Result(arm) for arm in arms(kind, config)]
     with TemporaryDirectory(prefix="vlv-benchmark-") as folder:
@@ -207,8 +208,14 @@ def measure(
         machine = describe_machine(sorted({result.precision for result in results}))
         for _ in range(config.rounds):
             # In turn, so that what else the machine does falls on all of them.
-            for result in results:
-                result.runs.append(_run(suite, result.arm))
+            for number, result in enumerate(results):
+                try:
+                    if not result.failure:
+                        result.runs.append(_run(suite, result.arm))
+                except BenchmarkError as error:
+                    if number < 2:
+                        raise
+                    result.failure, result.runs = str(error), []
                 advance(1)
         alone = replace(results[0].arm, processes=1)
         counted = _run(suite, alone, count=True)
@@ -295,7 +302,7 @@ def facts(config: BenchmarkSpeedConfig, results: Sequence[Result], flops: float,
     """Everything that was measured, as JSON has it."""
     found = [
         {"name": result.arm.name, "settings": dict(result.arm.settings), "published": asdict(result.arm.published),
-         "processes": result.arm.processes, "runs": [asdict(run) for run in result.runs]}
+         "processes": result.arm.processes, "runs": [asdict(run) for run in result.runs], "failure": result.failure}
         for result in results
     ]  # fmt: skip
     settings = asdict(replace(config, folder="", json=None, profile=None))
@@ -308,6 +315,7 @@ def read_facts(found: JsonObject) -> tuple[BenchmarkSpeedConfig, list[Result], f
         Result(
             Arm(arm["name"], arm["settings"], Published(**arm["published"]), arm.get("processes", 1)),
             [Run(**run) for run in arm["runs"]],
+            arm.get("failure", ""),
         )
         for arm in found["arms"]
     ]

@@ -76,6 +76,9 @@ def table(kind: Kind, config: BenchmarkSpeedConfig, results: list[Result], flops
         f"| {' | '.join(['---'] * len(head))} |",
     ]
     for result in results:
+        if result.failure:
+            lines.append(f"| {result.arm.name} |{' |' * (len(head) - 1)}")
+            continue
         speed = result.speed(config.batch_size)
         # A GPU's product is one device's, a CPU's that of all its cores.
         devices = result.arm.processes if machine.device != "cpu" else 1
@@ -98,4 +101,5 @@ def table(kind: Kind, config: BenchmarkSpeedConfig, results: list[Result], flops
             f"{first:.1f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    failures = [f"{result.arm.name}: {result.failure}" for result in results if result.failure]
+    return "\n".join([*lines, *(["", *failures] if failures else [])])

@@ -9,10 +9,13 @@ from accelerate.state import AcceleratorState
 from torch.backends import cuda
 
 from tests.models import new_captioner, new_stage1
-from vlv.benchmarks.arm import WARM, measure
+from vlv.benchmarks import speed
+from vlv.benchmarks.arm import WARM, Run, measure
+from vlv.benchmarks.calls import BenchmarkError
 from vlv.benchmarks.speed import OURS, PUBLISHED, Suite, arms, read_facts
 from vlv.benchmarks.worlds import World
 from vlv.cli.benchmark import main
+from vlv.cli.benchmark_speed import table
 from vlv.config import BenchmarkSpeedConfig, Stage1Config, Stage2Config
 from vlv.planning.decoders import SizeConfig, build
 from vlv.planning.meta_step import count_flops
@@ -176,6 +179,28 @@ def test_a_failed_run_is_one_line(tmp_path, capsys):
         main(["reconstruct", "rounds=1", "steps=1", "batch_size=1", f"folder={tmp_path / 'models'}"])
     assert stopped.value.code == 1
     assert "reconstruct, ours, ended with exit code 1: " in capsys.readouterr().err
+
+
+def test_a_lever_that_does_not_fit_leaves_the_others_their_figures(monkeypatch, tmp_path):
+    """As fp32 of stage 2 at full size, in 24 GB."""
+    measured = Run(seconds=[0.5], first_step=3.0, flops=[8.0], memory_mib=7.0, device_mib=0.0, losses=[])
+
+    def run(suite, arm, **_):
+        if arm.name == "without loader workers":
+            raise BenchmarkError("caption, without loader workers, was killed, most likely for memory")
+        return measured
+
+    monkeypatch.setattr(speed, "_run", run)
+    monkeypatch.setattr(speed.Suite, "prepare", lambda *_: None)
+    config = BenchmarkSpeedConfig(levers=True, rounds=2, precision="fp32")
+    done = []
+    results, flops, machine = speed.measure("caption", config, None, done.append)
+    assert len(done) == 2 * len(results)
+    assert {result.arm.name: len(result.runs) for result in results}["without loader workers"] == 0
+    facts = json.loads(json.dumps(speed.facts(config, results, flops, machine)))
+    printed = table("caption", *speed.read_facts(facts)).splitlines()
+    assert [line for line in printed if line.startswith("| without loader workers | |")]
+    assert printed[-1].endswith("caption, without loader workers, was killed, most likely for memory")
 
 
 @pytest.mark.slow
