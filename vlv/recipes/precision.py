@@ -39,9 +39,8 @@ def settle_precision(
     asks = not on_gpu() and not elsewhere and cpu_has_bf16()  # else nothing hangs on the size, and no hub is asked
     # Configs alone, as a dry run may have, are those of published models.
     size = (_size(resolve_component(weights, option)) or LARGE) if asks else 0
-    choice = choose_precision(size)
-    if elsewhere and not on_gpu():
-        choice = Choice("fp32", "other machines compute; set precision=bf16 where they have GPUs")
+    unknown = Choice("fp32", "other machines compute; set precision=bf16 where they have GPUs")
+    choice = unknown if elsewhere and not on_gpu() else choose_precision(size)
     if (elsewhere or size >= LARGE) and os.environ.get("RANK", "0") == "0":
         print(f"precision=auto is {choice.precision}: {choice.reason}", file=sys.stderr)
     return choice
@@ -81,8 +80,9 @@ def settle_inference(
     """
     identity = checkpoint_identity(checkpoint, precision, **options)
     found, decides = read_json(path), identity.keys() - {"precision"}
-    same = isinstance(found, dict) and all(found.get(key) == identity[key] for key in decides)
-    recorded = found.get("precision") if isinstance(found, dict) and same else None
+    recorded = None
+    if isinstance(found, dict) and all(found.get(key) == identity[key] for key in decides):
+        recorded = found.get("precision")
     settled = settle_precision(precision, checkpoint, "ckpt_dir", recorded, elsewhere).precision
     return settled, {**identity, "precision": settled}
 
