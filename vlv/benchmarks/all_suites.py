@@ -25,9 +25,11 @@ def calls_of_cpu(has_bf16: bool) -> dict[str, Call]:
     numbers = ("bf16", "fp32") if has_bf16 else ("fp32",)
     fastest = f"precision={numbers[0]}"
     calls = {
-        f"stage1_full_{number}": ("stage1", *one, f"precision={number}", f"levers={str(number == numbers[0]).lower()}")
+        f"stage1_full_{number}": (
+            "stage1", *one, f"precision={number}", "levers=true" if number == numbers[0] else "lever=latents",
+        )
         for number in numbers
-    }
+    }  # fmt: skip
     calls |= {
         f"{suite}_full_{numbers[0]}": (suite, *small, fastest, f"batch_size={batch}", "levers=true")
         for suite, batch in {"stage2": 1, "caption": 4}.items()

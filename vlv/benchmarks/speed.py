@@ -26,6 +26,7 @@ from vlv.training.precision import cpu_has_bf16
 
 OURS, PUBLISHED = "ours", "published recipe"
 LATENTS = "LATENTS"  # in an arm's settings: the folder of the same images' latents
+_PUBLISHED_LENGTH = 300  # tokens that the published stage 2 pads captions to
 _SPARE = 4  # batches more than are measured: loaders read ahead
 
 
@@ -77,6 +78,9 @@ def arms(kind: Kind, config: BenchmarkSpeedConfig) -> list[Arm]:
 
     Args:
         config: with the number format of ours settled.
+
+    Raises:
+        BenchmarkError: no lever of this suite has the name that is asked for.
     """
     training = kind in ("stage1", "stage2")
     precision = config.precision
@@ -88,7 +92,7 @@ def arms(kind: Kind, config: BenchmarkSpeedConfig) -> list[Arm]:
     if training:
         theirs |= {"gradient_checkpointing": "on", "encoder_view": "loader"}
     # The published collator pads to the longest caption that it allows; the loss leaves that out, the GPU does not.
-    pad_to = 300 if kind == "stage2" else 0
+    pad_to = _PUBLISHED_LENGTH if kind == "stage2" else 0
     count = config.processes
     found = [
         Arm(OURS, ours, Published(), count),
@@ -96,8 +100,14 @@ def arms(kind: Kind, config: BenchmarkSpeedConfig) -> list[Arm]:
     ]
     if count > 1:
         found.append(Arm("in one process", ours))
-    if not config.levers:
-        return found
+    if config.levers or config.lever is not None:
+        found += _levers(kind, config, ours, has_bf16)
+    return found
+
+
+def _levers(kind: Kind, config: BenchmarkSpeedConfig, ours: JsonObject, has_bf16: bool) -> list[Arm]:
+    """Ours with one lever off, or one option on, each; of these the one that is asked for."""
+    training, precision = kind in ("stage1", "stage2"), config.precision
     other = "bf16" if precision == "fp32" and has_bf16 else "fp32"
     off: list[tuple[str, JsonObject, Published]] = [
         (f"in {other}", {"precision": other}, Published()),
@@ -117,13 +127,16 @@ def arms(kind: Kind, config: BenchmarkSpeedConfig) -> list[Arm]:
         )
         off.append(("with latents from a cache", {"train_dataset_path": LATENTS}, Published()))
     if kind == "stage2":
-        off.append(("with captions padded to 300", {}, Published(pad_to=pad_to)))
-    found += [
-        Arm(name, {**ours, **change}, published, count)
+        off.append(("with captions padded to 300", {}, Published(pad_to=_PUBLISHED_LENGTH)))
+    found = [
+        Arm(name, {**ours, **change}, published, config.processes)
         for name, change, published in off
         if {**ours, **change} != ours or published != Published()  # a lever that is off anyway
     ]
-    return found
+    asked = config.lever or ""
+    if not (chosen := [arm for arm in found if asked in arm.name]):
+        raise BenchmarkError(f"lever={asked} is none of {kind}'s: {', '.join(arm.name for arm in found)}")
+    return chosen
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> None:
     from vlv.progress import Progress
 
     try:
+        arms(kind, config)  # a lever that is not there is told before anything is written
         with_captioner = kind in ("stage2", "caption")
         folder = Path(config.folder).resolve() / config.size
         world = make_world(folder, config.size, config.language_model, with_captioner)

@@ -113,6 +113,7 @@ class BenchmarkSpeedConfig:
         "processes, one for each GPU, each with batch_size images at once; with several, ours with one is measured too",
     )
     levers: bool = option(False, "also ours with each lever off by itself, and with each option on")
+    lever: str | None = option(None, "one of these alone, by a part of its name: lever=latents")
     profile: str | None = option(None, "folder for a trace of one step of ours, and its top operators", path="local")
     folder: str = option(
         "./outputs/benchmark", "folder of the components, which are written once: 6 GB at full size, and Qwen2.5's 1 "

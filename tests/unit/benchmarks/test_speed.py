@@ -130,6 +130,13 @@ def test_each_lever_is_one_change(kind):
     assert len({arm.name for arm in others}) == len(others) >= 5
 
 
+def test_one_lever_is_measured_alone():
+    config = dataclasses.replace(CONFIG, precision="bf16", lever="latents")
+    assert [arm.name for arm in arms("stage1", config)][2:] == ["with latents from a cache"]
+    with pytest.raises(BenchmarkError, match="lever=latents is none of caption's: in fp32, "):
+        arms("caption", config)
+
+
 @pytest.mark.parametrize("has_bf16", [True, False])
 def test_the_recipes_number_formats(has_bf16, monkeypatch):
     monkeypatch.setattr("vlv.benchmarks.speed.cpu_has_bf16", lambda: has_bf16)
