@@ -4,12 +4,12 @@ from __future__ import annotations
 
 Call = tuple[str, ...]  # of `vlv benchmark`: the suite, then its settings
 
-_TINY = ("batch_size=32", "rounds=3", "steps=3", "levers=true")
+_TINY = ("rounds=3", "steps=3", "levers=true")
 _TINY_CALLS: dict[str, Call] = {
-    "stage1": ("stage1", *_TINY),
-    "stage2": ("stage2", *_TINY),
-    "caption": ("caption", *_TINY),
-    "reconstruct": ("reconstruct", *_TINY),
+    "stage1": ("stage1", "batch_size=32", *_TINY),
+    "stage2": ("stage2", "batch_size=8", "accumulation=4", *_TINY),
+    "caption": ("caption", "batch_size=32", *_TINY),
+    "reconstruct": ("reconstruct", "batch_size=32", *_TINY),
     "startup": ("startup", "rounds=3"),
 }
 
@@ -47,7 +47,7 @@ def calls_of_gpu(gpus: int) -> dict[str, Call]:
     full = ("size=full", "rounds=3", "levers=true")
     calls: dict[str, Call] = {
         "stage1_full": ("stage1", *full, "batch_size=16", "steps=10", "num_workers=8"),
-        "stage2_full": ("stage2", *full, "batch_size=8", "steps=10", "num_workers=8"),
+        "stage2_full": ("stage2", *full, "batch_size=8", "accumulation=4", "steps=3", "num_workers=8"),
         "caption_full": ("caption", *full, "batch_size=32", "steps=3", "new_tokens=230", "num_workers=8"),
         "caption_full_beams": (
             "caption", "size=full", "rounds=3", "batch_size=32", "steps=2", "new_tokens=230", "num_beams=4",

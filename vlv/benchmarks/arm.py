@@ -51,13 +51,15 @@ class Published:
 
     plain_attention: attention by its definition, with the whole matrix in memory. plain_optimizer: AdamW operation by
     operation. flush: the GPU's cache is emptied after every step, and the processes wait for each other. pad_to: tokens
-    that every caption is padded to; 0 pads to the longest of a batch.
+    that every caption is padded to; 0 pads to the longest of a batch. as_read: a step's captions are together as they
+    come, not by length.
     """
 
     plain_attention: bool = False
     plain_optimizer: bool = False
     flush: bool = False
     pad_to: int = 0
+    as_read: bool = False
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,8 @@ def _as_published(published: Published) -> Iterator[None]:
             stack.enter_context(patch("torch.optim.AdamW", _PlainAdamW))
         if published.pad_to:
             stack.enter_context(patch("vlv.data.preparation.pad_captions", partial(_padded, published.pad_to)))
+        if published.as_read:
+            stack.enter_context(patch("vlv.recipes.training_data.group_by_length", lambda batches, *_: batches))
         yield
 
 

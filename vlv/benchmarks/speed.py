@@ -59,9 +59,9 @@ class Result:
         own = [median(run.seconds) for run in self.runs]
         return (max(own) - min(own)) / self.seconds
 
-    def speed(self, batch_size: int) -> float:
-        """Images, or samples, per second over all processes, each of which takes `batch_size` at once."""
-        return batch_size * self.arm.processes / self.seconds
+    def speed(self, step_samples: int) -> float:
+        """Images, or samples, per second over all processes, each of which takes `step_samples` in a step."""
+        return step_samples * self.arm.processes / self.seconds
 
     @property
     def precision(self) -> str:
@@ -96,7 +96,7 @@ def arms(kind: Kind, config: BenchmarkSpeedConfig) -> list[Arm]:
     count = config.processes
     found = [
         Arm(OURS, ours, Published(), count),
-        Arm(PUBLISHED, theirs, Published(True, training, training, pad_to), count),
+        Arm(PUBLISHED, theirs, Published(True, training, training, pad_to, kind == "stage2"), count),
     ]
     if count > 1:
         found.append(Arm("in one process", ours))
@@ -127,7 +127,9 @@ def _levers(kind: Kind, config: BenchmarkSpeedConfig, ours: JsonObject, has_bf16
         )
         off.append(("with latents from a cache", {"train_dataset_path": LATENTS}, Published()))
     if kind == "stage2":
-        off.append(("with captions padded to 300", {}, Published(pad_to=_PUBLISHED_LENGTH)))
+        off.append(("with captions padded to 300", {}, Published(pad_to=_PUBLISHED_LENGTH, as_read=True)))
+        if config.accumulation > 1:
+            off.append(("with captions of any length together", {}, Published(as_read=True)))
     found = [
         Arm(name, {**ours, **change}, published, config.processes)
         for name, change, published in off
@@ -159,7 +161,7 @@ class Suite:
         Raises:
             BenchmarkError: the latents could not be made.
         """
-        count = config.batch_size * config.processes * (config.steps + WARM + _SPARE)
+        count = config.step_samples * config.processes * (config.steps + WARM + _SPARE)
         data = _write_data(folder, count, config.image_side)
         reads_latents = any(LATENTS in arm.settings.values() for arm in arms(kind, config))
         latents = _write_latents(data, SIDES[config.size][0], world) if reads_latents else None
@@ -194,12 +196,13 @@ class Suite:
             decoder_side, encoder_side = SIDES[config.size]
             return {
                 **training, "train_dataset_path": data, "num_steps": steps,
-                "global_batch_size": config.batch_size * processes,
+                "global_batch_size": config.step_samples * processes,
                 "decoder_resolution": decoder_side, "encoder_resolution": encoder_side,
                 "stable_diffusion_model_path": world.stable_diffusion, "florence2_model_path": world.florence2,
             }  # fmt: skip
         return {
             **training, "dataset_path": data, "epochs": None, "total_steps": steps, "batch_size": config.batch_size,
+            "accumulation": config.accumulation,
             "diffusion_model_path": world.stage1, "qwen_model": world.language_model,
         }  # fmt: skip
 
@@ -234,7 +237,7 @@ def measure(
         counted = _run(suite, alone, count=True)
         if config.profile is not None:
             _run(suite, alone, profile=config.profile)
-    return results, median(counted.flops) / config.batch_size, machine
+    return results, median(counted.flops) / config.step_samples, machine
 
 
 def _run(suite: Suite, arm: Arm, count: bool = False, profile: str | None = None) -> Run:
@@ -294,21 +297,8 @@ def _write_latents(data: Path, side: int, world: World) -> Path:
 
 
 _WORDS = (
-    "red",
-    "house",
-    "with",
-    "white",
-    "door",
-    "stands",
-    "in",
-    "green",
-    "under",
-    "clear",
-    "blue",
-    "sky",
-    "Two",
-    "small",
-)
+    "red", "house", "with", "white", "door", "stands", "in", "green", "under", "clear", "blue", "sky", "Two", "small",
+)  # fmt: skip
 
 
 def facts(config: BenchmarkSpeedConfig, results: Sequence[Result], flops: float, machine: Machine) -> JsonObject:

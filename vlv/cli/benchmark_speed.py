@@ -30,6 +30,8 @@ def main(arguments: list[str]) -> None:
     name, *arguments = arguments
     kind = cast("Kind", name.removeprefix("benchmark "))
     config = parse(BenchmarkSpeedConfig, Call(f"vlv {name}", __doc__ or ""), arguments)
+    if config.accumulation > 1 and not kind.startswith("stage"):
+        stop(f"accumulation={config.accumulation} is of trainings: leave it out for {kind}", BAD_CALL)
     load_libraries()
     from vlv.benchmarks.calls import BenchmarkError
     from vlv.benchmarks.speed import arms, facts, measure
@@ -65,9 +67,10 @@ def _precision(kind: Kind, config: BenchmarkSpeedConfig, world: World) -> str:
 
 def table(kind: Kind, config: BenchmarkSpeedConfig, results: list[Result], flops: float, machine: Machine) -> str:
     """What was measured, as Markdown."""
-    ours, published = results[0].speed(config.batch_size), results[1].speed(config.batch_size)
+    ours, published = results[0].speed(config.step_samples), results[1].speed(config.step_samples)
     unit = _UNITS[kind]
-    head = [f"{kind}, {config.size}, {config.batch_size} at once", f"{unit}s/s"]
+    times = f" x {config.accumulation}" if config.accumulation > 1 else ""
+    head = [f"{kind}, {config.size}, {config.batch_size}{times} at once", f"{unit}s/s"]
     head += ["tokens/s"] if kind == "caption" else []
     head += ["spread", "beside the recipe", "beside ours", "utilisation", "memory, MiB", "GPU, MiB", "first step, s"]
     lines = [
@@ -80,7 +83,7 @@ def table(kind: Kind, config: BenchmarkSpeedConfig, results: list[Result], flops
         if result.failure:
             lines.append(f"| {result.arm.name} |{' |' * (len(head) - 1)}")
             continue
-        speed = result.speed(config.batch_size)
+        speed = result.speed(config.step_samples)
         # A GPU's product is one device's, a CPU's that of all its cores.
         devices = result.arm.processes if machine.device != "cpu" else 1
         used = speed * flops / 1e12 / machine.matmul[result.precision] / devices

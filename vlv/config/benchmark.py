@@ -101,6 +101,7 @@ class BenchmarkSpeedConfig:
     batch_size: int = option(
         8, "images at once: the micro-batch of a training, which is the whole batch of a process here"
     )
+    accumulation: int = option(1, "trainings: such micro-batches of a step")
     steps: int = option(4, "measured steps, or batches, of a run; one more before them is not measured")
     rounds: int = option(3, "runs of each arm, in turn; the table has the medians")
     num_beams: int = option(1, "captions: beams of the search; 1 is greedy")
@@ -123,9 +124,16 @@ class BenchmarkSpeedConfig:
     print_config: bool = option(False, "print the resolved config, each value with who gave it, and stop")
 
     def __post_init__(self) -> None:
-        for key in ("batch_size", "steps", "rounds", "num_beams", "new_tokens", "denoising_steps", "processes"):
+        for key in (
+            "batch_size", "accumulation", "steps", "rounds", "num_beams", "new_tokens", "denoising_steps", "processes",
+        ):  # fmt: skip
             require(getattr(self, key) >= 1, key, getattr(self, key), "give at least 1")
         require(self.num_workers >= 0, "num_workers", self.num_workers, "give 0 or more")
+
+    @property
+    def step_samples(self) -> int:
+        """Samples that a process takes in a step."""
+        return self.batch_size * self.accumulation
 
     @property
     def image_side(self) -> int:

@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from vlv.batch import Batch
+from vlv.batch import Batch, PairBatch
 from vlv.checkpoints.identity import component_hashes
-from vlv.config import TrainingConfig
+from vlv.config import Stage2Config, TrainingConfig
 from vlv.data.bad_samples import BadSampleLog
 from vlv.data.dataset import OrderedDataset, build_loader
 from vlv.data.files import is_stream
 from vlv.data.formats import SourceSettings
 from vlv.data.latent_cache import LatentFacts, facts_of
+from vlv.data.length_groups import group_by_length
 from vlv.data.loader import WorkerLoader
 from vlv.data.mixture import MixedSource, build_order
 from vlv.data.order import (
@@ -151,8 +152,25 @@ def training_loader(
     sizes: BatchSizes,
     state: TrainState,
     prepare: SamplePreparation,
+) -> Iterable[Batch]:
+    """Micro-batches of this process from `state.samples` on; pairs of a step are grouped by their captions' length."""
+    loader = _loader_in_order(config, accelerator, data, sizes, state, prepare)
+    # The published mean is that of each forward pass: there it matters which captions are together.
+    of_step = isinstance(config, Stage2Config) and config.token_mean == "global"
+    if not of_step or prepare.caption_tokenizer is None or sizes.accumulation == 1:
+        return loader
+    pairs = cast("Iterable[PairBatch]", loader)
+    return group_by_length(pairs, sizes.accumulation, prepare.caption_tokenizer.pad_token_id)
+
+
+def _loader_in_order(
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    data: Data,
+    sizes: BatchSizes,
+    state: TrainState,
+    prepare: SamplePreparation,
 ) -> WorkerLoader[Batch]:
-    """Micro-batches of this process from `state.samples` on."""
     plan = BatchPlan(
         sizes.global_batch_size, accelerator.num_processes, accelerator.process_index, sizes.micro_batch_size
     )

@@ -26,7 +26,6 @@ from vlv.checkpoints.resume import find_checkpoint, is_validated
 from vlv.checkpoints.retention import Retention
 from vlv.config import TrainingConfig, save_config
 from vlv.data.bad_samples import BadSampleLog
-from vlv.data.loader import WorkerLoader
 from vlv.data.preparation import SamplePreparation
 from vlv.data.sample import SampleSource
 from vlv.frozen import restore_dtypes
@@ -115,7 +114,7 @@ class TrainingRun:
         wait = accelerator.wait_for_everyone
         return ValidationSamples(folder, self.config.val_pictures, accelerator.process_index, wait)
 
-    def loader(self, state: TrainState, prepare: SamplePreparation) -> WorkerLoader[Batch]:
+    def loader(self, state: TrainState, prepare: SamplePreparation) -> Iterable[Batch]:
         """Micro-batches of this process from `state.samples` on."""
         return training_loader(self.config, self.accelerator, self.data, self.sizes, state, prepare)
 

@@ -1,5 +1,7 @@
 import json
 import types
+from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +11,12 @@ from vlv.config import Stage1Config, Stage2Config
 from vlv.data.captions import CaptionTokenizer
 from vlv.data.preparation import SamplePreparation
 from vlv.models.image_processor import VLVImageProcessor
-from vlv.recipes.training_data import Data, _require_agreement, training_loader, validation_batches
+from vlv.recipes.batch_sizes import BatchSizes
+from vlv.recipes.training_data import Data, _require_agreement, open_training_data, training_loader, validation_batches
 from vlv.training.state import TrainState
 
 from ..data.pictures import encode, picture, write_tar
+from ..data.test_captions import Words
 from ..data.test_several_captions import Numbers
 
 
@@ -28,7 +32,10 @@ def shards(tmp_path):
 
 
 def accelerator():
-    return types.SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0, gather=lambda own: own)
+    return types.SimpleNamespace(
+        device=torch.device("cpu"), num_processes=1, process_index=0, gather=lambda own: own,
+        is_local_main_process=True, local_main_process_first=nullcontext,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("sizes", "other"), [([3, 4], [3, 4]), ([3, 4], [3]), ([3, 4], [4, 3])])
@@ -81,3 +88,20 @@ def test_validation_reads_the_first_of_several_captions(tmp_path):
     prepare = SamplePreparation(VLVImageProcessor(8, 8), CaptionTokenizer(Numbers(), 1, False, 0))
     (batch,) = validation_batches(config, accelerator(), types.SimpleNamespace(micro_batch_size=8), prepare, accept)()
     assert batch["input_ids"].flatten().tolist() == list(range(8))
+
+
+@pytest.mark.parametrize(("token_mean", "grouped"), [("global", True), ("per_process", False)])
+def test_captions_of_a_step_are_grouped_by_length(token_mean, grouped, tmp_path):
+    """But for the published mean, which weighs the captions of a forward pass by those beside them."""
+    for number in range(8):
+        (tmp_path / f"{number}.png").write_bytes(encode(picture(number)))
+    texts = [" ".join(["1"] * count) for count in (3, 9, 1, 7, 2, 8, 4, 6)]
+    (tmp_path / "captions.json").write_text(json.dumps({f"{n}.png": text for n, text in enumerate(texts)}))
+    config = Stage2Config(dataset_path=str(tmp_path), num_workers=0, token_mean=token_mean)
+    sizes = BatchSizes(global_batch_size=8, micro_batch_size=2, num_processes=1)
+    prepare = SamplePreparation(VLVImageProcessor(8, 8), CaptionTokenizer(Words(), 16, False, 0))
+    data = open_training_data(config, accelerator(), sizes)
+    batches = list(training_loader(config, accelerator(), replace(data, num_steps=1), sizes, TrainState(), prepare))
+    assert sorted(name for batch in batches for name in batch["names"]) == [f"{n}.png" for n in range(8)]
+    lengths = [batch["input_ids"].shape[1] for batch in batches]
+    assert (lengths == [9, 7, 4, 2]) == grouped
