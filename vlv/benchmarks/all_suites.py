@@ -20,26 +20,26 @@ def calls_of_cpu(has_bf16: bool) -> dict[str, Call]:
     Args:
         has_bf16: whether the processor has instructions for it; without them bf16 is not measured.
     """
-    full = ("size=full", "steps=2", "rounds=1")
-    one, small = (*full, "batch_size=1"), (*full, "language_model=Qwen2.5-0.5B")
+    once = ("steps=2", "rounds=1")
     numbers = ("bf16", "fp32") if has_bf16 else ("fp32",)
-    fastest = f"precision={numbers[0]}"
-    calls = {
+    calls: dict[str, Call] = {
         f"stage1_full_{number}": (
-            "stage1", *one, f"precision={number}", "levers=true" if number == numbers[0] else "lever=latents",
+            "stage1", "size=full", *once, "batch_size=1", f"precision={number}",
+            "levers=true" if number == numbers[0] else "lever=latents",
         )
         for number in numbers
     }  # fmt: skip
-    calls |= {
-        f"{suite}_full_{numbers[0]}": (suite, *small, fastest, f"batch_size={batch}", "levers=true")
-        for suite, batch in {"stage2": 1, "caption": 4}.items()
-    }
+    small = ("size=full", "language_model=Qwen2.5-0.5B", f"precision={numbers[0]}", "levers=true")
+    calls[f"stage2_full_{numbers[0]}"] = ("stage2", *small, "steps=1", "rounds=2", "batch_size=1")
+    calls[f"caption_full_{numbers[0]}"] = ("caption", *small, *once, "batch_size=4")
     two = ("batch_size=16", "rounds=3", "steps=3", "processes=2", "num_workers=0")
     return calls | _TINY_CALLS | {"stage1_two": ("stage1", *two)}
 
 
 def calls_of_gpu(gpus: int) -> dict[str, Call]:
     """By the name of its JSON file: full size at the recipes' micro-batches and captions' length, and tiny components.
+
+    Stage 2's recipes accumulate nothing; here a step has four passes, to show what captions by length bring.
 
     Args:
         gpus: with several, stage 1 is measured on all of them too, beside one.

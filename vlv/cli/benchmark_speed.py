@@ -1,7 +1,7 @@
 """Measure a command on this machine beside the published recipe: our own code with the published choices.
 
 Those are fp32, plain attention, activations computed again in backward, AdamW operation by operation, images prepared
-by the main process, a flush and a barrier after each step, and captions padded to 300 tokens. Both run in turn, each in
+by the main process, a flush and a barrier after each step, and captions padded to 300 tokens, as they come. Both run in turn, each in
 a process of its own, as a user's call runs, on models with random weights and images that are made for it. FLOPs are
 counted in one more run; utilisation is what a run does of them beside a large matrix product of this machine in the
 same number format.
@@ -34,13 +34,15 @@ def main(arguments: list[str]) -> None:
         stop(f"accumulation={config.accumulation} is of trainings: leave it out for {kind}", BAD_CALL)
     load_libraries()
     from vlv.benchmarks.calls import BenchmarkError
-    from vlv.benchmarks.speed import arms, facts, measure
+    from vlv.benchmarks.speed import arms, facts, lever_names, measure
     from vlv.benchmarks.worlds import make_world
     from vlv.inference.journal import write_json
     from vlv.progress import Progress
 
+    names = sorted(lever_names(kind, config))
+    if config.lever is not None and not any(config.lever in name for name in names):
+        stop(f"lever={config.lever} is none of {kind}'s: {', '.join(names)}", BAD_CALL)
     try:
-        arms(kind, config)  # a lever that is not there is told before anything is written
         with_captioner = kind in ("stage2", "caption")
         folder = Path(config.folder).resolve() / config.size
         world = make_world(folder, config.size, config.language_model, with_captioner)

@@ -98,10 +98,8 @@ class BenchmarkSpeedConfig:
     language_model: Literal["Qwen2.5-3B", "Qwen2.5-0.5B"] = option(
         "Qwen2.5-3B", "size=full: whose config the language model has"
     )
-    batch_size: int = option(
-        8, "images at once: the micro-batch of a training, which is the whole batch of a process here"
-    )
-    accumulation: int = option(1, "trainings: such micro-batches of a step")
+    batch_size: int = option(8, "images at once: the micro-batch of a training")
+    accumulation: int = option(1, "trainings: micro-batches of a step of each process")
     steps: int = option(4, "measured steps, or batches, of a run; one more before them is not measured")
     rounds: int = option(3, "runs of each arm, in turn; the table has the medians")
     num_beams: int = option(1, "captions: beams of the search; 1 is greedy")
@@ -114,7 +112,7 @@ class BenchmarkSpeedConfig:
         "processes, one for each GPU, each with batch_size images at once; with several, ours with one is measured too",
     )
     levers: bool = option(False, "also ours with each lever off by itself, and with each option on")
-    lever: str | None = option(None, "one of these alone, by a part of its name: lever=latents")
+    lever: str | None = option(None, "those alone whose names have this part: lever=latents")
     profile: str | None = option(None, "folder for a trace of one step of ours, and its top operators", path="local")
     folder: str = option(
         "./outputs/benchmark", "folder of the components, which are written once: 6 GB at full size, and Qwen2.5's 1 "

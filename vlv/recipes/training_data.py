@@ -152,25 +152,8 @@ def training_loader(
     sizes: BatchSizes,
     state: TrainState,
     prepare: SamplePreparation,
-) -> Iterable[Batch]:
-    """Micro-batches of this process from `state.samples` on; pairs of a step are grouped by their captions' length."""
-    loader = _loader_in_order(config, accelerator, data, sizes, state, prepare)
-    # The published mean is that of each forward pass: there it matters which captions are together.
-    of_step = isinstance(config, Stage2Config) and config.token_mean == "global"
-    if not of_step or prepare.caption_tokenizer is None or sizes.accumulation == 1:
-        return loader
-    pairs = cast("Iterable[PairBatch]", loader)
-    return group_by_length(pairs, sizes.accumulation, prepare.caption_tokenizer.pad_token_id)
-
-
-def _loader_in_order(
-    config: TrainingConfig,
-    accelerator: Accelerator,
-    data: Data,
-    sizes: BatchSizes,
-    state: TrainState,
-    prepare: SamplePreparation,
 ) -> WorkerLoader[Batch]:
+    """Micro-batches of this process from `state.samples` on, as they lie in the order."""
     plan = BatchPlan(
         sizes.global_batch_size, accelerator.num_processes, accelerator.process_index, sizes.micro_batch_size
     )
@@ -185,6 +168,18 @@ def _loader_in_order(
     order = build_order(data.source, config.seed, config.shuffle_window)
     dataset = OrderedDataset(data.source, order, prepare, data.num_samples)
     return build_loader(dataset, positions, workers, pin_memory, config.loader_timeout)
+
+
+def grouped_by_length(
+    config: TrainingConfig, sizes: BatchSizes, prepare: SamplePreparation, batches: Iterable[Batch]
+) -> Iterable[Batch]:
+    """A training's micro-batches; with several in a step, its pairs are dealt to them by their captions' length."""
+    # The published mean is that of each forward pass: there it matters which captions are together.
+    of_step = isinstance(config, Stage2Config) and config.token_mean == "global"
+    if not of_step or prepare.caption_tokenizer is None or sizes.accumulation == 1:
+        return batches
+    pairs = cast("Iterable[PairBatch]", batches)
+    return group_by_length(pairs, sizes.accumulation, prepare.caption_tokenizer.pad_token_id)
 
 
 def validation_batches(

@@ -26,13 +26,21 @@ from vlv.checkpoints.resume import find_checkpoint, is_validated
 from vlv.checkpoints.retention import Retention
 from vlv.config import TrainingConfig, save_config
 from vlv.data.bad_samples import BadSampleLog
+from vlv.data.loader import WorkerLoader
 from vlv.data.preparation import SamplePreparation
 from vlv.data.sample import SampleSource
 from vlv.frozen import restore_dtypes
 from vlv.inference.validation import ValidationSamples
 from vlv.planning.size import parameter_counts
 from vlv.recipes.batch_sizes import BatchSizes
-from vlv.recipes.training_data import BAD_SAMPLES, Data, open_training_data, training_loader, validation_batches
+from vlv.recipes.training_data import (
+    BAD_SAMPLES,
+    Data,
+    grouped_by_length,
+    open_training_data,
+    training_loader,
+    validation_batches,
+)
 from vlv.redaction import redact_values
 from vlv.training.average import WeightAverage
 from vlv.training.checkpoint import Checkpointer
@@ -114,9 +122,13 @@ class TrainingRun:
         wait = accelerator.wait_for_everyone
         return ValidationSamples(folder, self.config.val_pictures, accelerator.process_index, wait)
 
-    def loader(self, state: TrainState, prepare: SamplePreparation) -> Iterable[Batch]:
+    def loader(self, state: TrainState, prepare: SamplePreparation) -> WorkerLoader[Batch]:
         """Micro-batches of this process from `state.samples` on."""
         return training_loader(self.config, self.accelerator, self.data, self.sizes, state, prepare)
+
+    def _grouped(self, state: TrainState, prepare: SamplePreparation) -> Iterable[Batch]:
+        """The same, as the trainer takes them."""
+        return grouped_by_length(self.config, self.sizes, prepare, self.loader(state, prepare))
 
     def fit(self, objective: torch.nn.Module, parts: StageParts) -> dict[str, torch.Tensor]:
         """Train to the end, from the start or from a checkpoint; returns the trained weights on the CPU."""
@@ -135,7 +147,7 @@ class TrainingRun:
                     accelerator=accelerator,
                     objective=objective,
                     optimizer=optimizer,
-                    loader=samples.watch(self.loader(state, parts.prepare)),
+                    loader=samples.watch(self._grouped(state, parts.prepare)),
                     checkpointer=checkpointer,
                     logger=logger,
                     samples=samples,

@@ -12,7 +12,7 @@ from tests.models import new_captioner, new_stage1
 from vlv.benchmarks import speed
 from vlv.benchmarks.arm import WARM, Run, measure
 from vlv.benchmarks.calls import BenchmarkError
-from vlv.benchmarks.speed import OURS, PUBLISHED, Suite, arms, read_facts
+from vlv.benchmarks.speed import OURS, PUBLISHED, Suite, arms, lever_names, read_facts
 from vlv.benchmarks.worlds import World
 from vlv.cli.benchmark import main
 from vlv.cli.benchmark_speed import table
@@ -155,8 +155,17 @@ def test_inference_has_no_accumulation(capsys):
 def test_one_lever_is_measured_alone():
     config = dataclasses.replace(CONFIG, precision="bf16", lever="latents")
     assert [arm.name for arm in arms("stage1", config)][2:] == ["with latents from a cache"]
-    with pytest.raises(BenchmarkError, match="lever=latents is none of caption's: in fp32, "):
-        arms("caption", config)
+    with pytest.raises(BenchmarkError, match="lever=in bf16 is none of stage1's: in fp32, "):
+        arms("stage1", dataclasses.replace(config, lever="in bf16"))  # it is ours already
+
+
+def test_a_lever_that_is_not_there_is_told_before_anything_is_written(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["caption", "lever=latents", f"folder={tmp_path}"])
+    assert "lever=latents is none of caption's: in " in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+    # Which of the two is a lever depends on the models, which are not written yet.
+    assert {"in fp32", "in bf16"} <= lever_names("caption", BenchmarkSpeedConfig())
 
 
 @pytest.mark.parametrize("has_bf16", [True, False])

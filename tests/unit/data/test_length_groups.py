@@ -17,6 +17,9 @@ def micro_batch(captions, first):
     rows = range(first, first + len(captions))
     return {
         "encoder_pixels": torch.stack([torch.full((3, 2, 2), row, dtype=torch.uint8) for row in rows]),
+        "decoder_pixels": torch.stack([torch.full((2, 4, 1, 1), row, dtype=torch.float16) for row in rows]),  # latents
+        "crops": torch.tensor([[row] * 4 for row in rows]),
+        "sources": torch.tensor([*rows]),
         "weights": torch.tensor([float(bool(ids)) for ids in captions]),
         "positions": [*rows],
         "names": [f"{row}.png" for row in rows],
@@ -44,9 +47,21 @@ def test_a_step_keeps_its_samples_longest_first():
 def test_all_of_a_sample_goes_with_its_caption():
     for batch in group_by_length(read_batches(), 2, PAD):
         assert batch["names"] == [f"{row}.png" for row in batch["positions"]]
-        assert batch["encoder_pixels"][:, 0, 0, 0].tolist() == batch["positions"]
+        assert batch["encoder_pixels"][:, 0, 0, 0].tolist() == batch["positions"] == batch["sources"].tolist()
+        assert batch["decoder_pixels"][:, 1, 3, 0, 0].tolist() == batch["crops"][:, 3].tolist() == batch["positions"]
+        assert batch["decoder_pixels"].dtype == torch.float16
         assert batch["weights"].tolist() == [float(bool(ids)) for ids in captions_of(batch)]
         assert batch["encoder_pixels"].dtype == torch.uint8
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="memory is pinned for a GPU")
+def test_pinned_batches_stay_pinned():
+    pinned = [
+        {key: value.pin_memory() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+        for batch in read_batches()
+    ]
+    for batch in group_by_length(pinned, 2, PAD):
+        assert all(value.is_pinned() for value in batch.values() if isinstance(value, torch.Tensor))
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])
