@@ -1,10 +1,10 @@
 """Measure a command on this machine beside the published recipe: our own code with the published choices.
 
 Those are fp32, plain attention, activations computed again in backward, AdamW operation by operation, images prepared
-by the main process, a flush and a barrier after each step, and captions padded to 300 tokens, as they come. Both run in turn, each in
-a process of its own, as a user's call runs, on models with random weights and images that are made for it. FLOPs are
-counted in one more run; utilisation is what a run does of them beside a large matrix product of this machine in the
-same number format.
+by the main process, a flush and a barrier after each step, and captions padded to 300 tokens, as they come. Both run
+in turn, each in a process of its own, as a user's call runs, on models with random weights and images that are made for
+it. FLOPs are counted in one more run; utilisation is what a run does of them beside a large matrix product of this
+machine in the same number format.
 """
 
 from __future__ import annotations

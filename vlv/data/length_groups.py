@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -33,30 +33,30 @@ def _by_length(step: list[PairBatch], pad_token_id: int) -> list[PairBatch]:
         return []
     lengths = torch.cat([(batch["labels"] != IGNORED).sum(1) for batch in step])
     order = lengths.argsort(descending=True, stable=True)
-    captions = [row[:length].tolist() for row, length in zip(_rows(step, "input_ids"), lengths.tolist(), strict=True)]
+    rows = [row for batch in step for row in batch["input_ids"]]
+    captions = [row[:length].tolist() for row, length in zip(rows, lengths.tolist(), strict=True)]
     parts = [part.tolist() for part in order.split([len(batch["positions"]) for batch in step])]
     # In pinned memory again where the loader had put them there, else copies to the GPU would be waited for.
     pinned = step[0]["input_ids"].is_pinned()
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, object]] = []
     for part in parts:
         padded = pad_captions([captions[row] for row in part], pad_token_id)
-        found.append({key: value.pin_memory() if pinned else value for key, value in cast("Any", padded).items()})
+        ids, labels = padded["input_ids"], padded["labels"]
+        if pinned:
+            ids, labels = ids.pin_memory(), labels.pin_memory()
+        found.append({"input_ids": ids, "labels": labels})
     for key in step[0]:
         if key not in found[0]:
-            rows = _rows(step, key)
+            values = [row for batch in step for row in cast("Mapping[str, Iterable[object]]", batch)[key]]
             for batch, part in zip(found, parts, strict=True):
-                batch[key] = _joined([rows[row] for row in part], pinned)
+                batch[key] = _joined([values[row] for row in part], pinned)
     return cast("list[PairBatch]", found)
 
 
-def _rows(step: list[PairBatch], key: str) -> list[Any]:
-    """What each sample of a step has under a key."""
-    return [row for batch in step for row in batch[key]]
-
-
-def _joined(rows: list[Any], pinned: bool) -> Tensor | list[Any]:
-    """One micro-batch's value of its samples' rows."""
-    if not isinstance(rows[0], Tensor):
+def _joined(rows: list[object], pinned: bool) -> object:
+    """One micro-batch's value of its samples' rows: a tensor [B, ...], or a list."""
+    tensors = [row for row in rows if isinstance(row, Tensor)]
+    if not tensors:
         return rows
-    joined = torch.empty((len(rows), *rows[0].shape), dtype=rows[0].dtype, pin_memory=pinned)
-    return torch.stack(cast("list[Tensor]", rows), out=joined)
+    joined = torch.empty((len(tensors), *tensors[0].shape), dtype=tensors[0].dtype, pin_memory=pinned)
+    return torch.stack(tensors, out=joined)
