@@ -237,3 +237,19 @@ def _value(content: Mapping[str, object], key: str) -> object:
     for name in key.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
+
+
+def require_merged(captioner: str | Path, wanted: str) -> None:
+    """Check that what reads a captioner's own weights alone finds its LoRA in them.
+
+    Args:
+        wanted: the setting that wants it so, for the message.
+
+    Raises:
+        CheckpointError: the folder's LoRA lies beside them.
+    """
+    if (Path(captioner) / LORA_FOLDER).is_dir():
+        raise CheckpointError(
+            f"{wanted}: LoRA of {captioner} is not merged yet: vlv export {captioner} MERGED, and caption with that "
+            "folder"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from vlv.checkpoints.schema import GGUF_NAME
+from vlv.checkpoints.schema import GGUF_NAME, require_merged
 from vlv.config import CaptionConfig, ConfigError
 from vlv.extras import missing_packages
 
@@ -23,13 +23,17 @@ def check_engine(config: CaptionConfig) -> None:
             raise ConfigError("engine=ray shares the work by itself: leave out num_gpus, part and preview_dir")
     if config.engine == "vllm":
         if find_spec("vllm") is None:
-            raise ConfigError("engine=vllm needs vLLM in an environment of its own: bash scripts/install_vllm.sh")
+            raise ConfigError(
+                "engine=vllm needs vLLM in an environment of its own: bash scripts/install_vllm.sh, then source "
+                ".venv-vllm/bin/activate"
+            )
         if config.num_gpus != 1:
             raise ConfigError(
                 "engine=vllm is one process: for N GPUs start N of them, with CUDA_VISIBLE_DEVICES=I and part=I/N"
             )
         if config.quantize is not None:
             raise ConfigError(f"quantize={config.quantize} is of the other engines: leave it out, or engine=vllm")
+        require_merged(config.ckpt_dir, "engine=vllm")
     if (Path(config.ckpt_dir) / GGUF_NAME).is_file():
         _check_llama_cpp(config)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig, TorchAoConfig
 
-from vlv.checkpoints.schema import LORA_FOLDER
+from vlv.checkpoints.schema import require_merged
 from vlv.extras import missing_packages
 from vlv.models.captioner import VLVCaptioner
 
@@ -37,11 +37,7 @@ def load_captioner(
     """
     options: dict[str, Any] = {}
     if quantize is not None:
-        if (Path(folder) / LORA_FOLDER).is_dir():
-            raise ValueError(
-                f"quantize={quantize}: LoRA of {folder} is not merged yet: vlv export {folder} MERGED, and caption "
-                "with that folder"
-            )
+        require_merged(folder, f"quantize={quantize}")
         # Layers are quantised one by one as they are read, on the device that they stay on.
         device = torch.device(device)
         config = quantization(quantize, device.type, dtype, _NOT_QUANTIZED)

@@ -29,6 +29,7 @@ from vllm.multimodal.processing import (
 )
 
 from vlv.checkpoints.pretrained import resolve_checkpoint
+from vlv.checkpoints.schema import require_merged
 from vlv.models.adapter import captioner_weights
 from vlv.models.captioner_config import VLVCaptionerConfig
 from vlv.models.image_processor import VLVImageProcessor
@@ -118,12 +119,13 @@ class VLVForVllm(nn.Module, SupportsMultiModal):
         """Build both halves, without weights.
 
         Raises:
-            ValueError: no captioner's folder or hub id.
+            ValueError: no captioner's folder or hub id, or one whose LoRA is not merged.
         """
         super().__init__()
         self.config: VLVCaptionerConfig = vllm_config.model_config.hf_config
         self._dtype: torch.dtype = vllm_config.model_config.dtype
         self._folder = resolve_checkpoint(vllm_config.model_config.model, "stage2", {})
+        require_merged(self._folder, "vLLM")
         # Nothing of it is built where prompts come as embeddings alone (`limit_mm_per_prompt={"image": 0}`).
         self.rows: ImageRows | None = None
         if vllm_config.model_config.get_multimodal_config().get_limit_per_prompt("image"):

@@ -249,7 +249,9 @@ def test_the_engine_of_vllm(calls, monkeypatch):
     vllm = {"engine": "vllm", "num_beams": 1}
     monkeypatch.setattr("vlv.cli.engine_checks.find_spec", lambda name: None)
     refuse(
-        calls["caption"], "engine=vllm needs vLLM in an environment of its own: bash scripts/install_vllm.sh", **vllm
+        calls["caption"],
+        "engine=vllm needs vLLM in an environment of its own: bash scripts/install_vllm.sh, then source .venv-vllm/",
+        **vllm,
     )
     monkeypatch.setattr("vlv.cli.engine_checks.find_spec", lambda name: name)
     check_call(dataclasses.replace(calls["caption"], **vllm))
@@ -258,6 +260,13 @@ def test_the_engine_of_vllm(calls, monkeypatch):
         with pytest.raises(ValueError, match=key):
             dataclasses.replace(calls["caption"], **{**vllm, **wrong})
     dataclasses.replace(calls["caption"], engine="vllm", num_beams=4, temperature=0.7)  # the beams have no effect
+
+
+def test_vllm_reads_no_lora_that_is_not_merged(calls, checkpoints, monkeypatch):
+    """It would caption without it, and say nothing."""
+    monkeypatch.setattr("vlv.cli.engine_checks.find_spec", lambda name: name)
+    (Path(calls["caption"].ckpt_dir) / "lora").mkdir()
+    refuse(calls["caption"], "engine=vllm: LoRA of .* is not merged yet: vlv export", engine="vllm", num_beams=1)
 
 
 def test_more_steps_than_the_scheduler_has(calls, tmp_path):
