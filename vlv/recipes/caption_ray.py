@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,10 +31,12 @@ from vlv.inference.journal import Journal, JsonObject
 from vlv.inference.processes import ALONE
 from vlv.inference.progress import SharedProgress
 from vlv.models.image_processor import VLVImageProcessor
+from vlv.settings.paths import is_stream
 
 if TYPE_CHECKING:
     from vlv.recipes.caption import Plan
 
+_MODEL_PATHS = ("ckpt_dir", "stable_diffusion_model_path", "florence2_model_path")
 _MOST = 128  # images of a block: decoded at 768 px they are 226 MB, which travel as one object
 
 
@@ -86,8 +88,17 @@ def caption_on_ray(config: CaptionConfig, search: CaptionSearch, identity: JsonO
         if not ray.is_initialized():
             # Its own progress is not ours, and would come between its lines.
             ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, logging_level=logging.ERROR)
-        _run(_Job(config, search, identity, precision, size), blocks, undone)
+        _run(_Job(on_any_node(config), search, identity, precision, size), blocks, undone)
     return finish_captions(journal, blocks, everything, output, inputs, report, ALONE)
+
+
+def on_any_node(config: CaptionConfig) -> CaptionConfig:
+    """The config as workers read it, who are in folders of their own: paths of this file system are absolute."""
+    found = {name: getattr(config, name) for name in ("image_path", "output_path", *_MODEL_PATHS)}
+    # What is no path here, and was not written as one, is a hub's or a URL.
+    paths = {name: value for name, value in found.items() if value is not None and not is_stream(value)}
+    local = {name: value for name, value in paths.items() if name not in _MODEL_PATHS or os.path.exists(value)}
+    return replace(config, **{name: os.path.abspath(value) for name, value in local.items()})
 
 
 def _run(job: _Job, blocks: Blocks, undone: list[int]) -> None:

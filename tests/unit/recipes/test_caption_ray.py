@@ -2,7 +2,22 @@
 
 import pytest
 
-from vlv.recipes.caption_ray import Share, actor_shares
+from vlv.config import CaptionConfig
+from vlv.recipes.caption_ray import Share, actor_shares, on_any_node
+
+
+def test_workers_get_paths_that_do_not_depend_on_their_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "captioner").mkdir()
+    config = CaptionConfig(
+        image_path="photos/*.jpg", ckpt_dir="captioner", output_path="out.json", florence2_model_path="owner/florence"
+    )
+    found = on_any_node(config)
+    assert found.image_path == str(tmp_path / "photos/*.jpg")
+    assert (found.ckpt_dir, found.output_path) == (str(tmp_path / "captioner"), str(tmp_path / "out.json"))
+    assert found.florence2_model_path == "owner/florence", "of a hub"
+    for source in ("s3://bucket/{000..999}.tar", "hub:owner/name", "pipe:cat x.tar"):
+        assert on_any_node(CaptionConfig(image_path=source)).image_path == source
 
 
 @pytest.mark.parametrize(
