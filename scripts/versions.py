@@ -3,7 +3,8 @@
     python -m scripts.versions lowest [NAME==VERSION ...]
 
 prints constraints for pip: every package of pyproject.toml at its lower bound, what those bring along as it is kept in
-configs/lowest_versions.txt, and over both what is named.
+configs/lowest_versions.txt, and over both what is named. `bounds` in place of `lowest` leaves out what they bring
+along: that suits most extras together, but not the extra `demo`.
 
     python -m scripts.versions keep lowest|newest
 
@@ -41,11 +42,12 @@ _OWN = {"vlv", "pip", "wheel"}  # in every environment, and no part of what was 
 
 
 def main(arguments: list[str]) -> None:
-    """Run one of the two calls of the module's text."""
+    """Run one of the calls of the module's text."""
     match arguments:
-        case ["lowest", *named]:
+        case ["lowest" | "bounds" as which, *named]:
             exact = (text.partition("==") for text in named)
-            wanted = read(KEPT["lowest"]) | lower_bounds() | {name: number for name, _, number in exact}
+            brought = read(KEPT["lowest"]) if which == "lowest" else {}
+            wanted = brought | lower_bounds() | {name: number for name, _, number in exact}
             print("\n".join(f"{name}=={number}" for name, number in sorted(wanted.items())))
         case ["keep", ("lowest" | "newest") as which]:
             rows = json.loads((ROOT / "docs" / "install" / f"{which}.json").read_text()).values()
