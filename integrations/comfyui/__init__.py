@@ -1,7 +1,7 @@
 """Nodes of ComfyUI for VLV: captions of images, and pictures from their embeddings.
 
 Put this folder, or a link to it, into ComfyUI/custom_nodes/ as `vlv`, and install the package into ComfyUI's Python:
-`pip install vlv` or, in a clone, `pip install -e .`. Everything is the package's; here are its calls alone.
+`pip install -e .` in the clone. Everything is the package's; here are its calls alone.
 """
 
 from __future__ import annotations
