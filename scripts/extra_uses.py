@@ -98,10 +98,10 @@ def use_inception() -> str:
     try:
         return f"fid {_reconstruct('inception')['fid']:.4f}"
     except RuntimeError as error:
-        said = str(error).strip().splitlines()[-1]
-        if not said.startswith("error: "):
+        said = [line for line in str(error).splitlines() if line.startswith("error: ")]
+        if not said:
             raise
-        return said
+        return said[-1]
 
 
 def use_peft() -> str:

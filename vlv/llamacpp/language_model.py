@@ -20,6 +20,16 @@ from vlv.llamacpp.library import llama_cpp
 Choice = Callable[[Tensor], Tensor]  # a token id for each row [B] of logits [B, V]
 
 
+def model_settings(api: Any) -> Any:
+    """How llama.cpp loads a file; `api` is the package llama_cpp."""
+    settings = api.llama_model_default_params()
+    # Its products of quantised weights with a processor's AMX end in a segmentation fault (ggml-org/llama.cpp#20824;
+    # seen with llama-cpp-python 0.3.36 and q8_0). It takes them for weights in buffers of its own layouts alone.
+    if b"AMX_INT8 = 1" in api.llama_print_system_info():
+        settings.use_extra_bufts = False
+    return settings
+
+
 class LlamaCppModel(nn.Module):
     """What a captioner has in place of a language model of transformers; it has no parameters of torch's.
 
@@ -37,7 +47,7 @@ class LlamaCppModel(nn.Module):
         """
         super().__init__()
         self._api = llama_cpp()
-        model = self._api.llama_model_load_from_file(os.fsencode(path), self._api.llama_model_default_params())
+        model = self._api.llama_model_load_from_file(os.fsencode(path), model_settings(self._api))
         if model is None:
             raise CheckpointError(
                 f"{path} cannot be loaded by llama-cpp-python {self._api.__version__}: export it again, or update that"
