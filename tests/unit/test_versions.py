@@ -43,6 +43,16 @@ def test_the_lowest_versions_are_the_bounds_over_what_is_kept(project, tmp_path,
     assert capsys.readouterr().out.splitlines() == ["other==1.5", "s==1", "some-pkg==2", "third==4"]
 
 
+def test_what_is_kept_suits_torch_for_a_cpu_too(project, tmp_path, monkeypatch):
+    project("some-pkg>=1")
+    (tmp_path / "docs" / "install").mkdir(parents=True)
+    (tmp_path / "docs" / "install" / "lowest.json").write_text(json.dumps({"x": {"versions": {"of-extra": "3"}}}))
+    of_gpu = {"nvidia-cublas": "13", "cuda-bindings": "13", "triton": "3"}
+    monkeypatch.setattr(versions, "installed", lambda: {"some-pkg": "1", **of_gpu})
+    versions.main(["keep", "lowest"])
+    assert versions.read(tmp_path / "lowest.txt") == {"some-pkg": "1", "of-extra": "3"}
+
+
 def test_one_package_with_two_bounds_is_refused(project):
     project("a>=1", extra=("A>=2",))
     with pytest.raises(ValueError, match="a has the bounds 1 and 2: give it one"):
