@@ -39,9 +39,10 @@ def main(arguments: list[str]) -> None:
     from vlv.inference.journal import write_json
     from vlv.progress import Progress
 
-    names = sorted(lever_names(kind, config))
-    if config.lever is not None and not any(config.lever in name for name in names):
-        stop(f"lever={config.lever} is none of {kind}'s: {', '.join(names)}", BAD_CALL)
+    if config.lever is not None:
+        names = sorted(lever_names(kind, config))
+        if not any(config.lever in name for name in names):
+            stop(f"lever={config.lever} is none of {kind}'s: {', '.join(names)}", BAD_CALL)
     try:
         with_captioner = kind in ("stage2", "caption")
         folder = Path(config.folder).resolve() / config.size

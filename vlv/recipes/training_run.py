@@ -126,10 +126,6 @@ class TrainingRun:
         """Micro-batches of this process from `state.samples` on."""
         return training_loader(self.config, self.accelerator, self.data, self.sizes, state, prepare)
 
-    def _grouped(self, state: TrainState, prepare: SamplePreparation) -> Iterable[Batch]:
-        """The same, as the trainer takes them."""
-        return grouped_by_length(self.config, self.sizes, prepare, self.loader(state, prepare))
-
     def fit(self, objective: torch.nn.Module, parts: StageParts) -> dict[str, torch.Tensor]:
         """Train to the end, from the start or from a checkpoint; returns the trained weights on the CPU."""
         config, accelerator = self.config, self.accelerator
@@ -142,12 +138,13 @@ class TrainingRun:
         with closing(self._logger(state, found)) as logger:
             self._announce(logger, objective, state, found)
             samples, stop = self._sample_log(), StopRequest()
+            loader = self.loader(state, parts.prepare)
             trainer = Trainer(
                 TrainingParts(
                     accelerator=accelerator,
                     objective=objective,
                     optimizer=optimizer,
-                    loader=samples.watch(self._grouped(state, parts.prepare)),
+                    loader=samples.watch(grouped_by_length(config, self.sizes, parts.prepare, loader)),
                     checkpointer=checkpointer,
                     logger=logger,
                     samples=samples,
