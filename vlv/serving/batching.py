@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -35,10 +37,17 @@ class Said(NamedTuple):
 
 
 class Engine(Protocol):
-    """Captions a batch. prompt_tokens: rows that an image has in front of its caption."""
+    """Captions a batch.
+
+    prompt_tokens: rows that an image has in front of its caption. max_new_tokens: tokens of its caption, at most,
+    where nothing else is asked.
+    """
 
     @property
     def prompt_tokens(self) -> int: ...
+
+    @property
+    def max_new_tokens(self) -> int: ...
 
     def run(
         self,
@@ -46,18 +55,20 @@ class Engine(Protocol):
         asked: Asked,
         seeds: Sequence[Sequence[int]],
         on_text: Callable[[int, int, str], None] | None,
+        is_over: Callable[[int], bool] | None,
     ) -> list[list[Said]]:
         """Captions of images [3, E, E], `asked.count` of each.
 
         Args:
             seeds: as many of each image, where they are sampled.
             on_text: called with (image, caption, more text) as text comes, where that is wanted.
+            is_over: whether nobody waits for an image's captions any more, which then end where they are.
         """
         ...
 
 
 class QueueFullError(Exception):
-    """As many requests wait as may."""
+    """As many requests wait, or as many bytes of them, as may."""
 
 
 class ClosedError(Exception):
@@ -66,7 +77,10 @@ class ClosedError(Exception):
 
 @dataclass(eq=False)
 class Ticket:
-    """A request that waits: its result, and the text as it comes where it is streamed."""
+    """A request that waits: its result, and the text as it comes where it is streamed.
+
+    deadline: of `time.monotonic`, after which nobody waits for it. sent: whether some of its text was streamed.
+    """
 
     pixels: Tensor
     asked: Asked
@@ -74,11 +88,19 @@ class Ticket:
     loop: asyncio.AbstractEventLoop
     result: asyncio.Future[list[Said]]
     parts: asyncio.Queue[tuple[int, str] | None] | None
+    deadline: float
+    sent: bool = False
     given_up: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.given_up.is_set() or time.monotonic() >= self.deadline
 
     def on_text(self, caption: int, text: str) -> None:
         """From the thread: more text."""
         if self.parts is not None and text:
+            self.sent = True
             self.loop.call_soon_threadsafe(self.parts.put_nowait, (caption, text))
 
     def settle(self, said: list[Said] | Exception) -> None:
@@ -134,14 +156,20 @@ class Batcher:
         """Requests that wait or are worked on."""
         return len(self._waiting) + self._working
 
-    def submit(self, pixels: Tensor, asked: Asked, seeds: list[int], stream: bool = False) -> Ticket:
-        """Queue a request, from the event loop.
+    def submit(
+        self, pixels: Tensor, asked: Asked, seeds: list[int], stream: bool = False, deadline: float = math.inf
+    ) -> Ticket:
+        """Queue a request, from the event loop; its result is a TimeoutError where it is given up.
+
+        Args:
+            deadline: of `time.monotonic`, at which it is given up.
 
         Raises:
             QueueFullError, ClosedError: it is not taken.
         """
         loop = asyncio.get_running_loop()
-        ticket = Ticket(pixels, asked, seeds, loop, loop.create_future(), asyncio.Queue() if stream else None)
+        parts = asyncio.Queue() if stream else None
+        ticket = Ticket(pixels, asked, seeds, loop, loop.create_future(), parts, deadline)
         with self._changed:
             if self._closed:
                 raise ClosedError
@@ -192,8 +220,8 @@ class Batcher:
         batch: list[Ticket] = []
         left: deque[Ticket] = deque()
         for ticket in self._waiting:
-            if ticket.given_up.is_set():
-                ticket.settle(ClosedError("it was given up"))
+            if ticket.is_over:
+                ticket.settle(TimeoutError())
                 continue
             alike = not batch or ticket.asked == batch[0].asked
             if alike and (not batch or self._images([*batch, ticket]) <= self._batch_size):
@@ -210,18 +238,25 @@ class Batcher:
         def on_text(image: int, caption: int, text: str) -> None:
             batch[image].on_text(caption, text)
 
+        def is_over(image: int) -> bool:
+            return batch[image].is_over
+
+        pixels, seeds = [ticket.pixels for ticket in batch], [ticket.seeds for ticket in batch]
         try:
-            seeds = [ticket.seeds for ticket in batch]
-            found = self._engine.run(
-                [ticket.pixels for ticket in batch], batch[0].asked, seeds, on_text if stream else None
-            )
+            found = self._engine.run(pixels, batch[0].asked, seeds, on_text if stream else None, is_over)
         except Exception as error:  # noqa: BLE001  (one request's fault, or the batch's size: each is tried alone)
-            if len(batch) == 1 or stream:
-                for ticket in batch:
-                    ticket.settle(error)
-                return
-            for ticket in batch:
-                self._run([ticket])
+            failure = error
+        else:
+            for ticket, said in zip(batch, found, strict=True):
+                # One that was over may have been cut off, which must not pass for its caption.
+                ticket.settle(TimeoutError() if ticket.is_over else said)
             return
-        for ticket, said in zip(batch, found, strict=True):
-            ticket.settle(said)
+        # They hold the batch's tensors: where memory ran out, there would be none for an image alone either.
+        traceback.clear_frames(failure.__traceback__)
+        for ticket in batch:
+            if ticket.is_over:
+                ticket.settle(TimeoutError())
+            elif len(batch) == 1 or ticket.sent:  # what a client has read cannot be taken back
+                ticket.settle(failure)
+            else:
+                self._run([ticket])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from vlv.models.captioner import VLVCaptioner
@@ -28,17 +29,26 @@ class CaptionEngine:
         """Rows that an image has in front of its caption."""
         return self._captioner.num_image_tokens
 
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens of a caption, at most, its end included: what generation_config.json says."""
+        captioner = self._captioner
+        return captioner.generation_config.max_new_tokens or captioner.config.max_caption_tokens + 1
+
     def run(
         self,
         pixels: Sequence[Tensor],
         asked: Asked,
         seeds: Sequence[Sequence[int]],
         on_text: Callable[[int, int, str], None] | None = None,
+        is_over: Callable[[int], bool] | None = None,
     ) -> list[list[Said]]:
         """Captions of uint8 images [3, E, E], `asked.count` of each."""
         captioner, options = self._captioner, {}
         if asked.max_new_tokens is not None:
             options["max_new_tokens"] = asked.max_new_tokens
+        if is_over is not None:
+            options["stopping_criteria"] = StoppingCriteriaList([_NobodyWaits(len(pixels), is_over)])
         if asked.temperature:
             options |= seeded_sampling(seeds, asked.temperature)
         else:
@@ -64,6 +74,18 @@ class CaptionEngine:
         end = next((place for place, token in enumerate(row) if token in self._ends), None)
         tokens = row if end is None else row[:end]
         return Said(self.text(tokens).strip(), len(tokens), end is not None)
+
+
+class _NobodyWaits(StoppingCriteria):
+    """Ends the sequences of images that are over, and with the last of them the batch."""
+
+    def __init__(self, images: int, is_over: Callable[[int], bool]) -> None:
+        self._images, self._is_over = images, is_over
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Of each sequence [B n] whether it ends; an image's n captions, or beams, follow one another."""
+        over = torch.tensor([self._is_over(image) for image in range(self._images)], device=input_ids.device)
+        return over.repeat_interleave(len(input_ids) // self._images)
 
 
 class _TextStreamer(BaseStreamer):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from vlv.serving.fetch import ImageError
+from vlv.serving.urls import ImageError
 
 _MOST_CHOICES = 16
 
@@ -38,20 +38,26 @@ class ChatRequest(BaseModel):
     messages: list[_Message]
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
-    temperature: Annotated[float | None, Field(ge=0, le=2)] = None
+    temperature: Annotated[float | None, Field(ge=0, le=2, allow_inf_nan=False)] = None
     n: Annotated[int | None, Field(ge=1, le=_MOST_CHOICES)] = None
     seed: int | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
 
-    def image_url(self) -> str:
-        """The URL of the one image.
+    def take_image_url(self) -> str:
+        """The URL of the image of the last user message that has one.
+
+        The messages are let go: their URLs may hold whole images, for which nobody has a use any more.
 
         Raises:
-            ImageError: there is none, or several.
+            ImageError: no user message has one, or that message has several.
         """
-        parts = [part for message in self.messages if isinstance(message.content, list) for part in message.content]
-        urls = [part.image_url for part in parts if part.type == "image_url" and part.image_url is not None]
-        if len(urls) != 1:
-            raise ImageError(f"{len(urls)} images were given: a request has one, as a part of type image_url")
-        return urls[0] if isinstance(urls[0], str) else urls[0].url
+        messages, self.messages = self.messages, []
+        for message in reversed(messages):
+            parts = message.content if message.role == "user" and isinstance(message.content, list) else []
+            urls = [part.image_url for part in parts if part.type == "image_url" and part.image_url is not None]
+            if len(urls) > 1:
+                raise ImageError(f"{len(urls)} images were given in one message: a message has one")
+            if urls:
+                return urls[0] if isinstance(urls[0], str) else urls[0].url
+        raise ImageError("0 images were given: a user message has one, as a part of type image_url")

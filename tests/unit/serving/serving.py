@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import contextmanager
 
+import openai
 import uvicorn
 from PIL import Image
 
@@ -15,19 +16,21 @@ from vlv.serving.app import ServerSettings, create_app
 from vlv.serving.batching import Said
 
 SIDE = 16
+RED = "colour [255, 0, 0]"  # what the engine says of `jpeg()`
 
 
 class ColourEngine:
     """Says the mean colour, and each seed where captions are sampled; takes `seconds` a batch."""
 
-    prompt_tokens = 7
+    prompt_tokens, max_new_tokens = 7, 50
 
     def __init__(self, seconds=0.0):
-        self.seconds, self.batches = seconds, []
+        self.seconds, self.batches, self.asked = seconds, [], []
 
-    def run(self, pixels, asked, seeds, on_text=None):
+    def run(self, pixels, asked, seeds, on_text=None, is_over=None):
         time.sleep(self.seconds)
         self.batches.append(len(pixels))
+        self.asked.append(asked)
         said = [[self._said(image, asked, seed) for seed in own] for image, own in zip(pixels, seeds, strict=True)]
         if on_text is not None:
             for image, own in enumerate(said):
@@ -68,6 +71,13 @@ def jpeg(colour="red", side=20):
     return content.getvalue()
 
 
+def float_tiff():
+    """A picture of floats that are not between 0 and 1, so that nobody knows which of them is white."""
+    content = io.BytesIO()
+    Image.new("F", (20, 20), 700.0).save(content, "TIFF")
+    return content.getvalue()
+
+
 def data_url(content):
     """Of an image file's bytes."""
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
@@ -77,3 +87,8 @@ def ask(url, text="What is this?"):
     """Messages of a request about one image."""
     image = {"type": "image_url", "image_url": {"url": url}}
     return [{"role": "user", "content": [{"type": "text", "text": text}, image]}]
+
+
+def client(address, key="none"):
+    """The official client, which tries nothing twice."""
+    return openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0, timeout=20)
