@@ -120,7 +120,9 @@ def section(command: Command) -> Iterator[str]:
     yield f"## {command.name}"
     if command.recipe is None:
         yield f"`vlv {command.name}`"
-        yield from table(settings.values(), {name: setting.default for name, setting in settings.items()})
+        groups = typing.get_args(Group)  # as `--help` has them: those of a mixin come after a command's own
+        ordered = sorted(settings.values(), key=lambda setting: groups.index(setting.group))
+        yield from table(ordered, {name: setting.default for name, setting in settings.items()})
         return
     defaults = recipe_values(command.config, command.recipe)
     yield f"`vlv {command.name}` or `bash {command.launcher}`."

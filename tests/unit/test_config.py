@@ -28,6 +28,17 @@ def test_command_line_beats_yaml_beats_default(tmp_path):
     assert (config.lr, config.num_steps, config.global_batch_size) == (1e-3, 9, 64)
 
 
+def test_a_former_name_of_a_setting_is_taken_and_written_as_the_present_one(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("language_model: Qwen/one\nflorence2: a/b\n")
+    resolved = resolve_config(CaptionConfig, path, ["language_model=Qwen/two"])
+    assert (resolved.config.qwen_model, resolved.config.florence2_model_path) == ("Qwen/two", "a/b")
+    assert "qwen_model: Qwen/two  # the call" in resolved.as_yaml()
+    assert "language_model" not in resolved.as_yaml()
+    with pytest.raises(ConfigError, match="unknown key 'decoder'"):  # it is the demo's
+        load_config(CaptionConfig, None, ["decoder=x"])
+
+
 def test_environment_is_read_where_yaml_asks_for_it(tmp_path, monkeypatch):
     monkeypatch.setenv("MY_RUN", "from_env")
     path = tmp_path / "c.yaml"

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vlv.checkpoints.schema import LORA_FOLDER, weight_files
+
 SHOWN = 3
 _PART = re.compile(r"^(.*)-(\d+)-of-(\d+)(\.\w+)$")
 
@@ -58,6 +60,19 @@ def check_model(folder: Path, needed: tuple[str, ...], weights: tuple[str, ...])
                 state.missing.append(part)
             elif reason := _weights_problem(folder / part):
                 state.damaged[part] = reason
+    return state
+
+
+def check_weights(folder: Path) -> State:
+    """Check that the weights of a checkpoint of ours are as long as their headers say, LoRA's too.
+
+    Raises:
+        CheckpointError: as of `weight_files`.
+    """
+    state = State()
+    for path in (*weight_files(folder), *(folder / LORA_FOLDER).glob("*.safetensors")):
+        if reason := _weights_problem(path):
+            state.damaged[str(path.relative_to(folder))] = reason
     return state
 
 

@@ -60,6 +60,23 @@ def is_hub_id(source: str) -> bool:
     return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not Path(source.split("/")[0]).is_dir()
 
 
+def local_component(source: str, option: str) -> Path | None:
+    """The folder of a component; None where a hub must give it first.
+
+    Args:
+        option: the setting that names it, for the message.
+
+    Raises:
+        CheckpointError: neither a folder nor a hub id.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if is_hub_id(source):
+        return None
+    raise CheckpointError(f"{option}={source} does not exist: give a folder or a hub id")
+
+
 def component_identity(folder: Path, source: str) -> dict[str, str]:
     """Where a frozen component came from (with the revision of a hub snapshot), and what identifies it."""
     where = str(folder.resolve()) if Path(source).is_dir() else source

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from vlv.checkpoints.identity import CONFIG_NAME, CheckpointError, JsonObject, read_json, recorded_place
+from vlv.checkpoints.identity import (
+    CONFIG_NAME,
+    CheckpointError,
+    JsonObject,
+    is_hub_id,
+    local_component,
+    read_json,
+    recorded_place,
+    require_same_component,
+)
 from vlv.checkpoints.schema import require_checkpoint
 
 # Each base of a checkpoint by its name in config.json, and the option that says where it lies now.
@@ -23,6 +32,64 @@ def adapter_bases(config: Mapping[str, object]) -> list[str]:
         return [str(name) for name in named]
     # The name of 2025, when the language model was always kept.
     return ["florence2", "decoder"] if config.get("frozen_in_bases") else []
+
+
+def find_base(checkpoint: Path, base: str, moved: str | None = None) -> Path | None:
+    """The folder of a checkpoint's frozen base; None where a hub must give it first, or none is recorded.
+
+    Args:
+        base: its name in `BASE_OPTIONS`.
+        moved: where it lies now; None is where training found it.
+
+    Raises:
+        CheckpointError: it is not there; names the option that says where it is.
+    """
+    option = BASE_OPTIONS[base]
+    if moved is not None:
+        return local_component(moved, option)
+    content = read_json(checkpoint / CONFIG_NAME)
+    bases = content.get("bases") or content.get("origin") or {}
+    source = recorded_place((bases.get(base) or {}).get("source", ""), checkpoint)
+    folder = Path(source)
+    if source and not folder.is_dir() and not is_hub_id(source):
+        raise CheckpointError(
+            f"{checkpoint} was trained on {folder}, which is not there any more: set {option} to where it lies now"
+        )
+    return folder if source and folder.is_dir() else None
+
+
+def find_adapter_bases(captioner: Path, moved: Mapping[str, str | None]) -> dict[str, Path | None]:
+    """The folders of the bases without which a captioner cannot be loaded, by name; see `find_base`.
+
+    Args:
+        moved: where they lie now, by the names of `VLVCaptioner.from_pretrained`.
+
+    Raises:
+        CheckpointError: one is not there.
+    """
+    needed = adapter_bases(read_json(captioner / CONFIG_NAME))
+    names = {base: "stable_diffusion" if base == "decoder" else base for base in needed}
+    return {base: find_base(captioner, base, moved.get(name)) for base, name in names.items()}
+
+
+def bases_problems(checkpoint: Path) -> dict[str, str]:
+    """What is wrong with the bases that a stage 1 or a captioner cannot be loaded without, by the option of each.
+
+    Those of a hub are not looked at. Of a base's large files 64 blocks are read.
+    """
+    content = read_json(checkpoint / CONFIG_NAME)
+    known = content.get("bases")  # of a stage 1, which has none but those it needs
+    problems = {}
+    for base in adapter_bases(content) if known is None else known:
+        option = BASE_OPTIONS[base]
+        identity = (known or content.get("origin") or {}).get(base) or {}
+        try:
+            folder = find_base(checkpoint, base)
+            if folder is not None:
+                require_same_component(base, folder, identity, option)
+        except (CheckpointError, OSError) as error:
+            problems[option] = str(error)
+    return problems
 
 
 def absolute_origin(origin: JsonObject, captioner: Path) -> JsonObject:

@@ -18,10 +18,11 @@ def load_captioner(folder: str, precision: str, quantize: str | None = None, **b
         quantize, bases: as of `vlv.models.load_captioner`.
     """
     # JSON alone: a wrong folder shows before the libraries are loaded.
+    from vlv.checkpoints.origin import find_adapter_bases
     from vlv.checkpoints.schema import require_checkpoint
 
     try:
-        require_checkpoint(folder, "stage2")
+        find_adapter_bases(require_checkpoint(folder, "stage2"), bases)
         load_libraries()
         import torch
 

@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlv.checkpoints.identity import CONFIG_NAME, CheckpointError, is_hub_id, read_json, recorded_place
-from vlv.checkpoints.origin import BASE_OPTIONS, adapter_bases, preview_stage1
+from vlv.checkpoints.identity import CONFIG_NAME, CheckpointError, local_component, read_json
+from vlv.checkpoints.origin import BASE_OPTIONS, adapter_bases, find_base, preview_stage1
 from vlv.checkpoints.schema import require_checkpoint, require_initial
 from vlv.cli.engine_checks import check_engine
 from vlv.cli.missing import check_packages, check_present
@@ -119,11 +119,11 @@ def _decoder_layout(folder: Path, option: str) -> DecoderLayout:
 def _check_stage2(config: Stage2Config) -> None:
     check_present(config, "dataset_path", "diffusion_model_path", "qwen_model")
     stage1 = require_checkpoint(config.diffusion_model_path, "stage1")
-    _check_base(stage1, "florence2", ENCODER, config)
-    _check_base(stage1, "decoder", DECODER, config)
+    _check_base(stage1, "florence2", config)
+    _check_base(stage1, "decoder", config)
     language_model = _component(config, "qwen_model")
-    if language_model is not None and not (language_model / CONFIG_NAME).is_file():
-        raise CheckpointError(f"qwen_model={language_model} holds no {CONFIG_NAME}: it is no language model")
+    if language_model is not None:
+        _require_language_model(language_model, "qwen_model")
     for key in ("lora_rank", "quantize"):
         check_packages(config, key)
     parallelism = read_accelerate_config(config.accelerate_config).get("distributed_type")
@@ -146,7 +146,7 @@ def _check_captioning(config: CaptionConfig) -> None:
     check_present(config, "ckpt_dir", "image_path")
     captioner = require_checkpoint(config.ckpt_dir, "stage2")
     for base in adapter_bases(read_json(captioner / CONFIG_NAME)):
-        _check_base(captioner, base, BASE_OPTIONS[base], config)
+        _check_base(captioner, base, config)
     check_engine(config)
     _check_captioned(config)
     check_packages(config, "quantize")
@@ -162,6 +162,11 @@ def _check_captioning(config: CaptionConfig) -> None:
     else:
         if output.exists() and not output.is_dir():
             raise ConfigError(f"output_path={given} is no folder, which to={config.to} writes into: give another")
+        if config.to != "txt" and output.resolve().is_relative_to(Path(config.image_path).resolve()):
+            raise ConfigError(
+                f"output_path={given} lies in image_path={config.image_path}, where it would be read as images: give a "
+                "folder elsewhere"
+            )
         check_writable("output_path", output)
     if config.preview_dir:
         if config.to != "json" or config.part is not None:
@@ -172,7 +177,7 @@ def _check_captioning(config: CaptionConfig) -> None:
         except CheckpointError as error:
             raise CheckpointError(f"{error}, or leave preview_dir empty") from None
         if stage1 is not None:
-            _check_base(stage1, "florence2", "florence2_model_path", config)
+            _check_base(stage1, "florence2", config)
         _check_sampler(stage1 or captioner, config)
 
 
@@ -181,7 +186,7 @@ def _check_reconstruction(config: ReconstructConfig) -> None:
 
     check_present(config, "ckpt_dir", "image_path")
     stage1 = require_checkpoint(config.ckpt_dir, "stage1")
-    _check_base(stage1, "florence2", "florence2_model_path", config)
+    _check_base(stage1, "florence2", config)
     _check_sampler(stage1, config)
     _check_images(config.image_path)
     check_writable("output_dir", Path(config.output_dir))
@@ -191,7 +196,7 @@ def _check_reconstruction(config: ReconstructConfig) -> None:
 
 
 def _check_sampler(checkpoint: Path, config: CaptionConfig | ReconstructConfig) -> None:
-    folder = _check_base(checkpoint, "decoder", DECODER, config)
+    folder = _check_base(checkpoint, "decoder", config)
     if folder is None:
         return
     layout = _decoder_layout(folder, DECODER)
@@ -207,38 +212,25 @@ def _check_sampler(checkpoint: Path, config: CaptionConfig | ReconstructConfig) 
 
 def _component(config: LaunchConfig, option: str) -> Path | None:
     """The folder of a component that a setting names; None where a hub must give it first."""
-    source: str = getattr(config, option)
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    if is_hub_id(source):
-        return None
-    raise CheckpointError(f"{option}={source} does not exist: give a folder or a hub id")
+    return local_component(getattr(config, option), option)
 
 
-def _check_base(
-    checkpoint: Path, name: str, option: str, config: Stage2Config | CaptionConfig | ReconstructConfig
-) -> Path | None:
+def _check_base(checkpoint: Path, name: str, config: Stage2Config | CaptionConfig | ReconstructConfig) -> Path | None:
     """Check that a checkpoint's frozen base is there and of its kind; returns its folder, or None of a hub's."""
-    given: str | None = getattr(config, option, None)  # a captioner's language model has no option to move it
-    folder = _component(config, option) if given is not None else _recorded_base(checkpoint, name, option)
+    option = BASE_OPTIONS[name]
+    folder = find_base(checkpoint, name, getattr(config, option))
     if folder is not None and name == "florence2":
         read_encoder_layout(folder)
     elif folder is not None and name == "decoder":
         _decoder_layout(folder, option)
+    elif folder is not None:
+        _require_language_model(folder, option)
     return folder
 
 
-def _recorded_base(checkpoint: Path, name: str, option: str) -> Path | None:
-    content = read_json(checkpoint / CONFIG_NAME)
-    bases = content.get("bases") or content.get("origin") or {}
-    source = recorded_place((bases.get(name) or {}).get("source", ""), checkpoint)
-    folder = Path(source)
-    if source and not folder.is_dir() and not is_hub_id(source):
-        raise CheckpointError(
-            f"{checkpoint} was trained on {folder}, which is not there any more: set {option} to where it lies now"
-        )
-    return folder if folder.is_dir() else None
+def _require_language_model(folder: Path, option: str) -> None:
+    if not (folder / CONFIG_NAME).is_file():
+        raise CheckpointError(f"{option}={folder} holds no {CONFIG_NAME}: it is no language model")
 
 
 def _check_data(option: str, config: TrainingConfig, data_format: DataFormat = "auto") -> None:

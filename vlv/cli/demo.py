@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import tempfile
 import threading
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from vlv.cli.captioner import load_captioner
 from vlv.cli.entry import BAD_CALL, FAILED_RUN, Call, parse, require_packages, stop
+from vlv.cli.ports import require_free
 from vlv.config import DemoConfig
 from vlv.resources import assets_folder
 
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
     """Read the call, load the models, and serve the page until stopped."""
     config = parse(DemoConfig, Call("vlv demo", __doc__ or "", ("ckpt_dir",)), arguments)
     require_packages("vlv demo", "demo", "gradio")
-    _require_free(config)
+    require_free(config.host, config.port)
     folder = Path(config.ckpt_dir) if config.ckpt_dir else _SMALL_WORLD
     with tempfile.TemporaryDirectory(prefix="vlv-demo-") as files:
         # Uploads and drawn pictures go with the process. Before the import of Gradio, which reads these.
@@ -70,24 +70,12 @@ def _examples(config: DemoConfig, folder: Path, place: Path) -> list[Path]:
         stop(f"examples: {error}", BAD_CALL)
 
 
-def _require_free(config: DemoConfig) -> None:
-    """Say that the port is taken before the models are loaded."""
-    with socket.socket() as place:
-        # As the server itself does: a port that was left a moment ago is free.
-        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            place.bind((config.host, config.port))
-        except OSError as error:
-            stop(f"port={config.port} of {config.host} cannot be used ({error.strerror}): give another", BAD_CALL)
-
-
 def _load(config: DemoConfig, folder: Path) -> DemoModel:
-    captioner = load_captioner(
-        str(folder), config.precision, stable_diffusion=config.decoder, florence2=config.florence2_model_path
-    )
+    captioner = load_captioner(str(folder), config.precision, **config.bases())
     from vlv.demo.loading import load_demo_model
 
     try:
-        return load_demo_model(captioner, folder, config.decoder, config.stage1_path, config.florence2_model_path)
+        decoder, florence2 = config.stable_diffusion_model_path, config.florence2_model_path
+        return load_demo_model(captioner, folder, decoder, config.stage1_path, florence2)
     except ValueError as error:
         stop(str(error), FAILED_RUN)

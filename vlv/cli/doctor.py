@@ -8,19 +8,26 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlv.cli.entry import FAILED_RUN, Call, parse
 from vlv.settings import option
+
+if TYPE_CHECKING:
+    from vlv.checkpoints.schema import ModelKind
 
 GOOD, NOTE, BAD = "ok", "note", "BAD"
 _NEEDED = (
     "torch", "transformers", "diffusers", "accelerate", "datasets", "webdataset", "torchmetrics", "safetensors",
     "huggingface_hub", "tokenizers", "pyarrow", "numpy", "pillow", "omegaconf", "wandb",
 )  # fmt: skip
+_EXTRAS = ("bitsandbytes", "fastapi", "gradio", "llama-cpp-python", "peft", "ray", "torchao", "trl", "vllm")
+_SHOWN = 8  # lines of checkpoints: all fits on a screen of 24
 _LITTLE_DISK = 20  # GB: a checkpoint of stage 2 with Qwen2.5-3B takes 40, the pretrained components 15
 
 
@@ -46,36 +53,66 @@ class Finding:
 def main(arguments: list[str]) -> None:
     """Read the call, look at everything, and print it."""
     config = parse(DoctorConfig, Call("vlv doctor", __doc__ or ""), arguments)
-    findings = [*_versions(), *_devices(), *_disk(), *_hub(config), *_checkpoints(config)]
-    width = max(len(finding.what) for finding in findings)
-    for finding in findings:
+    findings = [*_versions(), *_devices(), *_disk(), *_hub(config), *_components(config)]
+    checkpoints = list(_checkpoints(config))
+    shown = [*findings, *_shortened(checkpoints)]
+    width = max(len(finding.what) for finding in shown)
+    for finding in shown:
         fix = f" - {finding.fix}" if finding.fix else ""
         print(f"{finding.state:<4}  {finding.what:<{width}}  {finding.found}{fix}")
-    print(f"\nnext: {_next(findings, config)}")
-    if any(finding.state == BAD for finding in findings):
+    print(f"\nnext: {_next([*findings, *checkpoints], config)}")
+    if any(finding.state == BAD for finding in shown):
         raise SystemExit(FAILED_RUN)
 
 
 def _versions() -> Iterator[Finding]:
     python = ".".join(map(str, sys.version_info[:3]))
     yield Finding(GOOD, "Python", f"{python} in {sys.prefix}")
-    tested, others, missing = _tested(), [], []
-    for name in _NEEDED:
+    needed = _compared(_NEEDED)
+    fix = "if something fails: pip install -c configs/tested_versions.txt"
+    if needed.missing:
+        yield Finding(BAD, "packages", f"missing: {', '.join(needed.missing)}", "pip install -r requirements.txt")
+    elif needed.others:
+        found = f"other than tested: {', '.join(needed.others)}"
+        yield Finding(NOTE, "packages", found, f"{fix} -r requirements.txt")
+    else:
+        yield Finding(GOOD, "packages", f"{len(_NEEDED)} that are needed, as tested")
+    extras = _compared(_EXTRAS)
+    found = [f"as tested: {', '.join(extras.same)}"] if extras.same else []
+    found += [f"without a tested version: {', '.join(extras.unknown)}"] if extras.unknown else []
+    if extras.others:
+        found.insert(0, f"other than tested: {', '.join(extras.others)}")
+        yield Finding(NOTE, "extras", "; ".join(found), f"{fix} 'vlv[EXTRA]'")
+    elif found:
+        yield Finding(GOOD, "extras", "; ".join(found))
+
+
+@dataclass
+class Compared:
+    """Packages beside the versions that were tested: with the same one, another, none that was kept, or not there."""
+
+    same: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def _compared(names: tuple[str, ...]) -> Compared:
+    tested, compared = _tested(), Compared()
+    for name in names:
         try:
             found = version(name).partition("+")[0]
         except PackageNotFoundError:
-            missing.append(name)
+            compared.missing.append(name)
             continue
-        wanted = tested.get(name.replace("_", "-"), found)
-        if found != wanted:
-            others.append(f"{name} {found} (tested: {wanted})")
-    if missing:
-        yield Finding(BAD, "packages", f"missing: {', '.join(missing)}", "pip install -r requirements.txt")
-    elif others:
-        fix = "if something fails: pip install -c configs/tested_versions.txt -r requirements.txt"
-        yield Finding(NOTE, "packages", f"other than tested: {', '.join(others)}", fix)
-    else:
-        yield Finding(GOOD, "packages", f"{len(_NEEDED)} that are needed, as tested")
+        wanted = tested.get(name.replace("_", "-"))
+        if wanted is None:
+            compared.unknown.append(f"{name} {found}")
+        elif found == wanted:
+            compared.same.append(name)
+        else:
+            compared.others.append(f"{name} {found} (tested: {wanted})")
+    return compared
 
 
 def _tested() -> dict[str, str]:
@@ -102,9 +139,10 @@ def _devices() -> Iterator[Finding]:
         fix = "the small world trains on a CPU in minutes, real weights want a GPU"
         yield Finding(NOTE, "GPU", f"none that torch {torch.__version__} sees", fix)
         return
-    for number in range(torch.cuda.device_count()):
-        card = torch.cuda.get_device_properties(number)
-        yield Finding(GOOD, f"GPU {number}", f"{card.name}, {card.total_memory / 1e9:.0f} GB")
+    cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    kinds = Counter(f"{card.name}, {card.total_memory / 1e9:.0f} GB" for card in cards)
+    for kind, count in kinds.items():  # a line of each kind: a machine with eight has one screen too
+        yield Finding(GOOD, "GPU", f"{count} x {kind}" if count > 1 else kind)
 
 
 def _disk() -> Iterator[Finding]:
@@ -128,32 +166,64 @@ def _hub(config: DoctorConfig) -> Iterator[Finding]:
         yield Finding(NOTE, "hub", f"{address} cannot be reached ({getattr(error, 'reason', error)})", fix)
 
 
-def _checkpoints(config: DoctorConfig) -> Iterator[Finding]:
-    from vlv.checkpoints.schema import kind_of, require_checkpoint
+def _components(config: DoctorConfig) -> Iterator[Finding]:
     from vlv.cli.download import ALL, COMPONENTS, check
 
-    pretrained = Path(config.pretrained)
     for part in ALL:
-        folder = pretrained / COMPONENTS[part].folder
+        folder = Path(config.pretrained) / COMPONENTS[part].folder
         if not folder.is_dir():
             yield Finding(NOTE, part, f"{folder} is not there", f"vlv download {part}")
             continue
         state = check(COMPONENTS[part], folder)
         fix = "" if state.ok else f"vlv download {part}"
         yield Finding(GOOD if state.ok else BAD, part, f"{folder}: {state}", fix)
-    for folder in sorted([*pretrained.glob("*"), *Path(config.outputs).glob("*/final")]):
+
+
+def _checkpoints(config: DoctorConfig) -> Iterator[Finding]:
+    from vlv.checkpoints.schema import kind_of
+
+    for folder in sorted([*Path(config.pretrained).glob("*"), *Path(config.outputs).glob("*/final")]):
         kind = kind_of(folder) if folder.is_dir() else None
-        if kind is None:
-            continue
-        try:
-            require_checkpoint(folder, kind)
-            yield Finding(GOOD, kind, f"{folder}")
-        except (ValueError, OSError) as error:
-            yield Finding(BAD, kind, str(error), "train or import it once more")
+        if kind is not None:
+            yield _checkpoint(folder, kind)
+
+
+def _checkpoint(folder: Path, kind: ModelKind) -> Finding:
+    """How a finished model stands: its files, the length of its weights, and the bases that it needs."""
+    from vlv.checkpoints.folder_check import check_weights
+    from vlv.checkpoints.origin import bases_problems
+    from vlv.checkpoints.schema import require_checkpoint
+
+    try:
+        state, problems = check_weights(require_checkpoint(folder, kind)), bases_problems(folder)
+    except (ValueError, OSError) as error:
+        return Finding(BAD, kind, str(error), "train or import it once more")
+    if not state.ok:
+        return Finding(BAD, kind, f"{folder}: {state}", "copy it again, or train or import it once more")
+    if problems:
+        use = (
+            f"vlv caption photos ckpt_dir={folder}" if kind == "stage2" else f"vlv stage2 diffusion_model_path={folder}"
+        )
+        options = " ".join(f"{option}=FOLDER" for option in problems)
+        return Finding(BAD, kind, next(iter(problems.values())), f"{use} {options}")
+    return Finding(GOOD, kind, f"{folder}")
+
+
+def _shortened(checkpoints: list[Finding]) -> list[Finding]:
+    """As many lines as a screen has room for, what is broken first."""
+    if len(checkpoints) <= _SHOWN:
+        return checkpoints
+    ordered = sorted(checkpoints, key=lambda finding: finding.state == GOOD)
+    rest = ordered[_SHOWN - 1 :]
+    broken = sum(finding.state == BAD for finding in rest)
+    state = BAD if broken else GOOD
+    return [*ordered[: _SHOWN - 1], Finding(state, "others", f"{len(rest)} more checkpoints, {broken} of them broken")]
 
 
 def _next(findings: list[Finding], config: DoctorConfig) -> str:
     """What a user would do now."""
+    from vlv.cli.download import COMPONENTS, import_command
+
     broken = next((finding for finding in findings if finding.state == BAD), None)
     if broken is not None:
         return broken.fix
@@ -162,6 +232,13 @@ def _next(findings: list[Finding], config: DoctorConfig) -> str:
         return f"vlv caption photos ckpt_dir={of['stage2']}"
     if "stage1" in of:
         return f"vlv stage2 diffusion_model_path={of['stage1']}, and captioned images as dataset_path"
+    train = "vlv stage1 train_dataset_path=images"
+    if "captioner" in of:  # as the authors released it: it captions once it is imported, onto the other three
+        lacking = [part for part in ("sd", "florence2", "qwen") if part not in of]
+        if not lacking:
+            released = Path(config.pretrained) / COMPONENTS["captioner"].folder
+            return f"{import_command(released)} (to caption), or {train} (to train)"
+        return f"vlv download {' '.join(lacking)}, on which the released captioner is imported"
     if all(part in of for part in ("sd", "florence2")):
-        return "vlv stage1 train_dataset_path=images (vlv stage1 --help)"
+        return f"{train} (vlv stage1 --help)"
     return f"vlv quickstart for the small world, vlv download for the real weights ({config.pretrained})"

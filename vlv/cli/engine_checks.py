@@ -34,6 +34,11 @@ def check_engine(config: CaptionConfig) -> None:
         if config.quantize is not None:
             raise ConfigError(f"quantize={config.quantize} is of the other engines: leave it out, or engine=vllm")
         require_merged(config.ckpt_dir, "engine=vllm")
+        if config.qwen_model is not None:
+            raise ConfigError(
+                f"qwen_model={config.qwen_model}: engine=vllm looks where training found it: vlv export "
+                f"{config.ckpt_dir} WHOLE qwen_model={config.qwen_model}, and caption with that folder"
+            )
     if (Path(config.ckpt_dir) / GGUF_NAME).is_file():
         _check_llama_cpp(config)
 

@@ -10,18 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlv.checkpoints.origin import find_adapter_bases
+from vlv.checkpoints.schema import kind_of
 from vlv.cli.entry import BAD_CALL, Call, load_libraries, parse, stop
+from vlv.config.groups import AdapterBasesConfig
 from vlv.settings import ConfigError, option
 
 
 @dataclass(frozen=True)
-class ExportConfig:
+class ExportConfig(AdapterBasesConfig):
     """What is written, and where."""
 
     source: str = option("", "folder of a stage-1 model or of a captioner")
     destination: str = option("", "the .safetensors, .bin or .pt file that is written, or a new folder")
-    stable_diffusion: str | None = option(None, "Stable Diffusion of a stage 1 or of an adapter, where it has moved")
-    florence2: str | None = option(None, "Florence-2 of a stage 1 or of an adapter, where it has moved")
 
     def __post_init__(self) -> None:
         if not self.source or not self.destination:
@@ -36,6 +37,12 @@ def main(arguments: list[str]) -> None:
         export_gguf.main(arguments[1:])
         return
     config = parse(ExportConfig, Call("vlv export", __doc__ or "", ("source", "destination")), arguments)
+    try:
+        # JSON alone: a base that has gone shows before the libraries are loaded.
+        if kind_of(Path(config.source)) == "stage2":
+            find_adapter_bases(Path(config.source), config.bases())
+    except ValueError as error:
+        stop(str(error), BAD_CALL)
     load_libraries()
     if not Path(config.destination).suffix:
         _write_whole(config)
@@ -43,9 +50,7 @@ def main(arguments: list[str]) -> None:
     from vlv.published.export import export_checkpoint
 
     try:
-        export = export_checkpoint(
-            Path(config.source), Path(config.destination), config.stable_diffusion, config.florence2
-        )
+        export = export_checkpoint(Path(config.source), Path(config.destination), **config.bases())
     except (OSError, ValueError) as error:
         stop(str(error), BAD_CALL)
     print(f"written: {config.destination} ({export.stage}, {export.count:,} tensors)")
@@ -63,9 +68,7 @@ def _write_whole(config: ExportConfig) -> None:
     try:
         if target.exists():
             raise ConfigError(f"{target} is there already: give a new folder")
-        captioner = VLVCaptioner.from_pretrained(
-            config.source, stable_diffusion=config.stable_diffusion, florence2=config.florence2
-        )
+        captioner = VLVCaptioner.from_pretrained(config.source, **config.bases())
         with whole_folder(target) as folder:
             captioner.save_pretrained(folder)
     except (OSError, ValueError) as error:

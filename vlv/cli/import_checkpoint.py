@@ -58,13 +58,12 @@ def convert(config: ImportConfig) -> None:
     Raises:
         ValueError: what cannot be converted, and why.
     """
-    from vlv.atomic import whole_folder
+    from vlv.atomic import require_new, whole_folder
     from vlv.checkpoints.external_state_dict import open_state_dict
     from vlv.published.import_plan import recognise_layout
 
     destination = Path(config.destination)
-    if destination.exists() and any(destination.iterdir()):
-        raise ValueError(f"{destination} is not empty: name another folder, or empty it first")
+    require_new(destination)
     load_libraries()
     source = open_state_dict(Path(config.source))
     layout = recognise_layout(source)

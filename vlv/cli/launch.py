@@ -21,6 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from types import FrameType
 
+from vlv.atomic import beside
 from vlv.cli.checks import check_call
 from vlv.cli.devices import check_devices, require_deepspeed, runs_alone
 from vlv.cli.entry import BAD_CALL, FAILED_RUN, INTERRUPTED, Call, parse, stop
@@ -261,7 +262,7 @@ def _run_elastic(start: Callable[[], object]) -> Ended:
 def _trace_path(config: LaunchConfig) -> Path:
     """Where the trace of a failure is kept: in the run's folder, or beside the caption file."""
     if isinstance(config, CaptionConfig):
-        return config.output.with_suffix(".error.log")
+        return beside(config.output, f"{config.output.stem}.error.log")
     return Path(config.output_dir) / "error.log"
 
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vlv.config.groups import Precision, Scheduler
+from vlv.config.groups import AdapterBasesConfig, Precision, Scheduler, model_option
 from vlv.settings import option, require
 
 
 @dataclass(frozen=True)
-class DemoConfig:
+class DemoConfig(AdapterBasesConfig):
     """What the page shows, where it is served, and what its controls start from."""
 
     ckpt_dir: str = option("", "the captioner's folder; empty is the small world's, which is shipped", path="local")
-    decoder: str | None = option(
-        None, "the frozen diffusion decoder that draws pictures; null is where training found it", path="source"
-    )
     stage1_path: str | None = option(
         None, "the stage-1 model that the captioner came from, where it has moved", path="local"
     )
-    florence2_model_path: str | None = option(None, "Florence-2, where it has moved since training", path="source")
+    stable_diffusion_model_path: str | None = model_option(
+        None,
+        "the frozen diffusion decoder that draws pictures; null is where training found it",
+        path="source",
+        former=("decoder", "stable_diffusion"),
+    )
     examples: str | None = option(None, "folder or glob of example pictures; null is the shipped ones", path="local")
     host: str = option("127.0.0.1", "address that is listened on; 0.0.0.0 is every one of this machine")
     port: int = option(7860, "TCP port")

@@ -33,6 +33,38 @@ logging_option = partial(option, group="logging")
 
 
 @dataclass(frozen=True)
+class BasesConfig:
+    """Where the frozen bases lie that a checkpoint names; every command that loads one."""
+
+    stable_diffusion_model_path: str | None = model_option(
+        None, "the diffusion decoder, where it has moved since training", path="source", former=("stable_diffusion",)
+    )
+    florence2_model_path: str | None = model_option(
+        None, "Florence-2, where it has moved since training", path="source", former=("florence2",)
+    )
+
+
+@dataclass(frozen=True)
+class AdapterBasesConfig(BasesConfig):
+    """Those of a captioner that was saved as an adapter; every command that loads one."""
+
+    qwen_model: str | None = model_option(
+        None,
+        "the language model of an adapter, as LoRA leaves one, where it has moved since training",
+        path="source",
+        former=("language_model",),
+    )
+
+    def bases(self) -> dict[str, str | None]:
+        """Where they lie now, by the names that `VLVCaptioner.from_pretrained` has for them."""
+        return {
+            "stable_diffusion": self.stable_diffusion_model_path,
+            "florence2": self.florence2_model_path,
+            "language_model": self.qwen_model,
+        }
+
+
+@dataclass(frozen=True)
 class ReadingConfig:
     """How images are read and decoded; every command reads images."""
 

@@ -9,6 +9,8 @@ from typing import Literal
 
 from vlv.config.groups import (
     QUANTIZE_DOC,
+    AdapterBasesConfig,
+    BasesConfig,
     FormatConfig,
     Precision,
     Quantize,
@@ -22,7 +24,7 @@ from vlv.settings import recipe, require
 
 
 @dataclass(frozen=True)
-class InferenceConfig(ReadingConfig):
+class InferenceConfig(ReadingConfig, BasesConfig):
     """What both inferences share: the images, the checkpoint, and how images are generated."""
 
     image_path: str = data_option("./assets", "an image, a folder (recursive) or a glob", frequent=True, path="local")
@@ -48,12 +50,6 @@ class InferenceConfig(ReadingConfig):
         "auto",
         "number format of the computation; auto is bf16 on a GPU, and on a CPU where it is measured to pay",
     )
-    stable_diffusion_model_path: str | None = model_option(
-        None, "the diffusion decoder, where it has moved since training", path="source"
-    )
-    florence2_model_path: str | None = model_option(
-        None, "Florence-2, where it has moved since training", path="source"
-    )
 
     def __post_init__(self) -> None:
         ReadingConfig.__post_init__(self)
@@ -66,7 +62,7 @@ class InferenceConfig(ReadingConfig):
 
 @recipe("caption")
 @dataclass(frozen=True)
-class CaptionConfig(InferenceConfig, FormatConfig):
+class CaptionConfig(InferenceConfig, FormatConfig, AdapterBasesConfig):
     """Captions of images from any source, into a file, texts beside the images, or shards."""
 
     image_path: str = data_option(
@@ -113,7 +109,9 @@ class CaptionConfig(InferenceConfig, FormatConfig):
         None, "engine=ray: language models; null is one for each GPU that no encoder has, or one"
     )
     ray_encoders: int | None = run_option(None, "engine=ray: encoders; null is one for every four GPUs, or one")
-    ray_decoders: int = run_option(4, "engine=ray: workers that read and decode, at most")
+    ray_decoders: int | None = run_option(
+        None, "engine=ray: workers that read and decode, at most; null is four for each GPU, or four"
+    )
     vllm_cache_gib: float = run_option(
         4.0, "engine=vllm: memory for keys and values, in GiB; more works on more captions at once"
     )

@@ -46,8 +46,8 @@ def _load_pictures(
     trained_on = recorded_place(captioner.origin["decoder"]["source"], folder)
     if decoder is None and not Path(trained_on).is_dir():
         raise CheckpointError(
-            f"the frozen decoder that it was trained with, {trained_on}, is not here: set decoder to its folder or "
-            "hub id"
+            f"the frozen decoder that it was trained with, {trained_on}, is not here: set stable_diffusion_model_path "
+            "to its folder or hub id"
         )
     autoencoder = preview_autoencoder(folder, stage1_path, decoder, florence2, captioner)
     autoencoder.set_dtypes(captioner.compute_dtype, captioner.compute_dtype)

@@ -207,6 +207,7 @@ def preview_autoencoder(
     stable_diffusion: str | None = None,
     florence2: str | None = None,
     captioner: VLVCaptioner | None = None,
+    language_model: str | None = None,
 ) -> VLVAutoEncoder:
     """The model that reconstructs a captioner's images.
 
@@ -214,6 +215,7 @@ def preview_autoencoder(
     the captioner came from; one trained with the denoising loss beside them uses its own.
 
     Args:
+        stable_diffusion, florence2, language_model: where bases lie, if they have moved since training.
         captioner: the one in `captioner_dir`, where it is loaded already: then its own weights are not loaded again.
 
     Raises:
@@ -225,7 +227,7 @@ def preview_autoencoder(
     if stage1 is None:
         if captioner is None:
             captioner = VLVCaptioner.from_pretrained(
-                captioner_dir, stable_diffusion=stable_diffusion, florence2=florence2
+                captioner_dir, stable_diffusion=stable_diffusion, florence2=florence2, language_model=language_model
             )
         decoder = decoder_of(captioner, stable_diffusion)
         bases = {"florence2": origin["florence2"], "decoder": origin["decoder"]}

@@ -41,7 +41,11 @@ class Export:
 
 
 def export_checkpoint(
-    folder: Path, destination: Path, stable_diffusion: str | None = None, florence2: str | None = None
+    folder: Path,
+    destination: Path,
+    stable_diffusion: str | None = None,
+    florence2: str | None = None,
+    language_model: str | None = None,
 ) -> Export:
     """Write a stage-1 checkpoint or a captioner in the published layout.
 
@@ -51,7 +55,7 @@ def export_checkpoint(
 
     Args:
         destination: a .safetensors file, or a .bin or .pt one of torch.save.
-        stable_diffusion, florence2: frozen bases of a stage 1 or of an adapter, where they have moved.
+        stable_diffusion, florence2, language_model: frozen bases of a stage 1 or of an adapter, where they have moved.
 
     Raises:
         ValueError: no checkpoint of ours, one that is not complete or that the published layout has no place
@@ -78,7 +82,8 @@ def export_checkpoint(
     if stage == "stage1":
         weights, left_out = _stage1_weights(folder, stable_diffusion, florence2)
     else:
-        weights, left_out = _stage2_weights(folder, {"decoder": stable_diffusion, "florence2": florence2})
+        moved = {"decoder": stable_diffusion, "florence2": florence2, "language_model": language_model}
+        weights, left_out = _stage2_weights(folder, moved)
     if encoder.get("vocab_rows"):
         weights[_EMBEDDING] = weights[_EMBEDDING][: encoder["vocab_rows"]].clone()  # torch.save would keep all rows
     published = published_state_dict(weights, stage)
@@ -148,7 +153,9 @@ def _stage2_weights(folder: Path, moved: Mapping[str, str | None]) -> tuple[dict
         skeleton = Skeleton.of(VLVCaptioner(config))
     source = open_state_dict(folder)
     if bases := adapter_bases(read_json(folder / CONFIG_NAME)):
-        source = _whole(source, with_bases(folder, config.origin or {}, bases, moved))
+        whole = with_bases(folder, config.origin or {}, bases, moved)
+        # A base that is loaded has a tied weight under each of its names.
+        source = _whole(source, {name: value for name, value in whole.items() if name not in skeleton.aliases})
     _require_fit(source, skeleton.shapes)
     weights = {name: source[name] for name in skeleton.shapes}
     weights |= {name: weights[first] for name, first in skeleton.aliases.items() if name.startswith("llm.")}

@@ -34,8 +34,7 @@ def open_captioner(config: CaptionConfig, precision: str, device: torch.device |
         captioner: VLVCaptioner = LlamaCppCaptioner.from_pretrained(config.ckpt_dir).set_dtypes(dtype, dtype)
         captioner.to(device)  # pyright: ignore[reportArgumentType]  (decorated in the library)
     else:
-        bases = {"stable_diffusion": config.stable_diffusion_model_path, "florence2": config.florence2_model_path}
-        captioner = load_captioner(config.ckpt_dir, dtype, device, config.quantize, **bases)
+        captioner = load_captioner(config.ckpt_dir, dtype, device, config.quantize, **config.bases())
     captioner.encoder.use_first(config.first_queries)
     return captioner
 

@@ -34,7 +34,7 @@ class Setting:
     """One field of a config as loading and help see it.
 
     hint: the declared type. default: its value in code. path: which kind of path it is, if any.
-    source: which command fetches or makes what the default names.
+    source: which command fetches or makes what the default names. former: names that it had before, still taken.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Setting:
     frequent: bool
     path: PathKind
     source: str
+    former: tuple[str, ...]
 
     @property
     def optional(self) -> bool:
@@ -92,6 +93,7 @@ def option(
     frequent: bool = False,
     path: PathKind = "",
     source: str = "",
+    former: tuple[str, ...] = (),
 ) -> Any:
     """A dataclass field with its default and what `--help` and the docs show of it.
 
@@ -102,8 +104,11 @@ def option(
         frequent: listed first there.
         path: how a relative path is resolved, see `vlv.settings.paths`.
         source: which command fetches or makes what the default names, for messages.
+        former: names that it had before.
     """
-    metadata = {"doc": doc, "group": group, "frequent": frequent, "path": path, "source": source}
+    metadata = {
+        "doc": doc, "group": group, "frequent": frequent, "path": path, "source": source, "former": former
+    }  # fmt: skip
     if isinstance(default, (list, dict)):
         # A copy for each config: dataclasses refuse a default that all of them would share.
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
@@ -136,6 +141,11 @@ def settings_of(kind: type) -> dict[str, Setting]:
         default = item.default if made is dataclasses.MISSING else made()
         found[item.name] = Setting(item.name, hints[item.name], default, **item.metadata)
     return found
+
+
+def current_name(kind: type, key: str) -> str:
+    """The name of the setting that a key names by itself or by a former name; any other key stays."""
+    return next((setting.name for setting in settings_of(kind).values() if key in setting.former), key)
 
 
 def require(condition: bool, key: str, value: object, wanted: str) -> None:

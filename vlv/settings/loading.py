@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from vlv.redaction import redact_values
 from vlv.resources import find_recipe
-from vlv.settings.declare import RECIPES, ConfigError, Setting, command_of, settings_of, shown
+from vlv.settings.declare import RECIPES, ConfigError, Setting, command_of, current_name, settings_of, shown
 from vlv.settings.paths import is_shipped, resolve_path, short
 from vlv.settings.values import convert
 
@@ -147,7 +147,7 @@ def _read_recipe(kind: type, path: Path) -> dict[str, object]:
         values = None
     if not isinstance(values, dict):
         raise ConfigError(f"config {short(path)} holds no settings: write a line `key: value` for each")
-    given = {str(key): value for key, value in values.items()}
+    given = {current_name(kind, str(key)): value for key, value in values.items()}
     _require_same_command(kind, path, given)
     for key in given:
         if key not in settings_of(kind):
@@ -184,6 +184,7 @@ def _parse_override(kind: type, text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"{text!r} is not key=value")
+    key = current_name(kind, key)
     setting = settings_of(kind).get(key)
     if setting is None:
         raise ConfigError(_unknown_key(kind, key, "on the command line"))

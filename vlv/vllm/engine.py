@@ -92,7 +92,7 @@ class VllmCaptioner:
     def captioned(self, batches: Iterable[ImageBatch], search: CaptionSearch) -> Iterator[list[Captioned]]:
         """The images as they are done, several or none at once."""
         for batch in batches:
-            yield [Captioned(batch.indices[name], name, [], reason) for name, reason in batch.bad.items()]
+            yield [Captioned(bad.index, bad.name, [], bad.reason) for bad in batch.bad]
             self._hand_over(batch, search)
             while len(self._pending) > _AHEAD:
                 yield self._wait()
@@ -113,9 +113,10 @@ class VllmCaptioner:
         if not batch.names:
             return
         prompts, params, places = [], [], []
-        for name, rows in zip(batch.names, self._rows(batch.encoder_pixels).cpu(), strict=True):
+        rows_of_all = self._rows(batch.encoder_pixels).cpu()
+        for index, name, rows in zip(batch.indices, batch.names, rows_of_all, strict=True):
             seeds = search.seeds(name) if search.temperature else [None]
-            image = Captioned(batch.indices[name], name, [[] for _ in seeds], left=len(seeds))
+            image = Captioned(index, name, [[] for _ in seeds], left=len(seeds))
             for place, seed in enumerate(seeds):
                 prompts.append({"prompt_embeds": rows})
                 places.append((image, place))

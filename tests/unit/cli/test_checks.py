@@ -269,6 +269,16 @@ def test_vllm_reads_no_lora_that_is_not_merged(calls, checkpoints, monkeypatch):
     refuse(calls["caption"], "engine=vllm: LoRA of .* is not merged yet: vlv export", engine="vllm", num_beams=1)
 
 
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+def test_an_output_among_the_images(calls, kind):
+    place = Path(calls["caption"].image_path)
+    match = r"output_path=.*captions lies in image_path=.*: give a folder elsewhere"
+    refuse(calls["caption"], match, to=kind, output_path=str(place / "new" / "captions"))
+    refuse(calls["caption"], "lies in image_path", to=kind, output_path=str(place / ".." / place.name))
+    check_call(dataclasses.replace(calls["caption"], to=kind, output_path=f"{place}-captions"))
+    check_call(dataclasses.replace(calls["caption"], to="txt"))
+
+
 def test_more_steps_than_the_scheduler_has(calls, tmp_path):
     refuse(calls["reconstruct"], "num_inference_steps=2000 is more than the 1000", num_inference_steps=2000)
     check_call(dataclasses.replace(calls["caption"], num_inference_steps=2000))

@@ -157,10 +157,10 @@ def test_without_its_decoder_it_captions_and_says_why_there_are_no_pictures(capt
     monkeypatch.setitem(captioner.origin["decoder"], "source", "stabilityai/stable-diffusion-2-1-base")
     model = load_demo_model(captioner, FOLDER)
     assert not model.draws
-    assert "stabilityai/stable-diffusion-2-1-base, is not here: set decoder" in model.no_pictures
+    assert "stabilityai/stable-diffusion-2-1-base, is not here: set stable_diffusion_model_path" in model.no_pictures
     assert "\n" not in model.no_pictures
     assert list(model.caption(images[0]))[-1]
-    with pytest.raises(ValueError, match="is not here: set decoder"):
+    with pytest.raises(ValueError, match="is not here: set stable_diffusion_model_path"):
         model.reconstruct(images[0], SAMPLING)
     given = load_demo_model(captioner, FOLDER, decoder=str(TRAINED.parent / "stable-diffusion"))
     assert given.draws

@@ -31,12 +31,14 @@ def test_controls_start_from_the_settings_and_the_models_rows(tmp_path):
 
 
 def test_without_a_decoder_there_are_captions_and_one_line(tmp_path):
-    config = parts(tmp_path, draws=False, reads_texts=False, no_pictures="it is <not> here: set decoder")
+    config = parts(
+        tmp_path, draws=False, reads_texts=False, no_pictures="it is <not> here: set stable_diffusion_model_path"
+    )
     found = labels(config)
     assert "Two images" not in found
     assert "Guidance" not in found
     texts = [str(part["props"].get("value")) for part in config["components"]]
-    assert any("No pictures: it is &lt;not&gt; here: set decoder." in text for text in texts)
+    assert any("No pictures: it is &lt;not&gt; here: set stable_diffusion_model_path." in text for text in texts)
 
 
 def test_a_decoder_without_its_text_encoder_draws_from_embeddings_alone(tmp_path):
