@@ -87,6 +87,25 @@ def temporary_folder(final: Path) -> Path:
     return final.with_name(f"{_WRITING}{final.name}")
 
 
+def beside(output: Path, name: str) -> Path:
+    """Where a file lies that belongs to an output: beside it.
+
+    Inside, where the output is a folder whose own folder cannot be written, as a mounted volume is.
+    """
+    inside = output.is_dir() and not os.access(output.parent, os.W_OK)
+    return (output if inside else output.parent) / name
+
+
+def require_new(folder: Path) -> None:
+    """Check that a folder is not there yet, or empty: what is written as a whole replaces what was there.
+
+    Raises:
+        ValueError: it holds something, or is a file.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"{folder} is there already: name a new folder, or remove it first")
+
+
 def remove_leftovers(place: Path, recursive: bool = False) -> None:
     """Remove what killed writers left half written: of a file, or of everything in a folder.
 

@@ -9,20 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vlv.atomic import require_new
 from vlv.cli.entry import BAD_CALL, Call, load_libraries, parse, require_packages, stop
+from vlv.config.groups import AdapterBasesConfig
 from vlv.settings import ConfigError, option
 
 
 @dataclass(frozen=True)
-class ExportGGUFConfig:
+class ExportGGUFConfig(AdapterBasesConfig):
     """What is written, where, and in which number format."""
 
     source: str = option("", "a captioner's folder, or its hub id")
     destination: str = option("", "the folder that is written")
     format: Literal["f16", "q8_0", "q4_k_m"] = option("f16", "number format of the language model's matrices")
-    stable_diffusion: str | None = option(None, "Stable Diffusion of an adapter, where it has moved")
-    florence2: str | None = option(None, "Florence-2 of an adapter, where it has moved")
-    language_model: str | None = option(None, "the language model of an adapter, where it has moved")
 
     def __post_init__(self) -> None:
         if not self.source or not self.destination:
@@ -35,6 +34,10 @@ def main(arguments: list[str]) -> None:
     # An f16 file is written without llama.cpp, so that a machine that cannot compile it can write for others.
     needed = ("gguf", *(() if config.format == "f16" else ("llama_cpp",)))
     require_packages(f"vlv export gguf format={config.format}", "gguf", *needed)
+    try:
+        require_new(Path(config.destination))
+    except ValueError as error:
+        stop(str(error), BAD_CALL)
     load_libraries()
     from vlv.llamacpp.export import export_gguf
     from vlv.models import VLVCaptioner
@@ -42,9 +45,7 @@ def main(arguments: list[str]) -> None:
     try:
         captioner = VLVCaptioner.from_pretrained(
             config.source,
-            stable_diffusion=config.stable_diffusion,
-            florence2=config.florence2,
-            language_model=config.language_model,
+            **config.bases(),
             dtype="auto",  # the rest keeps the captioner's number format
         )
         exported = export_gguf(captioner, Path(config.destination), config.format)

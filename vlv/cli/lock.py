@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from vlv.atomic import beside
 from vlv.config import CaptionConfig, ConfigError, LaunchConfig
 
 # What `lockf` says where a file system keeps no locks (some mounts of NFS and Lustre).
@@ -46,7 +47,7 @@ def _places(
     output = config.output
     # Jobs that share the images run side by side; the same job twice would caption its share twice.
     own = "" if config.share is None else f".part{config.share[0]}"
-    yield f"output_path={output}", output.with_name(f".{output.name}{own}.lock")
+    yield f"output_path={output}", beside(output, f".{output.name}{own}.lock")
     if config.preview_dir:
         yield f"preview_dir={config.preview_dir}", Path(config.preview_dir) / ".lock"
 
@@ -60,10 +61,13 @@ def place_lock(place: str, path: Path) -> Iterator[None]:
         path: the lock file.
 
     Raises:
-        ConfigError: another process holds it; names its host and process.
+        ConfigError: another process holds it, with its host and process; or its folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = _taken(place, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _taken(place, path)
+    except OSError as error:
+        raise ConfigError(f"{place} cannot be written: {error.strerror} in {path.parent}; give another place") from None
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vlv.atomic import whole_folder
+from vlv.atomic import require_new, whole_folder
 from vlv.checkpoints.card import CARD_NAME
 from vlv.checkpoints.schema import GGUF_NAME
 from vlv.llamacpp.library import llama_cpp
@@ -41,8 +41,9 @@ def export_gguf(captioner: VLVCaptioner, folder: Path, number_format: Format) ->
             256 of q4_k_m, llama.cpp takes another format for it.
 
     Raises:
-        ValueError: a language model or tokenizer that has no GGUF form, or a folder that cannot be replaced.
+        ValueError: a language model or tokenizer that has no GGUF form, or a folder that holds something.
     """
+    require_new(folder)
     require_convertible(captioner.llm.config)  # before anything is written
     with whole_folder(folder) as out:
         write_gguf(captioner.llm, captioner.tokenizer, out / GGUF_NAME, captioner.eos_token_id)

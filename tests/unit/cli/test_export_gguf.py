@@ -26,6 +26,16 @@ def test_what_cannot_be_written_is_one_line(arguments, message, monkeypatch, cap
     assert error.count("\n") == 1
 
 
+def test_a_folder_that_holds_something_is_not_replaced(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("vlv.extras.find_spec", lambda name: object())
+    (tmp_path / "thesis.doc").touch()
+    with pytest.raises(SystemExit) as ended:
+        export_checkpoint.main(["gguf", str(tmp_path), str(tmp_path)])
+    assert ended.value.code == 2
+    assert f"{tmp_path} is there already: name a new folder, or remove it first" in capsys.readouterr().err
+    assert (tmp_path / "thesis.doc").exists()
+
+
 def test_a_folder_for_llama_cpp_asks_for_its_package_and_for_greedy_search(monkeypatch, tmp_path):
     def problem(**settings):
         with pytest.raises(ValueError, match=r"llama[._]cpp") as raised:

@@ -42,6 +42,24 @@ def test_the_second_run_is_refused_until_the_first_ends(tmp_path, kind):
     assert not list((tmp_path / "new").rglob("*lock"))
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(ConfigError, match=r"output_dir=.*out cannot be written: Permission denied in .*out; give"):
+        output_locks(Stage1Config(output_dir=str(tmp_path / "out"))).__enter__()
+
+
+def test_the_lock_of_a_mounted_folder_lies_in_it(tmp_path, monkeypatch):
+    place = tmp_path / "photos"
+    place.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with output_locks(CaptionConfig(output_path=str(place), to="txt")):
+        assert [file.name for file in place.iterdir()] == [".photos.lock"]
+    assert list(tmp_path.iterdir()) == [place]
+
+
 def test_what_a_killed_run_left_is_taken_over(tmp_path):
     first = hold(tmp_path, "train")
     first.send_signal(signal.SIGKILL)
