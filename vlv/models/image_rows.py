@@ -66,10 +66,13 @@ class ReadsImages:
     @torch.no_grad()
     def image_rows(self, images: Tensor) -> Tensor:
         """`rows_of` images, [B, Q, H], on the device and in the format of inference."""
+        with self.autocast():
+            return self.rows_of(images.to(next(self.mlp.parameters()).device))
+
+    def autocast(self) -> torch.autocast:
+        """What inference computes in: `compute_dtype`, on the device of the weights."""
         device = next(self.mlp.parameters()).device
-        mixed = self.compute_dtype != torch.float32
-        with torch.autocast(device.type, self.compute_dtype, enabled=mixed):
-            return self.rows_of(images.to(device))
+        return torch.autocast(device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32)
 
 
 class ImageRows(ReadsImages, nn.Module):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vlv.models.captioner_config import VLVCaptionerConfig
+from vlv.models.drafting import Drafter, Generates
 from vlv.models.image_rows import ReadsImages
 
 
@@ -114,15 +116,24 @@ class ImageTextGeneration(ReadsImages):
         return _WithoutLogits(self)
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, prompt_embeds: Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        prompt_embeds: Tensor | None = None,
+        cache: object = None,
+        past_key_values: object = None,
+        **kwargs: Any,
     ) -> dict[str, object]:
         """Inputs of the next forward pass of `generate`: of the prompt, as far as it is not cached, its embeddings.
 
         Args:
             input_ids: [B, S + generated].
             prompt_embeds: [B, S, H], from `merged`.
+            cache, past_key_values: of the language model, by the name of the installed transformers; `generate` takes
+                no option that is neither named here nor by `forward`.
             kwargs: of transformers' own method; by this name `generate` knows that `forward`'s arguments are taken.
         """
+        given = {"cache": cache, "past_key_values": past_key_values}
+        kwargs |= {name: value for name, value in given.items() if value is not None}
         # What is cached is cut off by it, whatever kind of cache that is.
         inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore[misc]
         ids: Tensor = inputs["input_ids"]  # [B, those that are not cached]
@@ -145,27 +156,67 @@ class ImageTextGeneration(ReadsImages):
                 transformers' `generate` takes. Defaults are generation_config.json's.
 
         Raises:
-            ValueError: other images than there are placeholders for, or neither ids nor images.
+            ValueError: other images than there are placeholders for, neither ids nor images, or an `assistant_model`
+                that cannot read this prompt.
         """
+        if (layers := options.get("assistant_early_exit")) is not None:
+            raise ValueError(
+                f"assistant_early_exit={layers}: a captioner has no early exit: give assistant_model, or "
+                "prompt_lookup_num_tokens"
+            )
         pixels: Tensor | None = options.pop("pixel_values", None)
         ids = options.pop("input_ids", inputs)
-        device = cast("Tensor", self.get_input_embeddings().weight).device
         if ids is None:
             if pixels is None:
                 raise ValueError("nothing to generate from: give pixel_values, or input_ids")
             ids = torch.full((len(pixels), self.num_image_tokens), cast("int", self.config.image_token_id))
-        ids = ids.to(device)
+        ids = ids.to(self.llm.device)
         options.setdefault("attention_mask", torch.ones_like(ids))
-        mixed = self.compute_dtype != torch.float32
-        with torch.autocast(device.type, self.compute_dtype, enabled=mixed):
-            # Encoded once: in transformers' own loop each beam, and each of several answers, would be encoded again.
-            embeds = self.merged(ids, pixels).to(self.llm.dtype)
-            # A processor of logits may look a prompt's ids up among the logits.
-            known = ids.clamp(max=self.config.text_config.vocab_size - 1)
-            found: Any = super().generate(known, prompt_embeds=embeds, **options)  # type: ignore[misc]
+        if (assistant := options.get("assistant_model")) is not None:
+            options["assistant_model"] = self._drafter(assistant, ids, pixels)
+        # A processor of logits may look a prompt's ids up among the logits.
+        known = ids.clamp(max=self.config.text_config.vocab_size - 1)
+        found = self._generate_after(self._prompt_embeds(ids, pixels), known, **options)
         sequences = found if isinstance(found, Tensor) else found.sequences
         sequences[:, : ids.shape[1]] = ids.repeat_interleave(len(sequences) // len(ids), dim=0)
         return found
+
+    def _prompt_embeds(self, input_ids: Tensor, pixel_values: Tensor | None) -> Tensor:
+        """`merged`, [B, S, H], in the language model's number format.
+
+        Encoded once: in transformers' own loop each beam, and each of several answers, would be encoded again.
+        """
+        with self.autocast():
+            return self.merged(input_ids.to(self.llm.device), pixel_values).to(self.llm.dtype)
+
+    def _generate_after(self, prompt_embeds: Tensor, input_ids: Tensor, **options: Any) -> Any:
+        """Transformers' `generate`, from the embeddings [B, S, H] of a prompt."""
+        with self.autocast():
+            return super().generate(input_ids, prompt_embeds=prompt_embeds, **options)  # type: ignore[misc]
+
+    def _drafter(self, assistant: Generates, input_ids: Tensor, pixel_values: Tensor | None) -> Drafter:
+        """An assistant that has read the prompt: another captioner its images too, a language model the ids alone.
+
+        Raises:
+            ValueError: a captioner that cannot read this prompt.
+        """
+        if not isinstance(assistant, ImageTextGeneration) or not isinstance(assistant.llm, GenerationMixin):
+            return Drafter(assistant, assistant.generate)
+        theirs, ours = (
+            (model.num_image_tokens, model.config.text_config.vocab_size, model.config.image_token_id)
+            for model in (assistant, self)
+        )
+        if theirs != ours:
+            raise ValueError(
+                f"assistant_model has {theirs[0]} rows an image and {theirs[1]} tokens, this captioner {ours[0]} and "
+                f"{ours[1]}: give a captioner of the same rows and tokenizer, or a language model"
+            )
+        if pixel_values is not None and pixel_values.ndim == 3:
+            raise ValueError(
+                "assistant_model: another captioner cannot read pixel_values that are rows of this one: give pixels"
+            )
+        embeds = assistant._prompt_embeds(input_ids, pixel_values)
+        return Drafter(assistant, partial(assistant._generate_after, embeds))
 
 
 class _WithoutLogits(nn.Module):

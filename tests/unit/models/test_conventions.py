@@ -1,15 +1,25 @@
 """The captioner by transformers' conventions: processor, forward, generate, Auto classes, pipeline, chat template."""
 
+import copy
 import json
 
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, TextStreamer, pipeline
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    DynamicCache,
+    TextStreamer,
+    pipeline,
+)
 
-from tests.models import write_captioner
+from tests.models import new_captioner, new_stage1, write_captioner
 from vlv import VLVCaptioner, VLVForConditionalGeneration, VLVProcessor
 from vlv.models.image_token import IMAGE_TOKEN
+from vlv.resources import assets_folder
 
 NEW = 8
 
@@ -22,6 +32,16 @@ def folder(tiny_components, tmp_path_factory):
 @pytest.fixture(scope="module")
 def captioner(folder):
     return VLVCaptioner.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def other_folder(tiny_components, tmp_path_factory):
+    """Another captioner of the same shapes and tokenizer."""
+    root = tmp_path_factory.mktemp("other")
+    torch.manual_seed(1)
+    new_stage1(tiny_components).save_pretrained(root / "stage1")
+    new_captioner(root / "stage1", tiny_components / "qwen").save_pretrained(root / "captioner")
+    return root / "captioner"
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +108,109 @@ def test_what_is_generated_is_streamed_and_drafted(captioner, processor, images,
     assert penalised.shape[1] > captioner.num_image_tokens  # it looks every id of the prompt up
     whole = captioner.generate(**inputs, num_beams=1, max_new_tokens=NEW, return_dict_in_generate=True)
     assert torch.equal(whole.sequences, plain)
+
+
+def eager(assistant):
+    """An assistant that drafts five tokens at once, however sure of them it is."""
+    assistant.generation_config.assistant_confidence_threshold = 0.0
+    assistant.generation_config.num_assistant_tokens = 5
+    return assistant
+
+
+def passes(captioner, monkeypatch, **call):
+    """What a call of `generate` gives, and how often its language model was run for it."""
+    seen = []
+    forward = captioner.llm.forward
+    with monkeypatch.context() as patched:
+        patched.setattr(captioner.llm, "forward", lambda *args, **options: seen.append(1) or forward(*args, **options))
+        return captioner.generate(**call), len(seen)
+
+
+@pytest.mark.parametrize("text", [None, "a red"])
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_another_captioner_drafts_by_the_same_images(
+    captioner, other_folder, processor, images, monkeypatch, text, penalty
+):
+    inputs = processor(images=images[1], text=text, return_tensors="pt")
+    options = {"num_beams": 1, "max_new_tokens": 24, "repetition_penalty": penalty}
+    plain = captioner.generate(**inputs, **options)
+    for folder in (other_folder, captioner.name_or_path):
+        assistant = eager(VLVCaptioner.from_pretrained(folder))
+        read = []
+        embed = assistant.embed
+        monkeypatch.setattr(
+            assistant, "embed", lambda pixels, embed=embed, read=read: read.append(pixels) or embed(pixels)
+        )
+        drafted, count = passes(captioner, monkeypatch, **inputs, **options, assistant_model=assistant)
+        assert torch.equal(drafted, plain)
+        assert len(read) == 1, "the image is encoded once, not for each draft"
+        assert torch.equal(read[0], inputs["pixel_values"])
+    new = plain.shape[1] - inputs["input_ids"].shape[1]
+    assert count == -(-new // 6), "its own twin drafts what it would say: five tokens, and one of the check"
+
+
+def test_an_assistant_may_have_another_number_format(captioner, other_folder, processor, images):
+    inputs = processor(images=images[:1], return_tensors="pt")
+    plain = captioner.generate(**inputs, num_beams=1, max_new_tokens=NEW)
+    assistant = VLVCaptioner.from_pretrained(other_folder).set_dtypes(torch.bfloat16, torch.bfloat16)
+    drafted = captioner.generate(**inputs, num_beams=1, max_new_tokens=NEW, assistant_model=assistant)
+    assert torch.equal(drafted, plain)
+
+
+@pytest.mark.parametrize("text", [None, "a red"])
+def test_a_language_model_drafts_by_the_text_alone(captioner, processor, images, tiny_components, monkeypatch, text):
+    inputs = processor(images=images[0], text=text, return_tensors="pt")
+    options = {"num_beams": 1, "max_new_tokens": 24}
+    plain = captioner.generate(**inputs, **options)
+    for assistant in (AutoModelForCausalLM.from_pretrained(tiny_components / "qwen"), copy.deepcopy(captioner.llm)):
+        drafted, count = passes(captioner, monkeypatch, **inputs, **options, assistant_model=eager(assistant))
+        assert torch.equal(drafted, plain)
+        assert count <= 24
+    rows = captioner.image_rows(captioner.image_processor.batch(images[:1])["encoder_pixels"])
+    of_rows = captioner.generate(pixel_values=rows, **options, assistant_model=assistant)
+    assert torch.equal(of_rows, captioner.generate(pixel_values=rows, **options))
+
+
+def test_a_language_model_of_another_tokenizer_drafts_too(captioner, processor, images):
+    inputs = processor(images=images[:1], return_tensors="pt")
+    plain = captioner.generate(**inputs, num_beams=1, max_new_tokens=NEW)
+    folder = assets_folder() / "tiny" / "qwen"
+    other = {
+        "assistant_model": AutoModelForCausalLM.from_pretrained(folder),
+        "assistant_tokenizer": AutoTokenizer.from_pretrained(folder),
+        "tokenizer": processor.tokenizer,
+    }
+    assert torch.equal(captioner.generate(**inputs, num_beams=1, max_new_tokens=NEW, **other), plain)
+
+
+def test_an_assistant_that_cannot_draft_is_refused(captioner, processor, images, tiny_components, tmp_path):
+    inputs = processor(images=images[:1], return_tensors="pt")
+    new_stage1(tiny_components, num_queries=6).save_pretrained(tmp_path)
+    fewer = new_captioner(tmp_path, tiny_components / "qwen")
+    for call, match in (
+        ({**inputs, "assistant_model": fewer}, "assistant_model has 6 rows an image and .* this captioner 12 and"),
+        (
+            {"pixel_values": captioner.image_rows(inputs["pixel_values"]), "assistant_model": captioner},
+            "rows of this one: give pixels",
+        ),
+        ({**inputs, "assistant_early_exit": 1}, "assistant_early_exit=1: a captioner has no early exit"),
+        (
+            {**processor(images=images, return_tensors="pt"), "assistant_model": captioner},
+            "only supported for batch_size = 1",
+        ),
+    ):
+        with pytest.raises(ValueError, match=match) as failure:
+            captioner.generate(**call, num_beams=1, max_new_tokens=NEW)
+        assert "\n" not in str(failure.value)
+
+
+def test_a_cache_that_is_given_is_the_language_models(captioner, processor, images):
+    inputs = processor(images=images[:1], return_tensors="pt")
+    plain = captioner.generate(**inputs, num_beams=1, max_new_tokens=NEW)
+    cache = DynamicCache(config=captioner.config.text_config)
+    given = captioner.generate(**inputs, num_beams=1, max_new_tokens=NEW, past_key_values=cache)
+    assert torch.equal(given, plain)
+    assert cache.get_seq_length() == plain.shape[1] - 1
 
 
 def test_the_loss_of_forward_is_stage_2s(captioner, processor, images):
