@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pyarrow.parquet as pq
 import pytest
@@ -130,9 +131,14 @@ def test_a_slurm_array_in_which_a_job_dies(photos, expected, tmp_path):
             call, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
 
-    dead = job(1)
+    dead, done = job(1), tmp_path / "captions.jsonl.partial" / "done"
+    until = time.monotonic() + 120
+    while not any(done.glob("*.jsonl")):
+        assert time.monotonic() < until
+        time.sleep(0.005)
     os.killpg(dead.pid, 9)
     dead.wait()
+    assert len(list(done.glob("*.jsonl"))) < 4, "in the middle of its blocks"
     both = [job(0), job(2)]
     said = [one.communicate()[0] for one in both]
     assert all("blocks are other parts'" in text for text in said), said

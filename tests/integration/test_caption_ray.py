@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,8 +30,8 @@ def photos(tmp_path_factory):
     return folder
 
 
-def call(folder, output, *more):
-    command = [sys.executable, "-m", "vlv", "caption", str(folder), f"ckpt_dir={CAPTIONER}", "num_beams=1"]
+def call(folder, output, *more, captioner=CAPTIONER):
+    command = [sys.executable, "-m", "vlv", "caption", str(folder), f"ckpt_dir={captioner}", "num_beams=1"]
     return [*command, f"output_path={output}", "to=jsonl", *more]
 
 
@@ -69,6 +70,55 @@ def test_captions_on_ray_are_those_without_it_whatever_dies(photos, tmp_path):
     assert len(output.read_text().splitlines()) == 60
     assert json.loads(Path(tmp_path / "ray_bad_samples.jsonl").read_text())["name"] == "broken.png"
     assert not done.parent.exists()
+
+
+@pytest.mark.slow
+def test_an_output_of_files_that_is_whole_is_left_as_it_is(photos, tmp_path):
+    subprocess.run(call(photos, tmp_path / "out", "to=parquet", "batch_size=4"), check=True)
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
+    again = subprocess.run(
+        call(photos, tmp_path / "out", "to=parquet", "batch_size=4", "engine=ray"), check=True, capture_output=True,
+        text=True, timeout=400,
+    )  # fmt: skip
+    assert "is whole, so there is nothing to do" in again.stdout
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.slow
+def test_a_worker_that_sees_other_images_ends_the_run(photos, tmp_path):
+    """The listing of the driver is of an image more than that of the workers, which list it later."""
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    code = (
+        "import sys, os; from vlv.recipes import caption_ray\n"
+        f"digest = caption_ray.listing_digest; os.environ['RAY_DEDUP_LOGS'] = '0'\n"
+        f"def look(source):\n    found = digest(source); os.path.exists({str(folder / '000.png')!r}) and "
+        f"os.remove({str(folder / '000.png')!r}); return found\n"
+        "caption_ray.listing_digest = look\n"
+        "from vlv.recipes.caption import run; from vlv.config import CaptionConfig\n"
+        f"run(CaptionConfig(image_path={str(folder)!r}, ckpt_dir={str(CAPTIONER)!r}, engine='ray', num_beams=1, "
+        f"to='parquet', output_path={str(tmp_path / 'out')!r}))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400)
+    assert ended.returncode != 0
+    assert "has changed: start again, which goes on with the rest" in ended.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["int8", "gguf"])
+def test_smaller_captioners_on_ray_say_what_they_say_without_it(photos, tmp_path, kind):
+    """Their encoder and their language model are in processes of their own."""
+    pytest.importorskip({"int8": "torchao", "gguf": "llama_cpp"}[kind])
+    captioner, settings = CAPTIONER, ["precision=fp32", "batch_size=4", f"quantize={kind}"]
+    if kind == "gguf":
+        captioner, settings = tmp_path / "q8", settings[:2]
+        export = [sys.executable, "-m", "vlv", "export", "gguf", str(CAPTIONER), str(captioner), "format=q8_0"]
+        subprocess.run(export, check=True)
+    for engine in ("plain", "ray"):
+        more = [*settings, f"engine={engine}"]
+        subprocess.run(call(photos, tmp_path / f"{engine}.jsonl", *more, captioner=captioner), check=True, timeout=400)
+    assert (tmp_path / "ray.jsonl").read_text() == (tmp_path / "plain.jsonl").read_text()
+    assert len((tmp_path / "ray.jsonl").read_text().splitlines()) == 60
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +43,7 @@ class FolderSource:
         self._root = os.fsencode(root)
         self._names: pa.LargeBinaryArray = pack_names(names) if isinstance(names, Sequence) else names
         self._captions, self._remote = captions, remote
+        self._ambiguous = frozenset[str]() if remote is None else _ambiguous(root, self._names)
         self.shard_sizes = split_evenly(len(self._names), _SHARD_SAMPLES)
 
     def __len__(self) -> int:
@@ -48,9 +51,12 @@ class FolderSource:
         return len(self._names)
 
     def name(self, index: int) -> str:
-        """Return the file's name relative to the folder."""
+        """Return the file's name relative to the folder; of URLs that differ by their queries alone, with a digest."""
         name = display_name(self._names[index].as_py())
-        return name if self._remote is None else public_name(os.fsdecode(self._root), name)
+        if self._remote is None:
+            return name
+        public = public_name(os.fsdecode(self._root), name)
+        return f"{public}#{hashlib.sha256(name.encode()).hexdigest()[:8]}" if public in self._ambiguous else public
 
     def read(self, index: int) -> RawSample:
         """Read the file's bytes and its captions; an unreadable file is a BadSample."""
@@ -63,6 +69,13 @@ class FolderSource:
                 return RawSample(file.read(), caption)
         except OSError as error:
             raise BadSample(f"the file cannot be read: {error.strerror}") from None
+
+
+def _ambiguous(root: str, names: pa.LargeBinaryArray) -> frozenset[str]:
+    """The names without a query that several different URLs have."""
+    asking = (url for name in names.unique() if b"?" in (url := name.as_py()))
+    public = (public_name(root, display_name(url)) for url in asking)
+    return frozenset(name for name, count in Counter(public).items() if count > 1)
 
 
 def _download(remote: RemoteFiles, url: str) -> bytes:

@@ -49,7 +49,11 @@ _systems: dict[tuple[int, str], AbstractFileSystem] = {}
 
 
 class RemoteError(ValueError):
-    """Remote data that cannot be had; the message names the URL, without credentials, and the reason."""
+    """Remote data that cannot be had; the message names the URL, without credentials, the `reason`, and advice."""
+
+    def __init__(self, reason: str, advice: str = "") -> None:
+        super().__init__(f"{reason}; {advice}" if advice else reason)
+        self.reason = reason
 
 
 class MissingFileError(RemoteError):
@@ -185,8 +189,12 @@ class RemoteFiles:
         except Exception as error:  # noqa: BLE001  (each protocol's package has errors of its own)
             if _is_missing(error):
                 raise MissingFileError(f"{shown} is not there: check the URL") from None
-            advice = "check the URL and the credentials" if opening else "once it can be read, resume=latest goes on"
-            raise RemoteError(f"{shown} cannot be read: {_reason(error)}; {advice}") from None
+            advice = (
+                "check the URL and the credentials"
+                if opening
+                else "once it can be read, start it again, a training with resume=latest"
+            )
+            raise RemoteError(f"{shown} cannot be read: {_reason(error)}", advice) from None
 
     def _piece(self, url: str, start: int, size: int, keep: bool) -> bytes:
         def fetch() -> bytes:

@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from vlv.atomic import write_whole
+from vlv.atomic import beside, write_whole
 from vlv.data.sample import SampleSource
 from vlv.inference.images import last_change
 from vlv.inference.journal import Journal, JsonObject, read_json, write_json
@@ -41,6 +41,13 @@ class Inputs(NamedTuple):
         return 0 if self.root is None else last_change(self.root / self.source.name(index)) or 0
 
 
+class BlockRecords(NamedTuple):
+    """A block and the records of its samples, in their order."""
+
+    number: int
+    records: Iterator[JsonObject]
+
+
 class Output(Protocol):
     """Where captions go: one of `vlv.inference.outputs`."""
 
@@ -55,12 +62,16 @@ class Output(Protocol):
         """Whether a run has finished it."""
         ...
 
-    def write_block(self, number: int, records: Sequence[JsonObject]) -> None:
-        """Write what one block says; called again by a run that was killed within it."""
+    def write_block(self, number: int, records: Sequence[JsonObject]) -> Sequence[JsonObject]:
+        """Write what one block says; called again by a run that was killed within it.
+
+        Returns:
+            The records as they are to be noted: of an image that could not be written, a reason in place of captions.
+        """
         ...
 
-    def finish(self, records: Iterator[JsonObject]) -> None:
-        """Everything is captioned: make the output whole, of all records in the source's order."""
+    def finish(self, blocks: Iterator[BlockRecords]) -> None:
+        """Everything is captioned: make the output whole, of all blocks in the source's order."""
         ...
 
 
@@ -122,10 +133,9 @@ class Blocks:
         write_whole(self._path(number), "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
         self._journal.forget(_kind(number))
 
-    def records(self, numbers: Iterable[int]) -> Iterator[JsonObject]:
-        """The records of blocks that are done, in their order."""
-        for number in numbers:
-            yield from self._read(number)
+    def records(self, numbers: Iterable[int]) -> Iterator[BlockRecords]:
+        """What is noted of blocks that are done, in their order."""
+        return (BlockRecords(number, self._read(number)) for number in numbers)
 
     def _state(self, index: int) -> tuple[str, int]:
         return self._inputs.source.name(index), self._inputs.changed(index)
@@ -180,8 +190,7 @@ class Unfinished:
             if len(self._known[number]) < len(indices):
                 return
             records = [self._known[number][index] for index in indices]
-            self._output.write_block(number, records)
-            self._blocks.finish(number, records)
+            self._blocks.finish(number, self._output.write_block(number, records))
             del self._known[number]
 
 
@@ -217,8 +226,8 @@ def only_one(folder: Path) -> Iterator[bool]:
 
 
 def partial_folder(output: Path) -> Path:
-    """Where a captioning keeps what is done, beside its output."""
-    return output.with_name(f"{output.name}.partial")
+    """Where a captioning keeps what is done."""
+    return beside(output, f"{output.name}.partial")
 
 
 def block_size(journal: Journal, samples: int, processes: int, most: int = MOST) -> int:
@@ -229,6 +238,11 @@ def block_size(journal: Journal, samples: int, processes: int, most: int = MOST)
     size = min(most, max(1, -(-samples // (_EACH * processes))))
     write_json(journal.folder / "blocks.json", {"size": size})
     return size
+
+
+def listing_digest(source: SampleSource) -> str:
+    """Of the names of all samples, in their order."""
+    return _digest((source.name(index), 0) for index in range(len(source)))
 
 
 def _kind(number: int) -> str:

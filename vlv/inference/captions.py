@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from vlv.atomic import remove_leftovers
+from vlv.atomic import beside, remove_leftovers
 from vlv.inference.blocks import (
     MOST,
     REASON,
@@ -114,7 +114,7 @@ class CaptionReport:
 
     num_images, num_captioned: all, and those with captions. num_reused: of these, an interrupted run's. num_kept: that
     had a caption before. bad: the others' reasons. num_open: blocks that other jobs have not done yet; what is here is
-    this job's then, and the last job makes the output whole.
+    this job's then, and the last job makes the output whole. was_whole: a run before has done everything.
     """
 
     num_images: int
@@ -124,6 +124,7 @@ class CaptionReport:
     num_kept: int = 0
     bad: dict[str, str] = field(default_factory=dict)
     num_open: int = 0
+    was_whole: bool = False
 
 
 def whole_identity(identity: JsonObject, inputs: Inputs, search: CaptionSearch) -> JsonObject:
@@ -170,11 +171,8 @@ def caption_images(
     path = output.path
     identity = whole_identity(identity, inputs, search)
     journal = Journal(partial_folder(path), processes.index, identity)
-    if not journal.folder.is_dir() and output.is_whole() and (part is not None or not output.is_replaced):
-        # A job that was requeued after the last one had finished would start all over.
-        if processes.is_first:
-            print(f"{path} is whole, so there is nothing to do; to caption again, remove it")
-        return CaptionReport(len(inputs.source), path)
+    if is_whole(journal, output, part):
+        return CaptionReport(len(inputs.source), path, was_whole=True)
     sharers = processes.count * (1 if part is None else part.count)
     if processes.is_first:
         prepare_captions(journal, path, inputs, sharers, part)
@@ -204,6 +202,14 @@ def caption_images(
     processes.wait()
     report = CaptionReport(len(inputs.source), path, num_reused=reused)
     return finish_captions(journal, blocks, numbers, output, inputs, report, processes)
+
+
+def is_whole(journal: Journal, output: Output, part: Part | None = None) -> bool:
+    """Whether a run before has finished everything, so that nothing is left to do.
+
+    A job that was requeued after the last one had finished would start all over.
+    """
+    return not journal.folder.is_dir() and output.is_whole() and (part is not None or not output.is_replaced)
 
 
 def prepare_captions(
@@ -238,10 +244,9 @@ def _records(
 
 def records_of(captioner: Captioner, batch: ImageBatch, search: CaptionSearch) -> list[JsonObject]:
     """A record of each image of a batch, readable or not."""
-    said = _captions(captioner, batch, search)
-    found = {name: {"captions": search.framed(own)} for name, own in zip(batch.names, said, strict=True)}
-    found |= {name: {REASON: reason} for name, reason in batch.bad.items()}
-    return [{"index": index, "name": name, **found[name]} for name, index in batch.indices.items()]
+    places = zip(batch.indices, batch.names, _captions(captioner, batch, search), strict=True)
+    records = [{"index": index, "name": name, "captions": search.framed(said)} for index, name, said in places]
+    return records + [{"index": bad.index, "name": bad.name, REASON: bad.reason} for bad in batch.bad]
 
 
 def _captions(captioner: Captioner, batch: ImageBatch, search: CaptionSearch) -> list[list[str]]:
@@ -263,7 +268,8 @@ def finish_captions(
     report.num_open = sum(not blocks.is_done(number) for number in everything)
     # Every process reads all records, as every one must know whether nothing was readable and end with it.
     try:
-        for record in blocks.records(numbers if report.num_open else everything):
+        own = blocks.records(numbers if report.num_open else everything)
+        for record in (record for block in own for record in block.records):
             if REASON in record:
                 report.bad[record["name"]] = record[REASON]
             elif "captions" in record:
@@ -282,7 +288,7 @@ def finish_captions(
     if processes.is_first:
         with only_one(journal.folder) as ours:
             if ours:
-                report_bad_images(report.bad, total, path.with_name(f"{path.stem}_bad_samples.jsonl"))
+                report_bad_images(report.bad, total, beside(path, f"{path.stem}_bad_samples.jsonl"))
                 if len(report.bad) < total:
                     output.finish(blocks.records(everything))
                 journal.remove()  # where nothing is readable, there is nothing to resume from

@@ -16,7 +16,8 @@ from vlv.data import FolderSource, find_images
 from vlv.data.formats import LOADER_TIMEOUT, DecodeSettings
 from vlv.data.loader import load_batches
 from vlv.data.preparation import ImageProcessor, PreparedSample, SamplePreparation
-from vlv.data.sample import SampleSource
+from vlv.data.remote import RemoteError
+from vlv.data.sample import BadSample, RawSample, SampleSource
 from vlv.redaction import printable
 
 _BAD_IMAGES_PRINTED = 20
@@ -38,20 +39,28 @@ class ReadSettings:
     timeout: float = LOADER_TIMEOUT
 
 
-class ImageBatch(NamedTuple):
-    """Readable images, and the reasons of the others. B may be smaller than the batch size, or 0.
+@dataclass(frozen=True)
+class BadImage:
+    """An image that cannot be read: where it lies in the source, its name, and why."""
 
-    names: [B], relative to the image path.
+    index: int
+    name: str
+    reason: str
+
+
+class ImageBatch(NamedTuple):
+    """Readable images, and the others. B may be smaller than the batch size, or 0.
+
+    names: [B], relative to the image path; two images of a source may have the same.
+    indices: [B], where each lies in the source.
     encoder_pixels, decoder_pixels: uint8 [B, 3, E, E] and [B, 3, R, R].
-    bad: reason by name.
-    indices: where each lies in the source, by name, readable or not.
     """
 
     names: list[str]
+    indices: list[int]
     encoder_pixels: Tensor
     decoder_pixels: Tensor
-    bad: dict[str, str]
-    indices: dict[str, int]
+    bad: list[BadImage]
 
 
 class ImageDataset(Dataset):
@@ -65,7 +74,16 @@ class ImageDataset(Dataset):
 
     def __getitem__(self, index: int) -> PreparedSample:
         """Return pixels, name, and the reason where the image cannot be read."""
-        return self._prepare(index, self._source.name(index), lambda: self._source.read(index))
+        return self._prepare(index, self._source.name(index), lambda: self._read(index))
+
+    def _read(self, index: int) -> RawSample:
+        try:
+            return self._source.read(index)
+        except RemoteError as error:
+            # An image file of its own, whose server is gone or refuses it, is one image of many. A shard is not.
+            if isinstance(self._source, FolderSource):
+                raise BadSample(error.reason) from None
+            raise
 
 
 class InputImages(NamedTuple):
@@ -126,13 +144,13 @@ def load_images(
     dataset = ImageDataset(source, image_processor, reading.decoding)
     for batch in load_batches(dataset, batches, dataset.collate, reading.num_workers, reading.timeout):
         readable = batch["weights"] > 0
-        places = list(zip(batch["names"], batch["errors"], strict=True))
+        places = list(zip(batch["positions"], batch["names"], batch["errors"], strict=True))
         yield ImageBatch(
-            names=[name for name, error in places if error is None],
+            names=[name for _, name, error in places if error is None],
+            indices=[index for index, _, error in places if error is None],
             encoder_pixels=batch["encoder_pixels"][readable],
             decoder_pixels=batch["decoder_pixels"][readable],
-            bad={name: error for name, error in places if error is not None},
-            indices=dict(zip(batch["names"], batch["positions"], strict=True)),
+            bad=[BadImage(index, name, error) for index, name, error in places if error is not None],
         )
 
 

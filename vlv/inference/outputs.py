@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlv.atomic import whole_file, write_whole
-from vlv.inference.blocks import Output, partial_folder
+from vlv.data.formats import IMAGE_EXTENSIONS
+from vlv.inference.blocks import REASON, BlockRecords, Output, partial_folder
 from vlv.inference.journal import JsonObject
 from vlv.redaction import printable
 
 MANIFEST = "manifest.json"
-PartWriter = Callable[[Path, Sequence[JsonObject]], None]  # a file, of records that have captions
+# A file, of records that have captions; returns by index why some are not in it after all.
+PartWriter = Callable[[Path, Sequence[JsonObject]], dict[int, str]]
 
 
 def said(record: JsonObject) -> str | list[str]:
@@ -25,9 +27,13 @@ def said(record: JsonObject) -> str | list[str]:
     return captions[0] if len(captions) == 1 else captions
 
 
-def captioned(records: Iterator[JsonObject] | Sequence[JsonObject]) -> Iterator[JsonObject]:
+def captioned(records: Iterable[JsonObject]) -> Iterator[JsonObject]:
     """The records that have captions."""
     return (record for record in records if "captions" in record)
+
+
+def _all_captioned(blocks: Iterable[BlockRecords]) -> Iterator[JsonObject]:
+    return (record for block in blocks for record in captioned(block.records))
 
 
 class JsonFile(Output):
@@ -53,14 +59,15 @@ class JsonFile(Output):
         """Whether the file is there."""
         return self.path.is_file()
 
-    def write_block(self, number: int, records: Sequence[JsonObject]) -> None:
+    def write_block(self, number: int, records: Sequence[JsonObject]) -> Sequence[JsonObject]:
         """Nothing: the blocks' own records are read at the end."""
+        return records
 
-    def finish(self, records: Iterator[JsonObject]) -> None:
+    def finish(self, blocks: Iterator[BlockRecords]) -> None:
         """Write the file."""
         with whole_file(self.path) as temporary, temporary.open("wb") as file:
             file.write(b"{")
-            for place, record in enumerate(captioned(records)):
+            for place, record in enumerate(_all_captioned(blocks)):
                 pair = (
                     f"{json.dumps(record['name'], ensure_ascii=False)}: {json.dumps(said(record), ensure_ascii=False)}"
                 )
@@ -71,10 +78,10 @@ class JsonFile(Output):
 class JsonLines(JsonFile):
     """A line for each image, `{"image": "name", "caption": "..."}`, as folders of training data have them."""
 
-    def finish(self, records: Iterator[JsonObject]) -> None:
+    def finish(self, blocks: Iterator[BlockRecords]) -> None:
         """Write the file."""
         with whole_file(self.path) as temporary, temporary.open("wb") as file:
-            for record in captioned(records):
+            for record in _all_captioned(blocks):
                 line = {"image": record["name"], "caption": said(record)}
                 file.write(_bytes(json.dumps(line, ensure_ascii=False) + "\n"))
 
@@ -109,7 +116,7 @@ class TextFiles(Output):
         """Never: whether a text is there is asked of each image."""
         return False
 
-    def write_block(self, number: int, records: Sequence[JsonObject]) -> None:
+    def write_block(self, number: int, records: Sequence[JsonObject]) -> Sequence[JsonObject]:
         """Write the texts of a block."""
         for record in captioned(records):
             target = self.path / _text_name(record["name"])
@@ -118,8 +125,9 @@ class TextFiles(Output):
                 temporary.write_bytes(
                     _bytes("".join(" ".join(caption.splitlines()) + "\n" for caption in record["captions"]))
                 )
+        return records
 
-    def finish(self, records: Iterator[JsonObject]) -> None:
+    def finish(self, blocks: Iterator[BlockRecords]) -> None:
         """Nothing is left to do."""
 
 
@@ -151,22 +159,32 @@ class PartFiles(Output):
         """Whether the manifest is there."""
         return (self.path / MANIFEST).is_file()
 
-    def write_block(self, number: int, records: Sequence[JsonObject]) -> None:
+    def write_block(self, number: int, records: Sequence[JsonObject]) -> Sequence[JsonObject]:
         """Write the block's file; none for a block without a caption."""
-        if found := list(captioned(records)):
-            self.path.mkdir(exist_ok=True)
-            with whole_file(self.path / f"{number:08}.{self._extension}") as temporary:
-                self._write(temporary, found)
+        if not (found := list(captioned(records))):
+            return records
+        self.path.mkdir(exist_ok=True)
+        with whole_file(self._file(number)) as temporary:
+            lost = self._write(temporary, found)
+        return [_without_captions(record, lost.get(record["index"])) for record in records]
 
-    def finish(self, records: Iterator[JsonObject]) -> None:
-        """Write the manifest."""
-        count = sum(1 for _ in captioned(records))
-        files = sorted(file.name for file in self.path.glob(f"*.{self._extension}"))
-        content = {"samples": count, "files": files}
+    def finish(self, blocks: Iterator[BlockRecords]) -> None:
+        """Remove the files of blocks that there are no longer, and write the manifest."""
+        counts = {
+            self._file(block.number): count for block in blocks if (count := sum(1 for _ in captioned(block.records)))
+        }
+        # An earlier run may have had more blocks: another search, another number of processes, more images.
+        for file in self.path.glob(f"{'[0-9]' * 8}.{self._extension}"):
+            if file not in counts:
+                file.unlink()
+        content = {"samples": sum(counts.values()), "files": [file.name for file in counts]}
         write_whole(self.path / MANIFEST, (json.dumps(content, indent=2) + "\n").encode())
 
+    def _file(self, number: int) -> Path:
+        return self.path / f"{number:08}.{self._extension}"
 
-def write_caption_table(path: Path, records: Sequence[JsonObject]) -> None:
+
+def write_caption_table(path: Path, records: Sequence[JsonObject]) -> dict[int, str]:
     """Write columns `image`, the name, and `caption`, a list of texts."""
     table = pa.table(
         {
@@ -175,6 +193,14 @@ def write_caption_table(path: Path, records: Sequence[JsonObject]) -> None:
         }
     )
     pq.write_table(table, path, compression="zstd")
+    return {}
+
+
+def _without_captions(record: JsonObject, reason: str | None) -> JsonObject:
+    """The record of an image that could not be written, as that of one that could not be read."""
+    if reason is None:
+        return record
+    return {**{key: value for key, value in record.items() if key != "captions"}, REASON: reason}
 
 
 def _text_name(name: str) -> str:
@@ -186,7 +212,8 @@ def _text_name(name: str) -> str:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{printable(name)} leads out of the folder of texts: take to=jsonl")
-    return os.path.splitext(name)[0] + ".txt"
+    stem, ending = os.path.splitext(name)  # a row of a table, `photos.parquet:3`, has no ending of an image
+    return f"{stem if ending[1:].lower() in IMAGE_EXTENSIONS else name}.txt"
 
 
 def _bytes(text: str) -> bytes:

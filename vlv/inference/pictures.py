@@ -177,7 +177,7 @@ def generate_pictures(
     for batch in load_images(source, processes.share(indices), autoencoder.image_processor, reading):
         if batch.names:
             _generate_batch(autoencoder, batch, pictures, sampling)
-        journal.append("bad", ({"name": name, "reason": reason} for name, reason in batch.bad.items()))
+        journal.append("bad", ({"name": bad.name, "reason": bad.reason} for bad in batch.bad))
         progress.advance(len(batch.names) + len(batch.bad))
     progress.close()
 

@@ -56,6 +56,9 @@ def run(config: CaptionConfig) -> CaptionReport:
         report, show = caption_on_ray(config, search, identity, precision), print
     else:
         report, show = _caption_here(config, search, identity, precision)
+    if report.was_whole:
+        show(f"{report.output_path} is whole, so there is nothing to do; to caption again, remove it")
+        return report
     if report.num_open:
         show(
             f"part {config.part} is done: captions of {report.num_captions} images; {report.num_open} blocks are other "
@@ -180,7 +183,11 @@ def _generate(config: CaptionConfig, precision: str, accelerator: Accelerator, p
 
     dtype = torch_dtype(precision)
     autoencoder = preview_autoencoder(
-        config.ckpt_dir, config.stage1_path, config.stable_diffusion_model_path, config.florence2_model_path
+        config.ckpt_dir,
+        config.stage1_path,
+        config.stable_diffusion_model_path,
+        config.florence2_model_path,
+        language_model=config.qwen_model,
     )
     autoencoder.encoder.use_first(config.first_queries)
     with explain_out_of_memory(f"set batch_size below {config.batch_size}"):

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from vlv.config import CaptionConfig
-from vlv.inference.blocks import REASON, Blocks, Inputs, Output, block_size, partial_folder
+from vlv.inference.blocks import REASON, Blocks, Inputs, Output, block_size, listing_digest, partial_folder
 from vlv.inference.captions import (
     CaptionReport,
     CaptionSearch,
     finish_captions,
+    is_whole,
     prepare_captions,
     records_of,
     whole_identity,
@@ -36,7 +37,7 @@ from vlv.settings.paths import is_stream
 if TYPE_CHECKING:
     from vlv.recipes.caption import Plan
 
-_MODEL_PATHS = ("ckpt_dir", "stable_diffusion_model_path", "florence2_model_path")
+_MODEL_PATHS = ("ckpt_dir", "stable_diffusion_model_path", "florence2_model_path", "qwen_model")
 _MOST = 128  # images of a block: decoded at 768 px they are 226 MB, which travel as one object
 
 
@@ -49,12 +50,22 @@ class _Job:
     identity: JsonObject
     precision: str
     size: int
+    listing: str
 
     def plan(self) -> Plan:
-        """Images and output, opened here."""
+        """Images and output, opened here.
+
+        Raises:
+            ValueError: other images are there than at the start, so that those of a block would be others.
+        """
         from vlv.recipes.caption import open_plan
 
-        return open_plan(self.config)
+        plan = open_plan(self.config)
+        if listing_digest(plan.inputs.source) != self.listing:
+            raise ValueError(
+                f"image_path={self.config.image_path} has changed: start again, which goes on with the rest"
+            )
+        return plan
 
     def blocks(self, inputs: Inputs, output: Output) -> Blocks:
         """The blocks, on the file system that all workers share."""
@@ -76,6 +87,8 @@ def caption_on_ray(config: CaptionConfig, search: CaptionSearch, identity: JsonO
     inputs, output = open_plan(config)
     identity = whole_identity(identity, inputs, search)
     journal = Journal(partial_folder(output.path), 0, identity)
+    if is_whole(journal, output):
+        return CaptionReport(len(inputs.source), output.path, was_whole=True)
     prepare_captions(journal, output.path, inputs, 1, most=_MOST)
     size = block_size(journal, len(inputs.source), 1, _MOST)
     blocks = Blocks(journal, inputs, size)
@@ -88,7 +101,8 @@ def caption_on_ray(config: CaptionConfig, search: CaptionSearch, identity: JsonO
         if not ray.is_initialized():
             # Its own progress is not ours, and would come between its lines.
             ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, logging_level=logging.ERROR)
-        _run(_Job(on_any_node(config), search, identity, precision, size), blocks, undone)
+        job = _Job(on_any_node(config), search, identity, precision, size, listing_digest(inputs.source))
+        _run(job, blocks, undone)
     return finish_captions(journal, blocks, everything, output, inputs, report, ALONE)
 
 
@@ -104,6 +118,7 @@ def on_any_node(config: CaptionConfig) -> CaptionConfig:
 def _run(job: _Job, blocks: Blocks, undone: list[int]) -> None:
     import ray  # pyright: ignore[reportMissingImports]  (an extra)
     from ray.data import ActorPoolStrategy, DataContext  # pyright: ignore[reportMissingImports]
+    from ray.exceptions import RayTaskError  # pyright: ignore[reportMissingImports]
 
     config = job.config
     context = DataContext.get_current()
@@ -111,20 +126,32 @@ def _run(job: _Job, blocks: Blocks, undone: list[int]) -> None:
     context.issue_detectors_config.detectors = []  # their hints are for who writes a pipeline
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # its import has set another
     held = ray.cluster_resources()
-    shares = actor_shares(config.ray_captioners, config.ray_encoders, held.get("CPU", 1), int(held.get("GPU", 0)))
+    gpus = int(held.get("GPU", 0))
+    shares = actor_shares(config.ray_captioners, config.ray_encoders, held.get("CPU", 1), gpus)
     data = ray.data.from_items([{"block": number} for number in undone], override_num_blocks=len(undone))
     # A block is a row, and a batch has one.
     every = {"batch_size": 1, "fn_constructor_args": (job,)}
-    decoders = ActorPoolStrategy(min_size=1, max_size=config.ray_decoders)
+    decoders = ActorPoolStrategy(min_size=1, max_size=config.ray_decoders or 4 * max(1, gpus))
+    writers = ActorPoolStrategy(min_size=1, max_size=max(1, gpus // 4))  # shards hold the images, read once more
     data = data.map_batches(_Decode, compute=decoders, num_cpus=0.25, **every)
     for stage, share in ((_Encode, shares.encoder), (_Caption, shares.captioner)):
         size = ActorPoolStrategy(size=share.count)
         data = data.map_batches(stage, compute=size, num_cpus=share.cpus, num_gpus=share.gpus, **every)
-    written = data.map_batches(_Write, compute=ActorPoolStrategy(size=1), num_cpus=0.1, **every)
+    written = data.map_batches(_Write, compute=writers, num_cpus=0.1, **every)
     progress = SharedProgress("captions", sum(len(blocks.indices(number)) for number in undone), ALONE)
-    for row in written.iter_rows():
-        progress.advance(int(row["count"]))
+    try:
+        for row in written.iter_rows():
+            progress.advance(int(row["count"]))
+    except RayTaskError as error:
+        raise _cause(error) from error
     progress.close()
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What was raised in a worker, of an error that holds the whole trace of it as its text."""
+    while isinstance(inner := getattr(error, "cause", None) or error.__cause__, BaseException):
+        error = inner
+    return error
 
 
 @dataclass(frozen=True)
@@ -237,8 +264,8 @@ class _Caption:
             rows = _tensor(batch["rows"][0], self._captioner.compute_dtype).view(shape)
             for start in range(0, len(todo), self._size):
                 own, part = todo[start : start + self._size], rows[start : start + self._size]
-                names = [record["name"] for record in own]
-                some = ImageBatch(names, part, part, {}, {record["name"]: record["index"] for record in own})
+                names, indices = [record["name"] for record in own], [record["index"] for record in own]
+                some = ImageBatch(names, indices, part, part, [])
                 for record, found in zip(own, records_of(self._captioner, some, self._search), strict=True):
                     record["captions"] = found["captions"]
         return {"block": batch["block"], "records": [json.dumps(records)]}
@@ -266,6 +293,5 @@ class _Write:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, object]:
         number, records = int(batch["block"][0]), json.loads(str(batch["records"][0]))
-        self._output.write_block(number, records)
-        self._blocks.finish(number, records)
+        self._blocks.finish(number, self._output.write_block(number, records))
         return {"count": [len(records)]}

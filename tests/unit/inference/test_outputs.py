@@ -1,17 +1,22 @@
 """Captions of any source into every kind of output: each image once, whatever was killed before."""
 
 import json
+import os
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from vlv.data import SourceSettings, open_source
 from vlv.data.sample import captions_of
+from vlv.data.transport import Patience
 from vlv.datatools.captioned import write_captioned_shard
-from vlv.inference.blocks import Inputs, Part
+from vlv.inference.blocks import Inputs, Part, partial_folder
 from vlv.inference.captions import CaptionSearch, caption_images, local_images
 from vlv.inference.images import ReadSettings
 from vlv.inference.outputs import MANIFEST, JsonFile, JsonLines, PartFiles, TextFiles, write_caption_table
@@ -101,6 +106,112 @@ def test_shards_are_captioned_as_the_images_that_they_hold(unique, tmp_path, kin
     assert list(read_back(kind, tmp_path / "again").values()) == list(before.values())
 
 
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+@pytest.mark.parametrize("search", [CaptionSearch(1), CaptionSearch(temperature=1.0)], ids=["same", "another"])
+def test_files_of_blocks_that_are_no_more_are_no_part_of_the_output(unique, tmp_path, kind, search):
+    path = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        caption(
+            FakeCaptioner(stop_after=4), local_images(str(unique)), make(kind, path, local_images(str(unique)).source)
+        )
+    before = set(path.iterdir())
+    for name in sorted(UNIQUE)[3:]:
+        (unique / name).unlink()
+    assert len(before) > 3
+    (unique / sorted(UNIQUE)[0]).write_bytes(b"none")  # a block without a caption now
+    inputs = local_images(str(unique))
+    report = caption(FakeCaptioner(), inputs, make(kind, path, inputs.source), search)
+    assert (report.num_captions, len(report.bad)) == (2, 1)
+    files = json.loads((path / MANIFEST).read_text())["files"]
+    assert len(read_back(kind, path)) == len(files) == 2
+    assert {file.name for file in path.iterdir()} == {*files, MANIFEST}
+
+
+def test_an_image_that_goes_before_its_shard_is_written_is_reported(unique, tmp_path):
+    class Removing(FakeCaptioner):
+        def caption_pixels(self, *arguments):
+            (unique / "b.png").unlink(missing_ok=True)
+            return super().caption_pixels(*arguments)
+
+    inputs = local_images(str(unique))
+    report = caption(Removing(), inputs, make("webdataset", tmp_path / "out", inputs.source))
+    assert report.num_captions == len(UNIQUE) - 1
+    assert report.bad["b.png"].startswith("captioned, and gone meanwhile: the file cannot be read")
+    assert json.loads((tmp_path / "out" / MANIFEST).read_text())["samples"] == len(UNIQUE) - 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_a_table_each_have_their_caption(unique, tmp_path, kind):
+    content = [(unique / name).read_bytes() for name in sorted(UNIQUE)]
+    pq.write_table(pa.table({"image": content}), tmp_path / "photos.parquet")
+    source = open_source(str(tmp_path / "photos.parquet"), SourceSettings())
+    report = caption(FakeCaptioner(), Inputs("photos", source), make(kind, tmp_path / "out", source))
+    assert report.num_captions == len(UNIQUE)
+    found = read_back(kind, tmp_path / "out")
+    assert len(found) == len({tuple(said) for said in found.values()}) == len(UNIQUE)
+    if kind == "txt":
+        assert (tmp_path / "out" / f"{source.name(3)}.txt").is_file()
+
+
+class Gallery(BaseHTTPRequestHandler):
+    """Two images by one path, one image that is refused, and one server that is not there."""
+
+    def do_GET(self):
+        images = {"/render.jpg?id=1": "b.png", "/render.jpg?id=2": "c.png", "/z.png": "z.png"}
+        self.send_response(200 if self.path in images else 403)
+        self.end_headers()
+        if self.path in images:
+            self.wfile.write((self.server.images / images[self.path]).read_bytes())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_list_of_urls_ends_whatever_its_servers_say(unique, tmp_path, monkeypatch, workers):
+    monkeypatch.setattr("vlv.data.remote._PATIENCE", Patience(timeout=5, retries=1, pause=0.01))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Gallery)
+    server.images = unique
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    lines = [
+        f"{url}/render.jpg?id=1",
+        f"{url}/render.jpg?id=2",
+        f"{url}/z.png",
+        f"{url}/secret.png",
+        "http://127.0.0.1:9/a.png",
+    ]
+    (tmp_path / "urls.list").write_text("\n".join(lines))
+    source = open_source(str(tmp_path / "urls.list"), SourceSettings(data_format="folder", remote_cache_gb=0))
+    output = make("json", tmp_path / "captions.json", source)
+    reading = ReadSettings(batch_size=5, num_workers=workers)
+    report = caption_images(FakeCaptioner(), Inputs("urls", source), output, CaptionSearch(1), reading, {})
+    server.shutdown()
+    assert (report.num_captions, report.num_open) == (3, 0)
+    found = json.loads((tmp_path / "captions.json").read_text())
+    assert len(found) == len(set(found.values())) == 3
+    assert sum(name.startswith(f"{url}/render.jpg#") for name in found) == 2
+    assert {name.rsplit("/")[-1] for name in report.bad} == {"secret.png", "a.png"}
+    assert "403" in report.bad[f"{url}/secret.png"]
+    assert not any("start it again" in reason for reason in report.bad.values())
+
+
+def test_what_belongs_to_a_folder_lies_in_it_where_its_own_folder_cannot_be_written(unique, tmp_path, monkeypatch):
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != unique.parent and allowed(path, mode))
+    inputs = local_images(str(unique))
+    assert partial_folder(unique) == unique / "images.partial"
+    assert partial_folder(tmp_path / "captions.json") == tmp_path / "captions.json.partial"
+    with pytest.raises(KeyboardInterrupt):
+        caption(FakeCaptioner(stop_after=2), inputs, make("txt", unique, inputs.source))
+    assert (unique / "images.partial").is_dir()
+    before = set(tmp_path.iterdir())
+    report = caption(FakeCaptioner(), inputs, make("txt", unique, inputs.source))
+    assert report.num_captions == len(UNIQUE)
+    assert not (unique / "images.partial").exists()
+    assert set(tmp_path.iterdir()) == before
+
+
 def test_texts_that_are_there_are_kept(unique, tmp_path):
     (unique / "dogs" / "a.txt").write_text("my own words\n")
     inputs = local_images(str(unique))
@@ -164,7 +275,7 @@ def test_prefix_suffix_and_seeds(unique, tmp_path):
         assert all(text.startswith("sks, ") and text.endswith(" --ar 1:1") for text in said)
 
 
-def test_jobs_share_the_blocks_and_the_last_makes_the_output(unique, tmp_path, capsys):
+def test_jobs_share_the_blocks_and_the_last_makes_the_output(unique, tmp_path):
     path = tmp_path / "out"
     whole = caption(FakeCaptioner(), local_images(str(unique)), JsonFile(tmp_path / "whole.json"))
     assert whole.num_captions == len(UNIQUE)
@@ -185,8 +296,8 @@ def test_jobs_share_the_blocks_and_the_last_makes_the_output(unique, tmp_path, c
     assert list(read_back("webdataset", path).values()) == expected
     assert not path.with_name("out.partial").exists()
     again = FakeCaptioner()
-    assert job(0, again).num_captions == again.captioned == 0, "a job that is requeued late has nothing to do"
-    assert "nothing to do" in capsys.readouterr().out
+    late = job(0, again)
+    assert (late.was_whole, late.num_captions, again.captioned) == (True, 0, 0), "a requeued job has nothing to do"
 
 
 def test_jobs_at_once_leave_nothing_out(images, tmp_path):
