@@ -94,12 +94,12 @@ def use_gguf() -> str:
 
 
 def use_inception() -> str:
-    """FID; or one line that says why not: no weights of the network, or a torchvision of another torch."""
+    """FID; or, where the weights of the network cannot be downloaded, the line that says so."""
     try:
         return f"fid {_reconstruct('inception')['fid']:.4f}"
     except RuntimeError as error:
         said = [line for line in str(error).splitlines() if line.startswith("error: ")]
-        if not said:
+        if not said or "weights cannot be had" not in said[-1]:
             raise
         return said[-1]
 
