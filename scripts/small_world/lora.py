@@ -1,6 +1,6 @@
-"""LoRA beside full fine-tuning in stage 2, on the small world: the same stage 1, pairs, steps, batch and seed.
+"""LoRA and QLoRA beside full fine-tuning in stage 2, on the small world: one stage 1, the same pairs, steps and seed.
 
-Both have the same three peak rates of the language model: the recipe's, a third and three times of it; the MLP's stays.
+All have the same three peak rates of the language model: the recipe's, a third and three times of it; the MLP's stays.
 What an interrupted call left is gone on with; OUT/lora.json has every arm that is done.
 """
 
@@ -18,10 +18,13 @@ from vlv.shapes.quickstart import HELD_OUT, PAIRS
 from vlv.shapes.runs import TRAINED, RunError, Value, caption, make_data, seconds_of, train_stage2
 
 RATES = {"third": 2.7e-3, "x1": 8e-3, "x3": 2.4e-2}
+KINDS: Mapping[str, Mapping[str, Value]] = {
+    "full": {},
+    "lora_16": {"lora_rank": 16},
+    "qlora_16": {"lora_rank": 16, "quantize": "int4"},
+}
 ARMS: Mapping[str, Mapping[str, Value]] = {
-    f"{name}_{times}": {**settings, "lr": rate}
-    for name, settings in (("full", {}), ("lora_16", {"lora_rank": 16}))
-    for times, rate in RATES.items()
+    f"{name}_{times}": {**settings, "lr": rate} for name, settings in KINDS.items() for times, rate in RATES.items()
 }
 
 
