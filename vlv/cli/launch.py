@@ -13,8 +13,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -112,17 +112,32 @@ def main(arguments: list[str]) -> None:
         print(f"the run is finished, there is nothing to do: {final}", file=sys.stderr)
         return
     _warn_of_unused(config, arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        # In a folder of this call: the first process to fail is the one that finds no error file (`_report`).
-        error_file, config_file = Path(folder) / "error.txt", Path(folder) / "config.json"
-        os.environ[ERROR_FILE_VARIABLE] = str(error_file)
-        os.environ[STOP_FILE_VARIABLE] = str(Path(folder) / "stop")
+    with tempfile.TemporaryDirectory() as folder, _files_of_processes(Path(folder)) as error_file:
         if dry_run:  # here: a process of its own would read the settings and load Python once more
             ended = Ended(attempt(partial(command.run, config)))
         else:
+            config_file = Path(folder) / "config.json"
             write_resolved(config, config_file)
             ended = _start_alone([name, str(config_file)], config, on_cpu, machines)
         _finish(ended, error_file, _trace_path(config))
+
+
+@contextmanager
+def _files_of_processes(folder: Path) -> Iterator[Path]:
+    """Tell the processes, by the environment, where they find the wish to stop and write how they failed.
+
+    In a folder of this call: the first process to fail is the one that finds no error file (`vlv.cli.worker`).
+
+    Yields:
+        The error file, which is there once a process has failed.
+    """
+    files = {ERROR_FILE_VARIABLE: folder / "error.txt", STOP_FILE_VARIABLE: folder / "stop"}
+    os.environ.update({name: str(path) for name, path in files.items()})
+    try:
+        yield files[ERROR_FILE_VARIABLE]
+    finally:
+        for name in files:
+            del os.environ[name]
 
 
 def _with_published_configs(config: Stage1Config) -> Stage1Config:
@@ -196,7 +211,8 @@ def _run_one(call: list[str]) -> int:
     try:
         return process.wait()
     except KeyboardInterrupt:
-        os.killpg(process.pid, signal.SIGKILL)  # its loader workers too
+        with suppress(ProcessLookupError):  # it ended by itself in the instant of the signal
+            os.killpg(process.pid, signal.SIGKILL)  # its loader workers too
         process.wait()
         return INTERRUPTED
 

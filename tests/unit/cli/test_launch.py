@@ -123,6 +123,28 @@ def test_processes_that_cannot_meet_are_one_line(capsys):
     assert capsys.readouterr().err.strip() == "error: the processes could not be started: port 29500 is in use"
 
 
+def test_a_process_that_ends_in_the_instant_of_the_signal_was_interrupted(monkeypatch):
+    """Its number is given back by then, so there is nothing left to kill."""
+    real = subprocess.Popen.wait
+
+    def wait(process, *args, **kwargs):
+        monkeypatch.setattr(subprocess.Popen, "wait", real)
+        real(process)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "WORKER", "this")
+    monkeypatch.setattr(subprocess.Popen, "wait", wait)
+    assert launch._run_one([]) == 130
+
+
+def test_the_environment_is_as_before_when_the_call_is_over(tiny_components, tmp_path):
+    before = dict(os.environ)
+    models = [f"stable_diffusion_model_path={tiny_components / 'stable-diffusion'}", f"florence2_model_path={tmp_path}"]
+    with pytest.raises(SystemExit):
+        launch.main(["stage1", *models, f"train_dataset_path={tmp_path}", f"output_dir={tmp_path}", "dry_run=true"])
+    assert dict(os.environ) == before
+
+
 def test_guidance_without_previews_is_reported(capsys):
     config = load_config(CaptionConfig, None, [])
     launch._warn_of_unused(config, ["guidance_scale=3.0", "batch_size=2"])

@@ -1,5 +1,7 @@
 """`vlv serve` before and around its server."""
 
+import contextlib
+import random
 import signal
 import socket
 
@@ -46,8 +48,11 @@ def test_ipv6_is_looked_at_too():
 
 
 def _free():
-    with socket.create_server(("127.0.0.1", 0)) as place:
-        return place.getsockname()[1]
+    """A port below those that the system deals to whoever asks for any: no other process takes it meanwhile."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def test_it_is_said_once_clients_can_connect():
