@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
+from scripts import measure_f1_time
 from scripts.small_world import keep as tiny_keep
 from scripts.small_world import reproduce as reproduce_tiny
 from scripts.small_world import rows as tiny_rows
@@ -291,6 +292,22 @@ def test_a_failed_training_is_reported_with_what_to_do(monkeypatch, tmp_path, ca
         quickstart_command.main([f"out={tmp_path / 'out'}"])
     assert ended.value.code == 1
     assert "vlv stage1 ended with exit code 2; the same command resumes" in capsys.readouterr().err
+
+
+def test_recipes_are_timed_until_their_reconstructions_and_what_is_there_is_kept(monkeypatch, tmp_path, capsys):
+    few_steps(monkeypatch, measure_f1_time)
+    monkeypatch.setattr(measure_f1_time, "ARMS", (measure_f1_time.Arm(2, 4, 100),))
+    call = ["seeds=[7]", f"out={tmp_path / 'out'}", f"json={tmp_path / 'f1.json'}"]
+    measure_f1_time.main(call)
+    row = json.loads((tmp_path / "f1.json").read_text())["rows"][0]
+    low, high = row["interval"]
+    assert (row["steps"], row["batch"], row["pictures"], row["seed"]) == (2, 4, 100, 7)
+    assert row["seconds"] > 0
+    assert 0 <= low <= row["f1"] <= high <= 1
+    capsys.readouterr()
+    measure_f1_time.main(call)
+    assert json.loads((tmp_path / "f1.json").read_text())["rows"] == [row]
+    assert f"| 2 | 4 | 100 | 7 | {row['seconds']:.0f} |" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

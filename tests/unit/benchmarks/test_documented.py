@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from scripts import measure_attention, measure_formats, measure_ray, measure_serving, measure_vllm
+from scripts import measure_attention, measure_f1_time, measure_formats, measure_ray, measure_serving, measure_vllm
 from vlv.benchmarks.loading import Run
 from vlv.benchmarks.speed import read_facts
 from vlv.cli import benchmark_data, benchmark_growth, benchmark_speed, benchmark_startup
@@ -31,6 +31,8 @@ def table(name, facts):
         return measure_vllm.table(facts["rows"])
     if kind == "ray":
         return measure_ray.table([measure_ray.Row(**row) for row in facts["rows"]])
+    if kind == "f1":
+        return measure_f1_time.table(facts["rows"])
     if kind == "formats":
         return measure_formats.table(facts)
     if kind == "startup":
