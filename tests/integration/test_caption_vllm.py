@@ -95,6 +95,45 @@ def test_vllms_own_calls_take_images(scenes, plain):
     assert llm.generate([begun], greedy, use_tqdm=False)[0].outputs[0].token_ids == plain[0][5:]
 
 
+RAY = """
+import io, json, sys
+import ray
+from PIL import Image
+from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+def prompt(row):
+    image = Image.open(io.BytesIO(row["bytes"])).convert("RGB")
+    sampling = {"temperature": 0, "max_tokens": 78}
+    return {"prompt": "<|image_pad|>", "multimodal_data": {"image": image}, "sampling_params": sampling}
+
+if __name__ == "__main__":
+    captioner, options, folder, output = sys.argv[1:]
+    ray.init(num_cpus=4, log_to_driver=False)
+    config = vLLMEngineProcessorConfig(
+        model_source=captioner, engine_kwargs=json.loads(options), batch_size=8, log_engine_metrics=False,
+        placement_group_config={"bundles": [{"CPU": 1, "GPU": 0}]}, prepare_multimodal_stage=False,
+        chat_template_stage=False, tokenize_stage=False, detokenize_stage=False,
+    )
+    captions = build_processor(config, prompt, lambda row: {"path": row["path"], "ids": row["generated_tokens"]})
+    photos = ray.data.read_binary_files(folder, include_paths=True, file_extensions=["png"])
+    rows = sorted(captions(photos).take_all(), key=lambda row: row["path"])
+    with open(output, "w") as file:
+        json.dump([[int(token) for token in row["ids"]] for row in rows], file)
+"""
+
+
+def test_ray_datas_own_workers_need_nothing_of_this_project(scenes, plain, tmp_path):
+    pytest.importorskip("ray")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, scene in enumerate(scenes):
+        scene.save(photos / f"{number:03}.png")
+    (tmp_path / "captions.py").write_text(RAY)
+    call = [sys.executable, "captions.py", str(CAPTIONER), json.dumps(SMALL), str(photos), "ids.json"]
+    subprocess.run(call, cwd=tmp_path, check=True, capture_output=True, timeout=600)
+    assert json.loads((tmp_path / "ids.json").read_text()) == plain
+
+
 def image_url(scene):
     buffer = io.BytesIO()
     scene.save(buffer, "PNG")

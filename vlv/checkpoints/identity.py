@@ -10,6 +10,7 @@ from typing import Any
 JsonObject = dict[str, Any]  # what a JSON file holds; its readers check what they take from it
 
 CONFIG_NAME = "config.json"
+AUTO_NAME = "vlv_captioner.py"  # of a captioner: what its config.json names for transformers' Auto classes
 INDEX_NAME = "model_index.json"
 WEIGHTS_NAME = "model.safetensors"
 TRAINER_STATE_NAME = "trainer_state.json"

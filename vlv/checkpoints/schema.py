@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from vlv.checkpoints.identity import (
+    AUTO_NAME,
     CONFIG_NAME,
     ENCODER_TYPE,
     STAGE1_TYPE,
@@ -92,6 +93,7 @@ SCHEMAS: dict[Kind, Schema] = {
             _RECIPE,
             LORA_FOLDER,
             GGUF_NAME,
+            AUTO_NAME,
             "tokenizer.json",
             "vocab.json",
             "merges.txt",

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig, configuration_utils
 
-from vlv.checkpoints.identity import ENCODER_TYPE, STAGE2_TYPE, JsonObject
+from vlv.checkpoints.identity import AUTO_NAME, ENCODER_TYPE, STAGE2_TYPE, JsonObject
+
+# Some programs (CaptionFlow's workers) load a processor by its folder alone, before anything has imported this
+# package. With `trust_remote_code=True` transformers then runs this, and the import is all it takes: that module
+# registers config, model and processor.
+_AUTO_FILE = '''"""Where transformers finds this captioner's classes: in the package vlv, which has to be installed."""
+
+from vlv.models import VLVCaptionerConfig
+
+__all__ = ["VLVCaptionerConfig"]
+'''
 
 
 class VLVCaptionerConfig(PreTrainedConfig):
@@ -49,6 +61,18 @@ class VLVCaptionerConfig(PreTrainedConfig):
         self.encoder_config = _config_of(self.encoder_config, ENCODER_TYPE)
         self.llm_config = _config_of(self.llm_config, "qwen2")
         super().__post_init__(**kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write config.json and the file that it names for transformers' Auto classes."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / AUTO_NAME).write_text(_AUTO_FILE)
+        self.auto_map = {"AutoConfig": f"{Path(AUTO_NAME).stem}.{type(self).__name__}"}
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: object = "AutoConfig") -> None:
+        """Nothing: `save_pretrained` writes its own file, where transformers would copy this module."""
 
     @property
     def text_config(self) -> PreTrainedConfig:

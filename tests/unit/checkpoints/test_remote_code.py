@@ -8,6 +8,7 @@ import torch
 
 from tests.models import new_captioner, new_stage1
 from vlv import VLVAutoEncoder, VLVCaptioner
+from vlv.checkpoints.identity import AUTO_NAME
 
 MODULE = "evil.Evil"
 NAMES = ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoProcessor", "AutoTokenizer", "AutoImageProcessor")
@@ -35,7 +36,9 @@ def test_code_of_a_component_is_not_run_and_not_passed_on(hostile, tmp_path):
     VLVCaptioner.from_pretrained(tmp_path / "captioner").save_pretrained(tmp_path / "again")
     VLVAutoEncoder.from_pretrained(tmp_path / "stage1").save_pretrained(tmp_path / "stage1_again")
     assert not (tmp_path / "ran").exists()
+    captioners = {tmp_path / name / "config.json" for name in ("captioner", "again")}  # which name this package
     for name in ("stage1", "captioner", "again", "stage1_again"):
         for path in (tmp_path / name).rglob("*"):
-            assert path.suffix != ".py"
-            assert path.is_dir() or b"auto_map" not in path.read_bytes(), path
+            assert path.suffix != ".py" or path.name == AUTO_NAME
+            assert path.is_dir() or path.read_bytes().count(b"auto_map") == (path in captioners), path
+            assert path.is_dir() or b"evil" not in path.read_bytes(), path

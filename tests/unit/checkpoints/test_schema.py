@@ -12,7 +12,13 @@ from vlv.checkpoints.retention import Retention
 from vlv.checkpoints.schema import SCHEMAS, describe, kind_of, read_description, require_checkpoint
 
 # What transformers writes into every config.json.
-LIBRARY = set(PreTrainedConfig().to_dict()) | {"architectures", "transformers_version", "dtype", "tie_word_embeddings"}
+LIBRARY = set(PreTrainedConfig().to_dict()) | {
+    "architectures",
+    "auto_map",
+    "dtype",
+    "tie_word_embeddings",
+    "transformers_version",
+}
 
 
 @pytest.fixture(scope="module")

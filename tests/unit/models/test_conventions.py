@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from transformers import (
 
 from tests.models import new_captioner, new_stage1, write_captioner
 from vlv import VLVCaptioner, VLVForConditionalGeneration, VLVProcessor
+from vlv.checkpoints.identity import AUTO_NAME
 from vlv.models.image_token import IMAGE_TOKEN
 from vlv.resources import assets_folder
 
@@ -312,3 +316,35 @@ def test_a_captioner_of_before_the_placeholder_is_kept_loads(folder, captioner, 
     (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["VLVCaptioner"]}))
     again = VLVCaptioner.from_pretrained(tmp_path)
     assert again.caption(images, max_new_tokens=NEW) == captioner.caption(images, max_new_tokens=NEW)
+
+
+UNAWARE = """
+import sys
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, pipeline
+folder, again = sys.argv[1:]
+assert not any(name.startswith("vlv") for name in sys.modules)
+AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
+describe = pipeline("image-text-to-text", folder, trust_remote_code=True)
+print(*(type(found).__name__ for found in (processor, model, describe)))
+model.save_pretrained(again)
+"""
+
+
+def test_a_program_that_does_not_know_the_package_finds_the_classes(folder, tmp_path):
+    """As the workers of CaptionFlow, which load the processor before anything of vLLM, and so of the plugin."""
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    call = [sys.executable, "-c", UNAWARE, str(folder), str(tmp_path / "again")]
+    done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["VLVProcessor", "VLVForConditionalGeneration", "ImageTextToTextPipeline"]
+    assert [path.name for path in (tmp_path / "again").glob("*.py")] == [AUTO_NAME]
+    kept = assets_folder() / "tiny" / "trained" / "captioner"
+    assert {(place / AUTO_NAME).read_bytes() for place in (kept, tmp_path / "again")} == {
+        (folder / AUTO_NAME).read_bytes()
+    }
+    names = [
+        json.loads((place / "config.json").read_text())["auto_map"] for place in (kept, folder, tmp_path / "again")
+    ]
+    assert names[0] == names[1] == names[2]
