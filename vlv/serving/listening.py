@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -15,10 +14,10 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._on_ready = on_ready
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._on_ready()
+    async def main_loop(self) -> None:
+        # Not at the end of `startup`: of a signal that comes there, older versions leave without closing the port.
+        self._on_ready()
+        await super().main_loop()
 
 
 def listen(app: FastAPI, host: str, port: int, shutdown_timeout: float, on_ready: Callable[[], None]) -> None:
