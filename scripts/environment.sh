@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sourced: `ensure_environment EXTRAS` makes or reuses the virtual environment in $VENV_DIR (.venv), installs the
-# project into it (with '[dev]', say) and puts it first on the path. PYTHON chooses the interpreter.
+# Sourced: `ensure_environment EXTRAS` makes the virtual environment $VENV_DIR (.venv) where there is none, installs the
+# project into it (with '[dev]', say) and puts it first on the path. PYTHON chooses the interpreter of a new one.
 VENV_DIR=${VENV_DIR:-.venv}
 
 step() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
@@ -20,21 +20,27 @@ find_python() {
   return 2
 }
 
+has_torch() {
+  "$VENV_DIR/bin/python" -c 'import torch; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)' 2>/dev/null
+}
+
 ensure_environment() {
   local extras=$1 stamp python requirements
   stamp=$(cat requirements.txt pyproject.toml setup.py | sha256sum | cut -d' ' -f1)
   if [[ ! -f $VENV_DIR/installed || $(cat "$VENV_DIR/installed") != "$stamp" ]]; then
-    python=$(find_python)
-    requirements=$(mktemp)
     step "environment in $VENV_DIR"
-    # A torch that the machine already has is used as it is: it may be a build for its GPU.
-    "$python" -m venv --clear --system-site-packages "$VENV_DIR"
-    if "$VENV_DIR/bin/python" -c 'import torch; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)' \
-      2>/dev/null; then
-      step "the machine's own torch is used"
+    # One that is there stays, with all that somebody has put into it.
+    if ! "$VENV_DIR/bin/python" -c '' 2>/dev/null; then
+      python=$(find_python)
+      "$python" -m venv --clear --system-site-packages "$VENV_DIR"
+      has_torch || "$python" -m venv --clear "$VENV_DIR"
+    fi
+    requirements=$(mktemp)
+    # A torch that the machine or the environment already has is used as it is: it may be a build for its GPU.
+    if has_torch; then
+      step "the torch that is there is used"
       grep -v '^torch==' requirements.txt > "$requirements"
     else
-      "$python" -m venv --clear "$VENV_DIR"
       cp requirements.txt "$requirements"
       step "torch"
       # First and by itself: without it, another package's range would bring the newest one.

@@ -39,7 +39,7 @@ _HEADS = {
 }
 _WRITTEN = "# Written by python -m scripts.versions keep {}\n"
 _OWN = {"vlv", "pip", "wheel"}  # in every environment, and no part of what was tested
-_OF_GPUS = ("nvidia-", "cuda-", "triton")  # of torch's builds for GPUs, each of which pins its own
+_OF_TORCH = ("nvidia-", "cuda-", "triton", "torchvision")  # pip finds those of its torch, whichever that is
 
 
 def main(arguments: list[str]) -> None:
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
         case ["keep", ("lowest" | "newest") as which]:
             rows = json.loads((ROOT / "docs" / "install" / f"{which}.json").read_text()).values()
             found = {name: number for row in rows for name, number in row["versions"].items()} | installed()
-            kept = sorted((name, number) for name, number in found.items() if not name.startswith(_OF_GPUS))
+            kept = sorted((name, number) for name, number in found.items() if not name.startswith(_OF_TORCH))
             lines = (f"{name}=={number}\n" for name, number in kept)
             KEPT[which].write_text(_HEADS[which] + _WRITTEN.format(which) + "".join(lines))
         case _:

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -69,6 +71,28 @@ def test_a_machines_own_torch_is_used_from_the_lowest_on():
     script = (ROOT / "scripts" / "environment.sh").read_text()
     used = re.search(r"torch.__version__.split.*>= \((\d+), (\d+)\)", script)
     assert ".".join(used.groups()) == str(versions.lower_bounds()["torch"])
+
+
+@pytest.mark.parametrize(("torch", "installed"), [("2.13.0+cu130", False), ("2.9.1", True)])
+def test_an_environment_that_is_there_stays(tmp_path, torch, installed):
+    """The README has people make `.venv` by hand, and put extras into it."""
+    place = tmp_path / "env"
+    (place / "bin").mkdir(parents=True)
+    (place / "mine").write_text("an extra")
+    (place / "torch.py").write_text(f"__version__ = {torch!r}")
+    for name, line in {
+        "python": f'PYTHONPATH={place} exec {sys.executable} "$@"',
+        "pip": f'echo "$@" >> {place}/calls; for one in "$@"; do [[ ! -f $one ]] || cat "$one"; done >> {place}/calls',
+    }.items():
+        (place / "bin" / name).write_text(f"#!/usr/bin/env bash\n{line}\n")
+        (place / "bin" / name).chmod(0o755)
+    call = ["bash", "-ec", "source scripts/environment.sh; ensure_environment ''; ensure_environment '[dev]'"]
+    subprocess.run(call, cwd=ROOT, env={**os.environ, "VENV_DIR": str(place)}, check=True, capture_output=True)
+    calls = (place / "calls").read_text()
+    assert (place / "mine").read_text() == "an extra"
+    assert ("torch==" in calls) == installed
+    assert calls.count("--no-deps -e .") == 1
+    assert calls.rstrip().endswith("install -q -e .[dev]")
 
 
 def test_requirements_state_the_bounds_of_pyproject():
